@@ -1,0 +1,75 @@
+"""The contract between dispatch and the backends.
+
+A backend decides from data alone: `refuse` and `plan` take a `Capability` and a `Problem`, never a device or a tensor,
+so that `nvfp4 explain` works for GPUs that are not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Union, runtime_checkable
+
+import torch
+
+from nvfp4.device import Capability
+from nvfp4.executors.launch import Launch
+from nvfp4.problem import Problem
+from nvfp4.tensor import NVFP4Tensor
+
+Operand = Union[NVFP4Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Operands:
+    """The tensors of one call, validated.
+
+    Every tuple has one element, except that the list form of group_gemm has one for each group, and `b` of dual_gemm
+    has two (B1, B2). `out` is allocated, contiguous, and never aliases an input.
+
+    Attributes:
+        a: Left operands.
+        b: Right operands.
+        out: Results.
+        offsets: Stacked group_gemm: int32 [groups] on the device, the end row of each group in A.
+    """
+
+    a: tuple[Operand, ...]
+    b: tuple[Operand, ...]
+    out: tuple[torch.Tensor, ...]
+    offsets: torch.Tensor | None = None
+
+
+class Plan(Protocol):
+    """How one backend runs one problem: a frozen dataclass of everything that a tuner may vary."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A way to compute problems."""
+
+    name: str
+
+    def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
+        """Reasons why this backend does not run `problem` there; empty when it does."""
+        ...
+
+    def plan(self, capability: Capability, problem: Problem) -> Plan:
+        """The plan that it would use. Only called when `refuse` gives no reason."""
+        ...
+
+    def run(self, plan: Plan, problem: Problem, operands: Operands) -> None:
+        """Compute into ``operands.out``."""
+        ...
+
+
+@runtime_checkable
+class LaunchBackend(Backend, Protocol):
+    """A backend whose work is Launches, so that it runs on a GPU and in the emulator alike."""
+
+    def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
+        """The launches, in order, that compute ``operands.out``."""
+        ...

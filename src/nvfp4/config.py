@@ -1,0 +1,38 @@
+"""Settings from the environment. No other module reads environment variables."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of this process.
+
+    Attributes:
+        cache_dir: Where compiled kernels are kept (``NVFP4_CACHE_DIR``; default ``$XDG_CACHE_HOME/nvfp4``).
+        cache_enabled: Whether that cache is used (``NVFP4_CACHE=0`` turns it off).
+        backend: A backend to use for every call instead of choosing one (``NVFP4_BACKEND``).
+        executor: ``driver`` or ``emulated`` instead of choosing one (``NVFP4_EXECUTOR``).
+        lineinfo: Whether kernels carry source lines for debuggers and the emulator (``NVFP4_LINEINFO``).
+    """
+
+    cache_dir: Path
+    cache_enabled: bool
+    backend: str | None
+    executor: str | None
+    lineinfo: bool
+
+
+def load() -> Config:
+    """Read the configuration from the environment as it is now."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Config(
+        cache_dir=Path(os.environ.get("NVFP4_CACHE_DIR") or Path(base) / "nvfp4"),
+        cache_enabled=os.environ.get("NVFP4_CACHE", "1") != "0",
+        backend=os.environ.get("NVFP4_BACKEND") or None,
+        executor=os.environ.get("NVFP4_EXECUTOR") or None,
+        lineinfo=os.environ.get("NVFP4_LINEINFO", "1") != "0",
+    )

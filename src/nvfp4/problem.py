@@ -1,0 +1,106 @@
+"""`Problem`: what is to be computed, without device or tensors. Hashable, printable, the key of every choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Op(str, Enum):
+    """The four operations."""
+
+    GEMV = "gemv"
+    GEMM = "gemm"
+    DUAL_GEMM = "dual_gemm"
+    GROUP_GEMM = "group_gemm"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one operand is stored.
+
+    Attributes:
+        kind: ``"nvfp4"``, ``"fp16"`` or ``"bf16"``.
+        scale_layout: ``"linear"`` or ``"tiled"`` (128x4 tiles) for nvfp4, else ``""``.
+        tensor_scale: Whether an fp32 scale for the whole tensor (or one for each group) is present.
+    """
+
+    kind: str = "nvfp4"
+    scale_layout: str = "linear"
+    tensor_scale: bool = False
+
+    def __str__(self) -> str:
+        if self.kind != "nvfp4":
+            return self.kind
+        return f"nvfp4[{self.scale_layout}{', tensor scale' if self.tensor_scale else ''}]"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One operation with its sizes and formats.
+
+    The products are always A [M, K] times B [N, K] transposed, with K contiguous on both sides:
+
+    - gemv: the matrix is ``a`` [L, M, K]; ``b`` holds the N (1..16) vectors [L, N, K]; the result is [L, N, M].
+    - gemm: [L, M, K] x [L, N, K] -> [L, M, N].
+    - dual_gemm: silu(A B1^T) * (A B2^T); ``b`` describes both B1 and B2 [N, K].
+    - group_gemm, list form: `groups` holds (M, N, K) of each group; m is their sum, n and k their maxima.
+    - group_gemm, stacked form: `stacked` groups; A [m, K] holds the rows of all groups one after another, B is
+      [stacked, N, K], and the ends of the groups are known on the device only.
+
+    Attributes:
+        op: The operation.
+        m, n, k, l: Sizes in elements; k is a multiple of 16.
+        a, b: Formats of the operands.
+        out_dtype: ``"fp16"``, ``"bf16"`` or ``"fp32"``.
+        groups: (M, N, K) of each group in the list form of group_gemm.
+        stacked: Number of groups in the stacked form of group_gemm.
+    """
+
+    op: Op
+    m: int
+    n: int
+    k: int
+    l: int = 1
+    a: Format = Format()
+    b: Format = Format()
+    out_dtype: str = "fp16"
+    groups: tuple[tuple[int, int, int], ...] = ()
+    stacked: int = 0
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the products (a multiply and an add count as two)."""
+        if self.groups:
+            return sum(2 * m * n * k for m, n, k in self.groups)
+        return 2 * self.m * self.n * self.k * self.l * (2 if self.op is Op.DUAL_GEMM else 1)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must cross device memory at least once: every operand read once, the result written once."""
+        size = {"fp16": 2, "bf16": 2, "fp32": 4}
+
+        def operand(rows: int, k: int, form: Format) -> int:
+            return rows * k // 2 + rows * k // 16 if form.kind == "nvfp4" else rows * k * size[form.kind]
+
+        out = size[self.out_dtype]
+        if self.groups:
+            return sum(operand(m, k, self.a) + operand(n, k, self.b) + m * n * out for m, n, k in self.groups)
+        if self.stacked:
+            weights = operand(self.n, self.k, self.b) * self.stacked
+            return operand(self.m, self.k, self.a) + weights + self.m * self.n * out
+        count = 2 if self.op is Op.DUAL_GEMM else 1
+        one = operand(self.m, self.k, self.a) + count * operand(self.n, self.k, self.b) + self.m * self.n * out
+        return one * self.l
+
+    def __str__(self) -> str:
+        if self.groups:
+            sizes = " + ".join("x".join(map(str, group)) for group in self.groups)
+        else:
+            sizes = f"{self.m}x{self.n}x{self.k}"
+            sizes += f" L{self.l}" if self.l != 1 else ""
+            sizes += f" in {self.stacked} groups" if self.stacked else ""
+        return f"{self.op} {sizes} {self.a} x {self.b} -> {self.out_dtype}"
