@@ -1,0 +1,1 @@
+"""The GPU MODE NVFP4 contest: its tasks as data, its inputs."""
