@@ -18,7 +18,8 @@ class Access:
     """Bytes of one memory that one operation touches.
 
     spans: int64 [n, 2] sorted disjoint half-open byte intervals for "shared" and "global"; int64 [n, 4] rectangles
-    (lane0, lane1, column0, column1), half open, for "tensor". `cta` indexes the CTA pair (0: the even CTA, or the only one).
+    (lane0, lane1, column0, column1), half open, for "tensor". `cta` indexes the CTA pair (0: the even CTA, or the
+    only one).
     """
 
     space: Space
@@ -31,7 +32,8 @@ class Access:
 def intervals_of_chunks(chunks: NDArray[Any], size: int) -> Spans:
     """Merge equally long pieces into sorted disjoint intervals.
 
-    chunks: integer start addresses, any shape, in any order, possibly repeated or overlapping; size: bytes of each piece.
+    chunks: integer start addresses, any shape, in any order, possibly repeated or overlapping; size: bytes of each
+    piece.
     """
     starts = np.unique(np.asarray(chunks, dtype=np.int64).reshape(-1))
     if starts.size == 0:

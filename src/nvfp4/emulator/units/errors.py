@@ -6,7 +6,8 @@ from __future__ import annotations
 class UnitError(ValueError):
     """A malformed descriptor, an illegal shape or an operand that the unit cannot accept.
 
-    `message` says what is wrong with the values involved; `remedy` says what to do about it. The engine adds where (kernel, line,
+    `message` says what is wrong with the values involved; `remedy` says what to do about it. The engine adds where
+    (kernel, line,
     CTA, warp).
     """
 
