@@ -36,3 +36,8 @@ def load() -> Config:
         executor=os.environ.get("NVFP4_EXECUTOR") or None,
         lineinfo=os.environ.get("NVFP4_LINEINFO", "1") != "0",
     )
+
+
+def toolkit_roots() -> tuple[Path, ...]:
+    """Directories of CUDA toolkits that the environment names (``CUDA_HOME``, ``CUDA_PATH``)."""
+    return tuple(Path(value) for value in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")) if value)
