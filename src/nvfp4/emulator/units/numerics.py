@@ -246,17 +246,18 @@ def add_round_f32(a: F32, b: F64) -> F32:
     exactly between two
     float32 numbers the discarded part decides.
     """
-    wide = a.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        total = wide + b
+        total = b + a  # float32 widens exactly
         out = total.astype(np.float32)
-        suspicious = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
-        if suspicious.any():
-            where = np.nonzero(suspicious & np.isfinite(total))
-            s, x, y = total[where], wide[where], b[where]
-            # Knuth's two-sum: x + y == s + error exactly.
+        tie = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
+        if tie.any():
+            where = np.flatnonzero(tie)
+            s, x, y = total.reshape(-1)[where], a.reshape(-1)[where].astype(np.float64), b.reshape(-1)[where]
+            # Knuth's two-sum: x + y == s + error exactly. An exact tie keeps the even result of astype.
             back = s - x
             error = (x - (s - back)) + (y - back)
-            nudged = np.where(error > 0, np.nextafter(s, np.inf), np.where(error < 0, np.nextafter(s, -np.inf), s))
-            out[where] = nudged.astype(np.float32)
+            wrong = np.flatnonzero((error != 0) & np.isfinite(s))
+            if wrong.size:
+                toward = np.copysign(np.inf, error[wrong])
+                out.reshape(-1)[where[wrong]] = np.nextafter(s[wrong], toward).astype(np.float32)
     return out

@@ -212,7 +212,8 @@ class TilePlan:
                 f"buffer at {gmem_base:#x} of {gmem.size} bytes",
                 "make shape and strides of the tensor map agree with the allocation",
             )
-        return np.ndarray(shape, np.uint8, buffer=gmem, offset=offset, strides=strides)
+        view: U8 = np.ndarray(shape, np.uint8, buffer=gmem, offset=offset, strides=strides)
+        return view
 
     def _linear(self, gmem: U8, gmem_base: int) -> U8:
         """The box as contiguous rows [rows, shared_row_bytes], filled where out of bounds."""
