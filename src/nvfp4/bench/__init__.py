@@ -1,0 +1,1 @@
+"""Benchmarks: timing protocol, roofline, read floor, peers, records, tables and plots."""
