@@ -177,7 +177,53 @@ def encode_e4m3(values: torch.Tensor) -> torch.Tensor:
     """
     if not values.is_floating_point():
         raise InputError("encode_e4m3", "values", "floating point", values.dtype, "Convert with .float().")
-    wide = values.float()
-    if bool(torch.isnan(wide).any()):
+    if bool(torch.isnan(values).any()):
         raise InputError("encode_e4m3", "values", "no NaN", "a NaN", "A NaN scale poisons its whole block: remove it.")
+    wide = to_odd_float32(values) if values.dtype == torch.float64 else values.float()
     return wide.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+
+
+def to_odd_float32(values: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+    """float64 to float32, rounding to odd: toward zero, with the last bit set when that was inexact.
+
+    A later rounding to any narrower type (two bits or more) then gives what rounding `values` once gives (Boldo and
+    Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008). torch
+    itself converts float64 to the 16-bit and 8-bit types by way of float32, rounding twice.
+
+    Args:
+        values: float64, any shape; NaN and infinity pass through.
+        residual: What is to be added to `values`, less than half an ulp of it each: the sum is rounded, exactly.
+    """
+    near = values.float()
+    back = near.double()
+    error = values - back
+    sticky = error if residual is None else torch.where(error == 0, residual, error)
+    # Toward zero: one step back where rounding went away from zero.
+    beyond = torch.where(back > 0, sticky < 0, sticky > 0) & (back != 0)
+    bits = near.view(torch.int32)
+    inexact = (sticky != 0) & torch.isfinite(near)
+    bits = torch.where(beyond & torch.isfinite(values), bits - 1, bits) | (inexact | (beyond & torch.isfinite(values)))
+    # What vanished to zero keeps its sign and becomes the smallest number.
+    tiny = torch.where(sticky < 0, -(2**31) + 1, 1).to(torch.int32)
+    return torch.where((back == 0) & (sticky != 0), tiny, bits.to(torch.int32)).view(torch.float32)
+
+
+def round_once(values: torch.Tensor, dtype: torch.dtype, residual: torch.Tensor | None = None) -> torch.Tensor:
+    """float64 `values` (plus `residual`) rounded once, to nearest even, to float16, bfloat16, float32 or float64.
+
+    Args:
+        values: float64, any shape. Overflow gives infinity, as IEEE 754 says.
+        dtype: The type of the result.
+        residual: float64, less than half an ulp of `values` each, as error-free transformations leave it.
+    """
+    if dtype == torch.float64:
+        return values
+    if dtype != torch.float32:
+        return to_odd_float32(values, residual).to(dtype)
+    if residual is None:
+        return values.float()
+    # Rounding to odd in float64 first leaves 53 bits for 24.
+    bits = values.view(torch.int64)
+    toward = torch.where(values > 0, residual < 0, residual > 0) & (values != 0)
+    odd = torch.where(toward, bits - 1, bits) | (residual != 0)
+    return torch.where((values == 0) | ~torch.isfinite(values), values, odd.view(torch.float64)).float()
