@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from nvfp4.emulator.units.numerics import F32, F64, FORMATS, add_round_f32
 
-_EXACT_F32 = float(1 << 24)
+EXACT_F32 = float(1 << 24)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def gemm(a: F32, b: F32, exact_bound: float | None = None) -> F32 | F64:
     every partial sum is an
     integer multiple below 2**24 of one granule, hence exact in any order; else in float64.
     """
-    if exact_bound is not None and exact_bound <= _EXACT_F32:
+    if exact_bound is not None and exact_bound <= EXACT_F32:
         out: F32 = a @ b.T
         return out
     wide: F64 = a.astype(np.float64) @ b.T.astype(np.float64)
