@@ -11,7 +11,16 @@
 #include "epilogue/store.cuh"
 #include "mma/block.cuh"
 
-// Constants: A_KIND, A_LAYOUT, B_LAYOUT (of both B), OUT, TILE_M, TILE_N, WARPS_M, WARPS_N.
+// Constants, defined by the launch.
+constexpr int A_KIND = CONFIG_A_KIND;  // KIND_* of A
+constexpr int A_LAYOUT = CONFIG_A_LAYOUT;  // SCALES_*
+constexpr int B_LAYOUT = CONFIG_B_LAYOUT;
+constexpr int OUT = CONFIG_OUT;  // OUT_*
+constexpr int TILE_M = CONFIG_TILE_M;
+constexpr int TILE_N = CONFIG_TILE_N;
+constexpr int WARPS_M = CONFIG_WARPS_M;
+constexpr int WARPS_N = CONFIG_WARPS_N;
+
 using Shape = BlockShape<TILE_M, TILE_N, WARPS_M, WARPS_N, 2>;
 static_assert(A_KIND >= KIND_NVFP4 && A_KIND <= KIND_BF16, "A_KIND");
 static_assert(OUT >= OUT_FP16 && OUT <= OUT_FP32, "OUT");

@@ -1,0 +1,365 @@
+// y[l, m] = sum over k of A[l, m, k] * x[l, k], both NVFP4: the GEMV that a single token needs, at the speed of memory.
+//
+//   a_codes   [L, M, K/2]  u8, two E2M1 codes a byte        a_scales  [L, M, K/16] E4M3, or 128x4 tiles (A_LAYOUT)
+//   x_codes   [L, K/2]                                      x_scales  [L, K/16], or tiles (X_LAYOUT)
+//   a_tensor, x_tensor   fp32 [] or [L], or null            y         [L, M] in OUT's type
+//
+// Every byte of A is used once, so the kernel is a stream of A past a vector that stays put: in registers.
+//
+//     row m:   | chunk 0: 1024 elements | chunk 1 | ...          lane i of a warp has 32 elements (16 bytes, 2 scales)
+//     warp (wk, wr) of WARPS_K x WARPS_R:   chunks wk, wk + WARPS_K, ... (CHUNKS of them) of the rows of its share
+//
+// A lane decodes its 32 elements of x once, to bytes for dp4a (decode/e2m1_s8.cuh), and then meets only weights. Of each
+// 16 products the sum is an exact integer s; the row's fp32 accumulator takes it as  acc + (s * x_scale) * a_scale  where
+// s * x_scale is exact (12 + 4 bits) and the second product is inside the FMA: one rounding for 16 elements, none where the
+// sum is representable. Lanes meet in a butterfly over all rows of a batch at once, warps in shared memory, in a fixed
+// order: the result is a pure function of the input.
+//
+// Two ways of getting at A:
+//   gemv_direct  16-byte loads into registers, the next batch of ROWS rows in flight while one is computed; any K
+//   gemv_ring    a producer thread fills a ring of STAGES x ROWS*WARPS_R rows with bulk copies; A linear, K % 256 == 0
+//
+// Launched programmatically both start on A, which no kernel writes, before the previous kernel has finished; x is read
+// and y is written after griddepcontrol.wait.
+//
+// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each batch of A in flight.
+
+#include "decode/e2m1_s8.cuh"
+#include "decode/e4m3.cuh"
+#include "decode/scale_layout.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/cp_async_bulk.cuh"
+#include "ptx/cvt.cuh"
+#include "ptx/griddepcontrol.cuh"
+#include "ptx/ld.cuh"
+#include "ptx/ld_stream.cuh"
+#include "ptx/mbarrier.cuh"
+#include "ptx/shfl.cuh"
+#include "ptx/st.cuh"
+#include "ptx/types.cuh"
+
+// K, WARPS_K, WARPS_R, CHUNKS, ROWS, A_LAYOUT, X_LAYOUT, OUT (0 fp16, 1 bf16, 2 fp32) come from the plan; so do
+// STAGES of gemv_ring and BATCHES (batches of rows a warp) of gemv_direct, and MIN_BLOCKS (blocks that must fit on an SM).
+static_assert(K % 16 == 0, "K counts whole scale blocks");
+static_assert(WARPS_K * CHUNKS * 1024 >= K, "the warps cover a row");
+static_assert((ROWS & (ROWS - 1)) == 0 && ROWS <= 32, "the butterfly halves the rows");
+
+constexpr int BLOCKS = K / 16;
+constexpr int WARPS = WARPS_K * WARPS_R;
+constexpr bool WHOLE_VECTORS = K % 32 == 0;  // 16-byte loads of codes and 2-byte loads of scales are aligned
+
+struct Arguments {
+    const u8* a_codes;
+    const u8* a_scales;
+    const u8* x_codes;
+    const u8* x_scales;
+    const float* a_tensor;
+    const float* x_tensor;
+    void* y;
+    i32 a_tensor_stride, x_tensor_stride;  // 0: one for all matrices, 1: one each
+    i32 m, l;
+};
+
+// What a lane keeps of x: CHUNKS times 32 elements.
+struct Lane {
+    Factors16 factors[CHUNKS][2];
+    float scale[CHUNKS][2];  // x_scale
+    float bias[CHUNKS][2];   // -DOT_BIAS * x_scale, exact: takes the bias of dot16 off inside an FMA
+};
+
+// The 16 bytes of codes and two scales that a lane needs of one row and chunk.
+struct Piece {
+    u32x4 codes;
+    u32 scales;
+};
+
+__device__ __forceinline__ u32x4 load_codes(const u8* address, int element, bool stream) {
+    if constexpr (WHOLE_VECTORS) {
+        if (element >= K) return {0, 0, 0, 0};
+        return stream ? ld_global_nc_L1_no_allocate_L2_256B_v4_b32(address) : ld_global_nc_v4_b32(address);
+    } else {
+        u32x2 low = {0, 0}, high = {0, 0};
+        if (element < K) low = ld_global_nc_L1_no_allocate_v2_b32(address);
+        if (element + 16 < K) high = ld_global_nc_L1_no_allocate_v2_b32(address + 8);
+        return {low.x, low.y, high.x, high.y};
+    }
+}
+
+// Scales of blocks `block` (even) and block + 1; zero beyond K.
+template <int LAYOUT>
+__device__ __forceinline__ u32 load_scales(const u8* matrix, int row, int block) {
+    if constexpr (WHOLE_VECTORS) {
+        return block < BLOCKS ? ld_global_nc_b16(matrix + scale_offset<LAYOUT>(row, block, BLOCKS)) : 0;
+    } else {
+        u32 scales = 0;
+        if (block < BLOCKS) scales = ld_global_nc_u8(matrix + scale_offset<LAYOUT>(row, block, BLOCKS));
+        if (block + 1 < BLOCKS) scales |= ld_global_nc_u8(matrix + scale_offset<LAYOUT>(row, block + 1, BLOCKS)) << 8;
+        return scales;
+    }
+}
+
+__device__ __forceinline__ int chunk_element(int chunk, int warp_k, int lane) {
+    return (chunk * WARPS_K + warp_k) * 1024 + lane * 32;
+}
+
+__device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, int warp_k, int lane) {
+    const u8* codes = args.x_codes + static_cast<i64>(l) * (K / 2);
+    const u8* scales = args.x_scales + l * scale_matrix_bytes<X_LAYOUT>(1, BLOCKS);
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        const int element = chunk_element(chunk, warp_k, lane);
+        const u32x4 words = load_codes(codes + element / 2, element, false);
+        const u32 pair = e4m3x2_to_f16x2(load_scales<X_LAYOUT>(scales, 0, element / 16));
+        x.factors[chunk][0] = e2m1x16_to_factors(words.x, words.y);
+        x.factors[chunk][1] = e2m1x16_to_factors(words.z, words.w);
+        x.scale[chunk][0] = cvt_f32_f16(pair);
+        x.scale[chunk][1] = cvt_f32_f16(pair >> 16);
+        x.bias[chunk][0] = -DOT_BIAS * x.scale[chunk][0];
+        x.bias[chunk][1] = -DOT_BIAS * x.scale[chunk][1];
+    }
+}
+
+__device__ __forceinline__ float add_piece(float sum, const Piece& a, const Lane& x, int chunk) {
+    const u32 pair = e4m3x2_to_f16x2(a.scales);
+    const float first = dot16(a.codes.x, a.codes.y, x.factors[chunk][0]);
+    const float second = dot16(a.codes.z, a.codes.w, x.factors[chunk][1]);
+    sum = fmaf(fmaf(first, x.scale[chunk][0], x.bias[chunk][0]), cvt_f32_f16(pair), sum);
+    return fmaf(fmaf(second, x.scale[chunk][1], x.bias[chunk][1]), cvt_f32_f16(pair >> 16), sum);
+}
+
+// Adds sums[r] over the lanes for all rows at once. Each step halves the rows that a lane is about, so that ROWS rows cost
+// little more than one. The row of a lane is that of its highest bits; the sum ends in the lanes with the other bits zero.
+__device__ __forceinline__ float reduce_lanes(float (&sums)[ROWS], int lane) {
+    int mask = 16;
+#pragma unroll
+    for (int half = ROWS / 2; half >= 1; half /= 2, mask /= 2) {
+        const bool upper = lane & mask;
+#pragma unroll
+        for (int i = 0; i < half; i++) {
+            const float send = upper ? sums[i] : sums[i + half], keep = upper ? sums[i + half] : sums[i];
+            sums[i] = keep + shfl_sync_bfly_f32(send, mask);
+        }
+    }
+    float sum = sums[0];
+#pragma unroll
+    for (; mask >= 1; mask /= 2) sum += shfl_sync_bfly_f32(sum, mask);
+    return sum;
+}
+
+constexpr int LANES_PER_ROW = 32 / ROWS;
+
+__device__ __forceinline__ void store(void* y, i64 index, float value) {
+    if constexpr (OUT == 0) st_global_b16(static_cast<u16*>(y) + index, cvt_rn_f16_f32(value));
+    if constexpr (OUT == 1) st_global_b16(static_cast<u16*>(y) + index, cvt_rn_bf16_f32(value));
+    if constexpr (OUT == 2) st_global_f32(static_cast<float*>(y) + index, value);
+}
+
+// Adds the partial sums of the warps along K, in order, and writes rows [row, row + rows) of matrix l.
+template <int THREADS>
+__device__ __forceinline__ void finish(const float* partial, int rows, i64 row, int l, const Arguments& args) {
+    const float a_tensor = tensor_scale(args.a_tensor, args.a_tensor_stride, l);
+    const float x_tensor = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
+    for (int i = threadIdx.x; i < rows; i += THREADS) {
+        float sum = partial[i * WARPS_K];
+#pragma unroll
+        for (int warp_k = 1; warp_k < WARPS_K; warp_k++) sum += partial[i * WARPS_K + warp_k];
+        store(args.y, l * static_cast<i64>(args.m) + row + i, sum * DOT_UNIT * a_tensor * x_tensor);
+    }
+}
+
+#ifdef BATCHES
+
+constexpr int BLOCK_ROWS = ROWS * WARPS_R * BATCHES;
+
+struct Batch {
+    Piece pieces[ROWS][CHUNKS];
+};
+
+// Rows beyond M read the last row; finish() does not write them.
+__device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const u8* scales, int row, int m, int warp_k,
+                                           int lane) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        const int clamped = row + r < m ? row + r : m - 1;
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            const int element = chunk_element(chunk, warp_k, lane);
+            batch.pieces[r][chunk].codes = load_codes(codes + static_cast<i64>(clamped) * (K / 2) + element / 2, element, true);
+            batch.pieces[r][chunk].scales = load_scales<A_LAYOUT>(scales, clamped, element / 16);
+        }
+    }
+}
+
+__device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x, float* partial, int warp_k, int lane) {
+    float sums[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        sums[r] = 0.0f;
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], batch.pieces[r][chunk], x, chunk);
+    }
+    const float sum = reduce_lanes(sums, lane);
+    if (lane % LANES_PER_ROW == 0) partial[lane / LANES_PER_ROW * WARPS_K + warp_k] = sum;
+}
+
+// grid (ceil(M / BLOCK_ROWS), L)
+extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS) gemv_direct(const __grid_constant__ Arguments args) {
+    __shared__ float partial[BLOCK_ROWS * WARPS_K];
+    griddepcontrol_launch_dependents();
+    const int lane = threadIdx.x % 32, warp_k = threadIdx.x / 32 % WARPS_K, warp_r = threadIdx.x / 32 / WARPS_K;
+    const int l = blockIdx.y, block_row = blockIdx.x * BLOCK_ROWS, first = block_row + warp_r * ROWS * BATCHES;
+    const u8* codes = args.a_codes + static_cast<i64>(l) * args.m * (K / 2);
+    const u8* scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS);
+    float* mine = partial + warp_r * ROWS * BATCHES * WARPS_K;
+
+    Batch batches[2];
+    load_batch(batches[0], codes, scales, first, args.m, warp_k, lane);
+    griddepcontrol_wait();
+    Lane x;
+    load_x(x, args, l, warp_k, lane);
+#pragma unroll
+    for (int i = 0; i < BATCHES; i++) {
+        if (i + 1 < BATCHES) load_batch(batches[(i + 1) % 2], codes, scales, first + (i + 1) * ROWS, args.m, warp_k, lane);
+        compute_batch(batches[i % 2], x, mine + i * ROWS * WARPS_K, warp_k, lane);
+    }
+    __syncthreads();
+    const int left = args.m - block_row;
+    finish<32 * WARPS>(partial, left < BLOCK_ROWS ? left : BLOCK_ROWS, block_row, l, args);
+}
+
+#endif
+
+#ifdef STAGES
+
+static_assert(A_LAYOUT == SCALES_LINEAR && K % 256 == 0, "stages are contiguous, aligned bytes of codes and of scales");
+
+constexpr int STAGE_ROWS = ROWS * WARPS_R;
+constexpr int CODE_BYTES = STAGE_ROWS * K / 2, SCALE_BYTES = STAGE_ROWS * BLOCKS;
+constexpr int STAGE_BYTES = (CODE_BYTES + SCALE_BYTES + 127) / 128 * 128;
+constexpr int FLUSH_STAGES = (256 + STAGE_ROWS - 1) / STAGE_ROWS;  // stages whose partial sums are kept before they are written
+
+// The rows of a block, flat over all matrices: an equal share, to one row.
+struct Share {
+    i64 begin, end;
+};
+
+__device__ __forceinline__ Share share(const Arguments& args) {
+    const i64 rows = static_cast<i64>(args.m) * args.l;
+    return {rows * blockIdx.x / gridDim.x, rows * (blockIdx.x + 1) / gridDim.x};
+}
+
+// Rows of the stage that starts at `row`: at most STAGE_ROWS, all of matrix l.
+__device__ __forceinline__ int stage_rows(i64 row, const Share& mine, int l, int m) {
+    const i64 matrix_end = static_cast<i64>(l + 1) * m, end = mine.end < matrix_end ? mine.end : matrix_end;
+    return end - row < STAGE_ROWS ? static_cast<int>(end - row) : STAGE_ROWS;
+}
+
+struct Ring {
+    u32 full, empty, data;
+    int stage;
+    u32 parity;
+
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
+
+__device__ __forceinline__ void wait(u32 barrier, u32 parity) {
+    while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
+    }
+}
+
+__device__ __forceinline__ void produce(Ring ring, const Share& mine, const Arguments& args) {
+    int l = static_cast<int>(mine.begin / args.m);
+    for (i64 row = mine.begin; row < mine.end;) {
+        const int rows = stage_rows(row, mine, l, args.m);
+        const u32 full = ring.full + 8 * ring.stage, data = ring.data + ring.stage * STAGE_BYTES;
+        wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);  // the first round finds every stage empty
+        mbarrier_arrive_expect_tx_shared_b64(full, rows * (K / 2 + BLOCKS));
+        cp_async_bulk_shared_global_mbarrier(data, args.a_codes + row * (K / 2), rows * (K / 2), full);
+        cp_async_bulk_shared_global_mbarrier(data + CODE_BYTES, args.a_scales + row * BLOCKS, rows * BLOCKS, full);
+        ring.advance();
+        row += rows;
+        if (row == static_cast<i64>(l + 1) * args.m) l++;
+    }
+}
+
+// Lanes beyond the end of a row read its beginning; their part of x is zero.
+__device__ __forceinline__ Piece read_piece(u32 stage, int row, int chunk, int warp_k, int lane) {
+    const int element = chunk_element(chunk, warp_k, lane), inside = element < K ? element : 0;
+    return {ld_shared_v4_b32(stage + row * (K / 2) + inside / 2),
+            ld_shared_b16(stage + CODE_BYTES + row * BLOCKS + inside / 16)};
+}
+
+__device__ __forceinline__ void consume(Ring ring, const Share& mine, const Arguments& args, float* partial, int warp_k,
+                                        int warp_r, int lane) {
+    Lane x;
+    int l = static_cast<int>(mine.begin / args.m), kept = 0;
+    i64 kept_row = mine.begin;
+    bool fresh = true;
+    for (i64 row = mine.begin; row < mine.end;) {
+        if (fresh) load_x(x, args, l, warp_k, lane);
+        const int rows = stage_rows(row, mine, l, args.m);
+        const u32 data = ring.data + ring.stage * STAGE_BYTES;
+        wait(ring.full + 8 * ring.stage, ring.parity);
+        Piece pieces[ROWS][CHUNKS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const int local = warp_r * ROWS + r, clamped = local < rows ? local : rows - 1;
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) pieces[r][chunk] = read_piece(data, clamped, chunk, warp_k, lane);
+        }
+        float sums[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            sums[r] = 0.0f;
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], pieces[r][chunk], x, chunk);
+        }
+        const float sum = reduce_lanes(sums, lane);
+        __syncwarp();
+        if (lane == 0) mbarrier_arrive_shared_b64(ring.empty + 8 * ring.stage);
+        const int local = warp_r * ROWS + lane / LANES_PER_ROW;
+        if (lane % LANES_PER_ROW == 0) partial[(kept * STAGE_ROWS + local) * WARPS_K + warp_k] = sum;
+        ring.advance();
+        row += rows;
+        fresh = row == static_cast<i64>(l + 1) * args.m;
+        if (++kept == FLUSH_STAGES || fresh || row == mine.end) {
+            barrier_sync(1, 32 * WARPS);
+            finish<32 * WARPS>(partial, static_cast<int>(row - kept_row), kept_row - static_cast<i64>(l) * args.m, l, args);
+            barrier_sync(1, 32 * WARPS);
+            kept = 0;
+            kept_row = row;
+        }
+        if (fresh) l++;
+    }
+}
+
+// grid (any number of blocks); STAGES * STAGE_BYTES of dynamic shared memory
+extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, MIN_BLOCKS)
+    gemv_ring(const __grid_constant__ Arguments args) {
+    extern __shared__ __align__(128) u8 stages[];
+    __shared__ __align__(8) u64 barriers[2 * STAGES];
+    __shared__ float partial[FLUSH_STAGES * STAGE_ROWS * WARPS_K];
+    griddepcontrol_launch_dependents();
+    const u32 barrier_base = shared_address(barriers);
+    const Ring ring = {barrier_base, barrier_base + 8 * STAGES, shared_address(stages), 0, 0};
+    if (threadIdx.x == 32 * WARPS) {
+        for (int stage = 0; stage < STAGES; stage++) {
+            mbarrier_init_shared_b64(ring.full + 8 * stage, 1);
+            mbarrier_init_shared_b64(ring.empty + 8 * stage, WARPS);
+        }
+        fence_mbarrier_init_release_cluster();
+    }
+    __syncthreads();
+    const Share mine = share(args);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp == WARPS) {
+        if (lane == 0) produce(ring, mine, args);
+    } else {
+        griddepcontrol_wait();
+        consume(ring, mine, args, partial, warp % WARPS_K, warp / WARPS_K, lane);
+    }
+}
+
+#endif

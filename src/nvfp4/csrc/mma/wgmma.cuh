@@ -1,0 +1,145 @@
+// wgmma: warpgroup-wide matrix multiply-accumulate (PTX ISA 9.7.15; sm_90a).
+//
+// D [64, N] += A [64, 16] * B [16, N]; D in fp32 registers, A in registers, B in shared memory through a matrix
+// descriptor. With warp w of the warpgroup, g = lane / 4 and t = lane % 4, a lane holds of each
+//   A: (row 16w+g, k 2t..2t+1), (row 16w+g+8, k 2t..), (row 16w+g, k 2t+8..), (row 16w+g+8, k 2t+8..)
+//   D: element 4j + 2h + e is (row 16w+g+8h, column 8j+2t+e)
+// The table of shapes is regular: one line of operands for each N.
+#pragma once
+
+#include "ptx/types.cuh"
+
+__device__ __forceinline__ void wgmma_fence_sync_aligned() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_commit_group_sync_aligned() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Waits until at most N of the newest groups are under way.
+template <int N>
+__device__ __forceinline__ void wgmma_wait_group_sync_aligned() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+}
+
+// Descriptor of a K-major tile of 128-byte rows in the 128-byte swizzle, at a multiple of 1024 bytes (9.7.15.5.1.2.2): groups
+// of 8 rows lie 1024 bytes apart. 16 elements further along K is 32 bytes further: add 2.
+__device__ __forceinline__ u64 wgmma_descriptor_128b(u32 address) {
+    return static_cast<u64>((address & 0x3FFFFu) >> 4) | static_cast<u64>(1) << 16 | static_cast<u64>(1024 >> 4) << 32 |
+           static_cast<u64>(1) << 62;
+}
+
+// One instruction; TYPE is "f16" or "bf16".
+#define NVFP4_WGMMA(N, TYPE, REGISTERS, A0, A1, A2, A3, DESCRIPTOR, ...)                                             \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGISTERS "}, {" A0 ", " A1    \
+                 ", " A2 ", " A3 "}, " DESCRIPTOR ", 1, 1, 1, 0;"                                                     \
+                 : __VA_ARGS__                                                                                        \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+
+#define NVFP4_REGISTERS_8 "%0, %1, %2, %3"
+#define NVFP4_REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define NVFP4_REGISTERS_24 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11"
+#define NVFP4_REGISTERS_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define NVFP4_REGISTERS_40 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19"
+#define NVFP4_REGISTERS_48 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23"
+#define NVFP4_REGISTERS_56 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27"
+#define NVFP4_REGISTERS_64 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NVFP4_REGISTERS_72 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
+#define NVFP4_REGISTERS_80 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39"
+#define NVFP4_REGISTERS_88 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43"
+#define NVFP4_REGISTERS_96 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43, %44, %45, %46, %47"
+#define NVFP4_REGISTERS_104 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51"
+#define NVFP4_REGISTERS_112 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55"
+#define NVFP4_REGISTERS_120 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
+    "%59"
+#define NVFP4_REGISTERS_128 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
+    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
+    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
+    "%59, %60, %61, %62, %63"
+#define NVFP4_OUTPUTS_8 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+#define NVFP4_OUTPUTS_16 \
+    NVFP4_OUTPUTS_8, "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+#define NVFP4_OUTPUTS_24 \
+    NVFP4_OUTPUTS_16, "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11])
+#define NVFP4_OUTPUTS_32 \
+    NVFP4_OUTPUTS_24, "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+#define NVFP4_OUTPUTS_40 \
+    NVFP4_OUTPUTS_32, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19])
+#define NVFP4_OUTPUTS_48 \
+    NVFP4_OUTPUTS_40, "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
+#define NVFP4_OUTPUTS_56 \
+    NVFP4_OUTPUTS_48, "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
+#define NVFP4_OUTPUTS_64 \
+    NVFP4_OUTPUTS_56, "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define NVFP4_OUTPUTS_72 \
+    NVFP4_OUTPUTS_64, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35])
+#define NVFP4_OUTPUTS_80 \
+    NVFP4_OUTPUTS_72, "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
+#define NVFP4_OUTPUTS_88 \
+    NVFP4_OUTPUTS_80, "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43])
+#define NVFP4_OUTPUTS_96 \
+    NVFP4_OUTPUTS_88, "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
+#define NVFP4_OUTPUTS_104 \
+    NVFP4_OUTPUTS_96, "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51])
+#define NVFP4_OUTPUTS_112 \
+    NVFP4_OUTPUTS_104, "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55])
+#define NVFP4_OUTPUTS_120 \
+    NVFP4_OUTPUTS_112, "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59])
+#define NVFP4_OUTPUTS_128 \
+    NVFP4_OUTPUTS_120, "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+
+// D += A * B for TOKENS columns; `b` describes 16 elements along K of B.
+template <int TOKENS, bool BF16>
+__device__ __forceinline__ void wgmma_m64k16(float (&d)[TOKENS / 2], const u32 (&a)[4], u64 b) {
+    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "columns of one instruction");
+#define NVFP4_WGMMA_CASE(N, A0, A1, A2, A3, DESCRIPTOR)                                                                \
+    if constexpr (TOKENS == N) {                                                                                       \
+        if constexpr (BF16) {                                                                                          \
+            NVFP4_WGMMA(N, "bf16", NVFP4_REGISTERS_##N, A0, A1, A2, A3, DESCRIPTOR, NVFP4_OUTPUTS_##N);                \
+        } else {                                                                                                       \
+            NVFP4_WGMMA(N, "f16", NVFP4_REGISTERS_##N, A0, A1, A2, A3, DESCRIPTOR, NVFP4_OUTPUTS_##N);                 \
+        }                                                                                                              \
+    }
+    NVFP4_WGMMA_CASE(8, "%4", "%5", "%6", "%7", "%8")
+    NVFP4_WGMMA_CASE(16, "%8", "%9", "%10", "%11", "%12")
+    NVFP4_WGMMA_CASE(24, "%12", "%13", "%14", "%15", "%16")
+    NVFP4_WGMMA_CASE(32, "%16", "%17", "%18", "%19", "%20")
+    NVFP4_WGMMA_CASE(40, "%20", "%21", "%22", "%23", "%24")
+    NVFP4_WGMMA_CASE(48, "%24", "%25", "%26", "%27", "%28")
+    NVFP4_WGMMA_CASE(56, "%28", "%29", "%30", "%31", "%32")
+    NVFP4_WGMMA_CASE(64, "%32", "%33", "%34", "%35", "%36")
+    NVFP4_WGMMA_CASE(72, "%36", "%37", "%38", "%39", "%40")
+    NVFP4_WGMMA_CASE(80, "%40", "%41", "%42", "%43", "%44")
+    NVFP4_WGMMA_CASE(88, "%44", "%45", "%46", "%47", "%48")
+    NVFP4_WGMMA_CASE(96, "%48", "%49", "%50", "%51", "%52")
+    NVFP4_WGMMA_CASE(104, "%52", "%53", "%54", "%55", "%56")
+    NVFP4_WGMMA_CASE(112, "%56", "%57", "%58", "%59", "%60")
+    NVFP4_WGMMA_CASE(120, "%60", "%61", "%62", "%63", "%64")
+    NVFP4_WGMMA_CASE(128, "%64", "%65", "%66", "%67", "%68")
+#undef NVFP4_WGMMA_CASE
+}
