@@ -301,34 +301,36 @@ class MmaPlan:
         i = self.instruction
         assert self.op.scale_a is not None
         assert self.op.scale_b is not None
-        fmt = FORMATS[i.scale_type]
         of_a = self._codes(tmem, self.op.scale_a, i.a_scale_id, self.rows)
         of_b = self._codes(tmem, self.op.scale_b, i.b_scale_id, i.n)
         # Row r of D is computed in quarter r // 32, which takes the scale factors from its own lanes.
         quarter = np.arange(self.rows) // 32
-        scale_a = fmt.decode(of_a[quarter, np.arange(self.rows)])
+        codes_a = of_a[quarter, np.arange(self.rows)]
         single = None if old is None else old.view(np.float32)
-        if all(np.array_equal(of_b[0], of_b[q]) for q in range(1, 4)):
-            return self._scaled_product(a, b, (scale_a, fmt.decode(of_b[0])), single, model).view(np.uint32)
+        if (of_b[1:] == of_b[0]).all():
+            return self._scaled_product((a, codes_a), (b, of_b[0]), single, model).view(np.uint32)
         out = []
         for q in range(4):
             rows = slice(32 * q, 32 * q + 32)
             c = None if single is None else single[rows]
-            out.append(self._scaled_product(a[rows], b, (scale_a[rows], fmt.decode(of_b[q])), c, model))
+            out.append(self._scaled_product((a[rows], codes_a[rows]), (b, of_b[q]), c, model))
         return np.concatenate(out).view(np.uint32)
 
-    def _scaled_product(self, a: F32, b: F32, scales: tuple[F32, F32], c: F32 | None, model: Alignment | None) -> F32:
+    def _scaled_product(self, a: tuple[F32, U8], b: tuple[F32, U8], c: F32 | None, model: Alignment | None) -> F32:
+        """Accumulator plus the product of two (values, scale codes) operands."""
         i = self.instruction
+        fmt = FORMATS[i.scale_type]
+        scale_a, scale_b = fmt.decode(a[1]), fmt.decode(b[1])
         if model is not None:
-            start = np.zeros((a.shape[0], b.shape[0]), np.float32) if c is None else np.ascontiguousarray(c)
+            start = np.zeros((a[0].shape[0], b[0].shape[0]), np.float32) if c is None else np.ascontiguousarray(c)
             if model.scaled_group:
-                return acc.aligned_block_scaled(a, b, start, scales, model)
-            wide_a, wide_b = _apply(a, scales[0]), _apply(b, scales[1])
+                return acc.aligned_block_scaled(a[0], b[0], start, (scale_a, scale_b), model)
+            wide_a, wide_b = _apply(a[0], scale_a), _apply(b[0], scale_b)
             return acc.aligned(wide_a.astype(np.float32), wide_b.astype(np.float32), start, ("f32", "f32"), model)
-        bound = i.k * _spread(i.a_type, scales[0]) * _spread(i.b_type, scales[1])
+        bound = i.k * _spread(i.a_type, i.scale_type, a[1]) * _spread(i.b_type, i.scale_type, b[1])
         if bound <= acc.EXACT_F32:
-            return acc.add_f32(c, _apply32(a, scales[0]) @ _apply32(b, scales[1]).T)
-        product: F64 = _apply(a, scales[0]) @ _apply(b, scales[1]).T
+            return acc.add_f32(c, _apply32(a[0], scale_a) @ _apply32(b[0], scale_b).T)
+        product: F64 = _apply(a[0], scale_a) @ _apply(b[0], scale_b).T
         return acc.add_f32(c, product)
 
 
@@ -353,20 +355,28 @@ def _element_range(name: str) -> tuple[float, float]:
     return float(finite.min()), float(finite.max())
 
 
-def _spread(name: str, scale: F32) -> float:
-    """Upper bound of |element * scale| over the granularity of all such products; infinite when a scale is NaN."""
-    least, most = _element_range(name)
-    high = float(scale.max()) if scale.size else 0.0
-    if not np.isfinite(high) or not 2.0**-60 < high < 2.0**60:
-        return np.inf
-    positive = scale[scale > 0]
-    if positive.size == 0 or positive.min() < 2.0**-60:
-        return np.inf
-    bits = positive.view(np.uint32)
-    # Lowest set bit of each scale: its exponent plus the trailing zeros of its significand.
-    significand = (bits & 0x7FFFFF) | 0x800000
-    low = (significand & (~significand + np.uint32(1))).astype(np.float64)
-    grain = float(np.ldexp(low, (bits >> np.uint32(23)).astype(np.int32) - 150).min())
+@lru_cache(maxsize=8)
+def _scale_grains(name: str) -> tuple[F64, F64]:
+    """(granularity, magnitude) of every code of a scale format: float64 tables; zero has infinite granularity, NaN
+    zero."""
+    values = FORMATS[name].table.astype(np.float64)
+    significand, exponent = np.frexp(np.where(np.isfinite(values), values, 1.0))
+    integers = np.ldexp(significand, 24).astype(np.int64)
+    grains = np.ldexp((integers & -integers).astype(np.float64), exponent - 24)
+    grains = np.where(values == 0, np.inf, np.where(np.isnan(values), 0.0, grains))
+    # A byte whose unused top bit is set has the value of the code below.
+    repeat = 256 // values.size
+    return np.tile(grains, repeat), np.tile(np.nan_to_num(values, nan=np.inf), repeat)
+
+
+def _spread(element: str, scale: str, codes: U8) -> float:
+    """Upper bound of |element * scale| over the granularity of all such products, for the scale codes in use."""
+    grains, values = _scale_grains(scale)
+    least, most = _element_range(element)
+    high = float(np.take(values, codes).max(initial=0.0))
+    grain = float(np.take(grains, codes).min(initial=np.inf))
+    if grain == 0.0 or not (grain > 2.0**-40 and high < 2.0**40):
+        return np.inf  # a NaN, or so far out that float32 products could over- or underflow
     return (most / least) * (high / grain)
 
 
