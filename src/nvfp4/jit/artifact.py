@@ -59,7 +59,7 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 def parse_resources(log: str, entry: str) -> Resources | None:
     """Read the report of `entry` out of a log of ``ptxas -v``; None when it has none."""
     parts = _SECTION.split(log)
-    for name, text in zip(parts[1::2], parts[2::2]):
+    for name, text in zip(parts[1::2], parts[2::2], strict=False):
         if name != entry:
             continue
         local, registers, shared = _LOCAL.search(text), _REGISTERS.search(text), _SHARED.search(text)

@@ -1,0 +1,286 @@
+"""The driver executor: Launches on an NVIDIA GPU.
+
+A kernel is compiled to a cubin, loaded once for each device, and launched with ``cuLaunchKernelEx`` in torch's current
+queue. `prepare` does everything that does not depend on addresses, so that a `Prepared` launch only writes addresses
+and calls the driver: no allocation and no synchronisation, hence usable under CUDA graph capture.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from nvfp4 import jit
+from nvfp4.errors import InputError, LaunchError
+from nvfp4.executors import libcuda, parameters, tensor_map
+from nvfp4.executors.launch import Kernel, Launch
+from nvfp4.executors.parameters import TENSOR_MAP_BYTES, MapSlot
+
+name = "driver"
+
+# A block of more needs the function's consent (CUDA C++ Programming Guide, "Shared Memory", compute capability 7.0 on).
+_SHARED_WITHOUT_OPT_IN = 48 * 1024
+# The same for clusters (CUDA driver API, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED).
+_PORTABLE_CLUSTER = 8
+# Encoded tensor maps that one parameter keeps: serving alternates between few buffers.
+_KEPT_MAPS = 256
+# Stands for the tensor of a map that is kept: a map in a cache must not keep an operand alive.
+_NOTHING = torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel that is loaded on a device.
+
+    Attributes:
+        handle: ``CUfunction``.
+        registers: Registers of a thread.
+        local_bytes: Local memory of a thread.
+    """
+
+    handle: int
+    registers: int
+    local_bytes: int
+
+
+@contextmanager
+def _relaxed_capture() -> Iterator[None]:
+    """Loading is forbidden while any queue of the process is being captured, unless this thread opts out."""
+    mode = ctypes.c_int(libcuda.CAPTURE_MODE_RELAXED)
+    libcuda.library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        libcuda.library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+
+
+def _make_current(index: int) -> None:
+    """Make torch's context of device `index` current in this thread, where nothing has done so yet."""
+    cuda = libcuda.library()
+    context = ctypes.c_void_p()
+    libcuda.check(cuda.cuCtxGetCurrent(ctypes.byref(context)), "cuCtxGetCurrent")
+    if not context.value:
+        libcuda.check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), index), "cuDevicePrimaryCtxRetain")
+        libcuda.check(cuda.cuCtxSetCurrent(context), "cuCtxSetCurrent")
+
+
+def _get(function: ctypes.c_void_p, attribute: int) -> int:
+    value = ctypes.c_int()
+    libcuda.check(libcuda.library().cuFuncGetAttribute(ctypes.byref(value), attribute, function), "cuFuncGetAttribute")
+    return value.value
+
+
+_load_lock = threading.Lock()
+
+
+def load(kernel: Kernel, index: int) -> Function:
+    """Compile `kernel` and load it on CUDA device `index`; done once for each."""
+    with _load_lock:
+        return _load(kernel, index)
+
+
+@functools.cache
+def _load(kernel: Kernel, index: int) -> Function:
+    artifact = jit.compile(kernel, "cubin")
+    cuda = libcuda.library()
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    with torch.cuda.device(index), _relaxed_capture():
+        _make_current(index)
+        libcuda.check(cuda.cuModuleLoadData(ctypes.byref(module), artifact.code), f"cuModuleLoadData of {kernel}")
+        status = cuda.cuModuleGetFunction(ctypes.byref(function), module, kernel.entry.encode())
+        libcuda.check(status, f"cuModuleGetFunction of {kernel}")
+        # The queries also make the driver load the code now, and not in the first launch.
+        registers, local = _get(function, libcuda.FUNC_REGISTERS), _get(function, libcuda.FUNC_LOCAL_BYTES)
+    assert function.value is not None
+    return Function(function.value, registers, local)
+
+
+class _MapWriter:
+    """Keeps one tensor map among the parameters up to date."""
+
+    __slots__ = ("_address", "_encoded", "_map", "_target")
+
+    def __init__(self, slot: MapSlot, block: int) -> None:
+        self._map = replace(slot.map, tensor=_NOTHING)
+        self._target = block + slot.offset
+        self._address = -1
+        self._encoded: dict[int, bytes] = {}
+
+    def write(self, address: int) -> None:
+        if address == self._address:
+            return
+        data = self._encoded.get(address)
+        if data is None:
+            if len(self._encoded) >= _KEPT_MAPS:
+                self._encoded.clear()
+            data = self._encoded[address] = tensor_map.encode(self._map, address)
+        ctypes.memmove(self._target, data, TENSOR_MAP_BYTES)
+        self._address = address
+
+
+def _attributes(launch: Launch) -> list[libcuda.LaunchAttribute]:
+    found = []
+    if launch.cluster != (1, 1, 1):
+        attribute = libcuda.LaunchAttribute(id=libcuda.LAUNCH_CLUSTER_DIMENSION)
+        attribute.value[0], attribute.value[1], attribute.value[2] = launch.cluster
+        found.append(attribute)
+    if launch.programmatic:
+        attribute = libcuda.LaunchAttribute(id=libcuda.LAUNCH_PROGRAMMATIC)
+        attribute.value[0] = 1
+        found.append(attribute)
+    return found
+
+
+class Prepared:
+    """A launch that only waits for addresses. Made by `prepare`.
+
+    Thread-safe: the parameters are written and handed to the driver under a lock.
+
+    It holds no tensor of the launch that it was made from, so that it can be kept.
+
+    Attributes:
+        description: The launch, for people.
+        index: CUDA device.
+        function: The loaded kernel.
+    """
+
+    def __init__(self, launch: Launch, index: int) -> None:
+        _check(launch, index)
+        self.description = str(launch)
+        self.index = index
+        self.function = load(launch.kernel, index)
+        cuda = libcuda.library()
+        if launch.shared_bytes > _SHARED_WITHOUT_OPT_IN:
+            status = cuda.cuFuncSetAttribute(self.function.handle, libcuda.FUNC_MAX_DYNAMIC_SHARED, launch.shared_bytes)
+            libcuda.check(status, f"{launch.shared_bytes} bytes of shared memory for {launch.kernel}")
+        cluster = launch.cluster[0] * launch.cluster[1] * launch.cluster[2]
+        if cluster > _PORTABLE_CLUSTER:
+            status = cuda.cuFuncSetAttribute(self.function.handle, libcuda.FUNC_NON_PORTABLE_CLUSTER, 1)
+            libcuda.check(status, f"clusters of {cluster} for {launch.kernel}")
+
+        block = parameters.build(launch.args)
+        self._memory = ctypes.create_string_buffer(block.data, len(block.data) + parameters.TENSOR_MAP_ALIGNMENT)
+        start = -ctypes.addressof(self._memory) % parameters.TENSOR_MAP_ALIGNMENT
+        base = ctypes.addressof(self._memory) + start
+        ctypes.memmove(base, block.data, len(block.data))
+        self._start = start
+        self._pack: Callable[..., None] = block.addresses.pack_into
+        self._maps = [_MapWriter(slot, base) for slot in block.maps]
+        self._pointers = block.pointers
+        self._offsets = (ctypes.c_void_p * max(len(block.offsets), 1))(*(base + offset for offset in block.offsets))
+
+        attributes = _attributes(launch)
+        self._attributes = (libcuda.LaunchAttribute * max(len(attributes), 1))(*attributes)
+        self._config = libcuda.LaunchConfig(
+            grid=launch.grid,
+            block=launch.block,
+            shared_bytes=launch.shared_bytes,
+            stream=0,
+            attributes=self._attributes,
+            attribute_count=len(attributes),
+        )
+        self._call: Any = functools.partial(
+            cuda.cuLaunchKernelEx,
+            ctypes.addressof(self._config),
+            self.function.handle,
+            ctypes.addressof(self._offsets),
+            None,
+        )
+        self._queue = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, addresses: Sequence[int], queue: int) -> None:
+        """Launch with other memory of the same shape.
+
+        Args:
+            addresses: One for each of `parameters.tensors` of the launch: that of its first element, 0 for null.
+            queue: ``cudaStream_t`` of this device, which is current.
+
+        Raises:
+            LaunchError: The driver refuses.
+        """
+        with self._lock:
+            if self._maps:
+                self._pack(self._memory, self._start, *addresses[: self._pointers])
+                for writer, address in zip(self._maps, addresses[self._pointers :], strict=True):
+                    writer.write(address)
+            else:
+                self._pack(self._memory, self._start, *addresses)
+            if queue != self._queue:
+                self._config.stream = self._queue = queue
+            status = self._call()
+            if status:
+                self._recover(status)
+
+    def _recover(self, status: int) -> None:
+        """A thread that has not used CUDA yet has no context: give it one and try again. Everything else is an error."""
+        if status == libcuda.INVALID_CONTEXT:
+            with torch.cuda.device(self.index):
+                _make_current(self.index)
+                status = self._call()
+        libcuda.check(status, f"launch of {self.description}")
+
+
+def _check(launch: Launch, index: int) -> None:
+    if any(size < 1 for size in (*launch.grid, *launch.block, *launch.cluster)):
+        raise InputError("launch", "grid, block, cluster", "sizes of at least 1", str(launch), "Skip empty launches.")
+    if any(grid % cluster for grid, cluster in zip(launch.grid, launch.cluster, strict=True)):
+        raise InputError("launch", "grid", "a multiple of the cluster", str(launch), "Round the grid up.")
+    major, _ = torch.cuda.get_device_capability(index)
+    if major < 9 and (launch.programmatic or launch.cluster != (1, 1, 1)):
+        raise LaunchError(f"clusters and programmatic launches need compute capability 9.0: {launch}")
+
+
+def current_queue(index: int) -> int:
+    """``cudaStream_t`` of torch's current queue on device `index`."""
+    # What torch.cuda.current_stream(index).cuda_stream returns, without building the object (0.1 us instead of 1).
+    return torch._C._cuda_getCurrentRawStream(index)  # type: ignore[no-any-return, attr-defined, unused-ignore]
+
+
+def device_index(launches: Sequence[Launch]) -> int:
+    """The CUDA device that the tensors of `launches` lie on; the current device when they have none.
+
+    Raises:
+        InputError: They lie on several devices, or not on a GPU.
+    """
+    devices = {tensor.device for launch in launches for tensor in parameters.tensors(launch.args) if tensor is not None}
+    if not devices:
+        return int(torch.cuda.current_device())
+    if len(devices) > 1 or next(iter(devices)).type != "cuda":
+        got = ", ".join(sorted(map(str, devices)))
+        raise InputError("launch", "tensors", "tensors of one CUDA device", got, "Move all operands to one GPU.")
+    return int(next(iter(devices)).index)
+
+
+def prepare(launch: Launch, index: int | None = None) -> Prepared:
+    """Compile, load and lay out `launch`, ready to be called with addresses.
+
+    Args:
+        launch: What to run.
+        index: CUDA device; that of the tensors when None.
+
+    Raises:
+        CompileError, MissingDependencyError: See `nvfp4.jit.compile`.
+        InputError: Sizes that cannot be, or tensors elsewhere.
+        LaunchError: The driver rejects the kernel or its resources.
+    """
+    return Prepared(launch, device_index((launch,)) if index is None else index)
+
+
+def run(launches: Sequence[Launch]) -> None:
+    """Run `launches` in order, in torch's current queue of the device that their tensors lie on. Does not wait."""
+    if not launches:
+        return
+    index = device_index(launches)
+    with torch.cuda.device(index):
+        queue = current_queue(index)
+        for launch in launches:
+            addresses = [0 if tensor is None else tensor.data_ptr() for tensor in parameters.tensors(launch.args)]
+            prepare(launch, index)(addresses, queue)
