@@ -93,14 +93,18 @@ def decode_e2m1(packed: torch.Tensor, dtype: torch.dtype = torch.float32) -> tor
     if dtype not in _PAIR:
         raise InputError("decode_e2m1", "dtype", "float16, bfloat16, float32 or float64", dtype, "Cast the result.")
     data = as_bytes(packed)
-    shape = (*data.shape[:-1], 2 * data.shape[-1])
-    table = _pair_table(dtype, data.device)
+    pairs = look_up(_pair_table(dtype, data.device), data)
+    return pairs.view(dtype).view(*data.shape[:-1], 2 * data.shape[-1])
+
+
+def look_up(table: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    """``table[byte]`` for each byte: `table` [256] of any type, `data` uint8 of any shape; of the shape of `data`."""
     flat = data.reshape(-1)
-    pairs = torch.empty(flat.shape, dtype=table.dtype, device=data.device)
+    result = torch.empty(flat.shape, dtype=table.dtype, device=data.device)
     chunk = _CPU_CHUNK if data.device.type == "cpu" else _GPU_CHUNK
     for begin in range(0, flat.numel(), chunk):
-        torch.index_select(table, 0, flat[begin : begin + chunk].int(), out=pairs[begin : begin + chunk])
-    return pairs.view(dtype).view(shape)
+        torch.index_select(table, 0, flat[begin : begin + chunk].int(), out=result[begin : begin + chunk])
+    return result.view(data.shape)
 
 
 @functools.cache
