@@ -1,0 +1,139 @@
+"""Humming as a peer: NVFP4 weights with 16-bit activations on any GPU, kernels compiled when first used.
+
+Package ``humming-kernels`` (module ``humming``, seen with 0.1.19). It needs a CUDA compiler and the CUDA headers with
+CCCL: an installed toolkit, or ``pip install "humming-kernels[cu13]"``. A layer takes weights in the ModelOpt form
+(codes [N, K/2], E4M3 scales [N, K/16], fp32 tensor scale), shuffles them once in ``transform``, and is then called
+with activations [M, K].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nvfp4.backends.base import Operand, Operands
+from nvfp4.bench import peers
+from nvfp4.bench.peers import Peer
+from nvfp4.bench.timing import Call
+from nvfp4.device import Capability
+from nvfp4.errors import InputError
+from nvfp4.problem import Op, Problem
+from nvfp4.tensor import NVFP4Tensor
+
+ACTIVATIONS = torch.bfloat16
+
+
+def _weights(operand: Operand) -> NVFP4Tensor:
+    if not isinstance(operand, NVFP4Tensor):
+        raise InputError("bench", "operand", "NVFP4 weights", type(operand).__name__, "Pass NVFP4Tensor weights.")
+    return operand
+
+
+def _layer(codes: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor | None) -> Any:
+    """A Humming layer for weights [N, K] or [G, N, K] with linear scales."""
+    from humming.layer import HummingLayer
+
+    experts = codes.shape[0] if codes.dim() == 3 else None
+    scale = torch.ones((), device=codes.device) if tensor_scale is None else tensor_scale.float()
+    layer = HummingLayer(
+        shape_n=codes.shape[-2],
+        shape_k=2 * codes.shape[-1],
+        weight_config={"quant_method": "modelopt", "quant_algo": "nvfp4"},
+        num_experts=experts,
+        torch_dtype=ACTIVATIONS,
+    ).to(codes.device)
+    shape = (1,) if experts is None else (experts, 1)
+    full = scale.reshape(-1, 1).expand(shape) if experts is not None else scale.reshape(shape)
+    layer.load_from_tensors({"weight": codes, "weight_scale": scales, "weight_scale_2": full.contiguous()})
+    layer.transform()
+    return layer
+
+
+def _one(x: torch.Tensor, weights: NVFP4Tensor) -> Call:
+    layer = _layer(weights.codes, weights.linear_scales(), weights.tensor_scale)
+    rows = x.to(ACTIVATIONS).contiguous()
+    return lambda: layer(rows)
+
+
+def _groups(problem: Problem, operands: Operands) -> Call:
+    if problem.stacked:
+        (stacked,) = (_weights(x) for x in operands.b)
+        codes, scales, scale = stacked.codes, stacked.linear_scales(), stacked.tensor_scale
+        rows = peers.dense(operands.a[0], ACTIVATIONS)
+        assert operands.offsets is not None
+        ends = operands.offsets.long()
+    else:
+        weights = [_weights(x) for x in operands.b]
+        codes = torch.stack([x.codes for x in weights])
+        # torch.stack does not know float8 everywhere; bytes it does.
+        scales = torch.stack([x.linear_scales().view(torch.uint8) for x in weights]).view(torch.float8_e4m3fn)
+        scale = None
+        if any(x.tensor_scale is not None for x in weights):
+            one = torch.ones((), device=codes.device)
+            scale = torch.stack([one if x.tensor_scale is None else x.tensor_scale.reshape(()) for x in weights])
+        rows = torch.cat([peers.dense(x, ACTIVATIONS) for x in operands.a])
+        ends = torch.tensor([m for m, _, _ in problem.groups], device=codes.device).cumsum(0)
+    layer = _layer(codes, scales, scale)
+    starts = torch.nn.functional.pad(ends, (1, 0)).long()
+    config = {"gemm_type": "grouped_contiguous"}
+    return lambda: layer(rows, expert_layout=starts, compute_config=config)
+
+
+def _prepare(silu: bool) -> Any:
+    def prepare(problem: Problem, operands: Operands) -> Call:
+        if problem.op is Op.GROUP_GEMM:
+            return _groups(problem, operands)
+        if problem.op is Op.DUAL_GEMM:
+            first, second = (_weights(x) for x in operands.b)
+            codes = torch.cat([first.codes, second.codes])
+            scales = torch.cat([x.linear_scales().view(torch.uint8) for x in (first, second)])
+            layer = _layer(codes, scales.view(torch.float8_e4m3fn), None)
+            rows = peers.dense(operands.a[0], ACTIVATIONS)
+            return (lambda: peers.silu_times(layer(rows))) if silu else (lambda: layer(rows))
+        # The matrix of a GEMV is its weight, and its vectors are the activations.
+        left, right = operands.a[0], operands.b[0]
+        x, weights = (right, _weights(left)) if problem.op is Op.GEMV else (left, _weights(right))
+        values = peers.dense(x, ACTIVATIONS).reshape(problem.l, -1, problem.k)
+        matrices = [weights] if weights.ndim == 2 else [weights[i] for i in range(problem.l)]
+        calls = [_one(rows, matrix) for rows, matrix in zip(values, matrices, strict=True)]
+        return calls[0] if len(calls) == 1 else (lambda: [call() for call in calls])
+
+    return prepare
+
+
+def _refuse(silu: bool) -> Any:
+    def refuse(capability: Capability, problem: Problem) -> tuple[str, ...]:
+        reasons = []
+        if capability.arch == "cpu":
+            reasons.append("needs a GPU")
+        if not peers.installed("humming"):
+            reasons.append('not installed: pip install "humming-kernels[cu13]"')
+        if not silu and problem.op is not Op.DUAL_GEMM:
+            reasons.append("only dual GEMM has an activation to leave out")
+        weights = problem.a if problem.op is Op.GEMV else problem.b
+        if weights.kind != "nvfp4":
+            reasons.append("weights must be NVFP4")
+        if problem.op is Op.DUAL_GEMM and problem.b.tensor_scale:
+            reasons.append("tensor scales of two weights are not joined here")
+        if len({(n, k) for _, n, k in problem.groups}) > 1:
+            reasons.append("groups must agree in N and K")
+        return tuple(reasons)
+
+    return refuse
+
+
+HUMMING: tuple[Peer, ...] = (
+    Peer(
+        "humming",
+        "Humming, NVFP4 weights and bf16 activations; dual: one product and eager silu*mul; batches: a loop",
+        _refuse(silu=True),
+        _prepare(silu=True),
+    ),
+    Peer(
+        "humming-products",
+        "Humming, NVFP4 weights and bf16 activations, the products of dual GEMM without silu*mul",
+        _refuse(silu=False),
+        _prepare(silu=False),
+    ),
+)
