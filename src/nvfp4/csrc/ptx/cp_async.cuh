@@ -15,3 +15,13 @@ template <int N>
 __device__ __forceinline__ void cp_async_wait_group() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+
+// 4 bytes; zeros if `size` is 0, and then nothing is read.
+__device__ __forceinline__ void cp_async_ca_shared_global_4(u32 shared, const void* global, u32 size) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(size) : "memory");
+}
+
+// Arrives at `barrier`, as one of its counted arrivals, when the copies that this thread has issued so far are done.
+__device__ __forceinline__ void cp_async_mbarrier_arrive_noinc_shared_b64(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}

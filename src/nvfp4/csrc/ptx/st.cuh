@@ -28,3 +28,9 @@ __device__ __forceinline__ void st_global_b32(void* address, u32 value) {
 __device__ __forceinline__ void st_global_b16(void* address, u32 value) {
     asm volatile("st.global.b16 [%0], %1;" ::"l"(address), "h"(static_cast<u16>(value)) : "memory");
 }
+
+__device__ __forceinline__ void st_global_v4_b32(void* address, u32x4 value) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
+                 : "memory");
+}
