@@ -326,7 +326,8 @@ def _rebuild(
     return NVFP4Tensor(codes, scales, tensor_scale, scale_layout=scale_layout)
 
 
-# So that torch.load(..., weights_only=True), the default, reads files with NVFP4Tensors once nvfp4 is imported.
+# So that torch.load with weights_only=True, its default, reads NVFP4Tensors once this module is imported (which any use
+# of `nvfp4.NVFP4Tensor` does). Nothing else is called on loading than the checked constructor.
 torch.serialization.add_safe_globals([NVFP4Tensor, _rebuild])
 
 
