@@ -21,6 +21,14 @@ from nvfp4.tensor import NVFP4Tensor
 SAMPLE = 48
 """Rows and columns of a product that are looked at."""
 
+# What the user calls the sides: the result of a gemv is the vectors times the matrix transposed.
+_NAMES: dict[Op, tuple[str, tuple[str, ...]]] = {
+    Op.GEMV: ("x", ("A",)),
+    Op.GEMM: ("A", ("B",)),
+    Op.DUAL_GEMM: ("A", ("B1", "B2")),
+    Op.GROUP_GEMM: ("A", ("B",)),
+}
+
 FIT = 0.95
 """Share of the telling elements that must follow a hypothesis."""
 
@@ -62,6 +70,13 @@ def side(operand: Operand, index: int | None) -> Side:
     scale = 1.0 if one.tensor_scale is None else float(one.tensor_scale)
     scales = decode_e4m3(one.linear_scales(), torch.float64)
     return Side(unpack(one.codes), scales, one.scale_layout, one.scales.view(torch.uint8).flatten(), scale)
+
+
+def take_rows(s: Side, rows: slice) -> Side:
+    """Some rows of a side. Its stored scales stay whole, because a layout is a matter of the whole operand."""
+    if s.dense is not None:
+        return replace(s, dense=s.dense[rows])
+    return replace(s, codes=s.codes[rows], scales=s.scales[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,8 +264,8 @@ def _wrong(p: Product) -> torch.Tensor:
 
 def _operand_candidates(sample: _Sample) -> Iterator[_Candidate]:
     p = sample.product
-    names = ("B1", "B2") if p.op is Op.DUAL_GEMM else ("B",)
-    sides = [("A", p.a), *zip(names, p.b, strict=True)]
+    first, names = _NAMES[p.op]
+    sides = [(first, p.a), *zip(names, p.b, strict=True)]
     for cause, fault, remedy in _OPERAND_FAULTS:
         subsets: list[tuple[int, ...]] = [(i,) for i in range(len(sides))]
         subsets += [tuple(range(1, len(sides)))] if len(sides) > 2 else []
@@ -261,9 +276,9 @@ def _operand_candidates(sample: _Sample) -> Iterator[_Candidate]:
             faulty = [fault(s) if i in subset else s for i, (_, s) in enumerate(sides)]
             name = " and ".join(sides[i][0] for i in subset)
             if fault is _swap_nibbles and p.op is not Op.DUAL_GEMM:
-                name = "A or B (one of them, not both)"  # a permutation of K on one side is its inverse on the other
-            first = sides[subset[0]][1]
-            layout = "tiles read as linear" if first.layout == "tiled" else "linear read as tiles"
+                # A permutation of K on one side is its inverse on the other: the result is the same.
+                name = f"{first} or {names[0]} (one of them, not both)"
+            layout = "tiles read as linear" if sides[subset[0]][1].layout == "tiled" else "linear read as tiles"
             yield cause.format(name, layout=layout), remedy, sample.compute(faulty[0], tuple(faulty[1:]))
 
 
@@ -272,12 +287,13 @@ def _structure_candidates(sample: _Sample) -> Iterator[_Candidate]:
     a, bs = p.a.values(), [b.values() for b in p.b]
     if p.want.shape[0] == p.want.shape[1]:
         yield "the output is transposed", "The result is [M, N], N contiguous.", sample.at(p.want.T)
-    for name, index in (("B", 0),) if p.op is not Op.DUAL_GEMM else (("B1", 0), ("B2", 1)):
+    first, names = _NAMES[p.op]
+    for index, name in enumerate(names):
         misread = list(bs)
         misread[index] = bs[index].reshape(bs[index].shape[1], bs[index].shape[0]).T
         parts = [b[sample.columns] for b in misread]
         value = _combine(p.op, a[sample.rows], parts)
-        yield f"{name} is read as [K, N] (transposed)", f"{name} is [N, K] with K contiguous.", value
+        yield f"{name} is read as [K, N] (transposed)", f"{name} has K contiguous.", value
     if p.op is Op.DUAL_GEMM:
         left = a[sample.rows]
         gate, up = (left @ b[sample.columns].T for b in bs)
@@ -292,15 +308,19 @@ def _structure_candidates(sample: _Sample) -> Iterator[_Candidate]:
                 value = _combine(p.op, a[sample.rows][:, kept], [b[sample.columns][:, kept] for b in bs])
                 yield f"the last {remainder} elements along K are lost", "Check the tail of the K loop.", value
     for name, other_a, other_b in p.others:
-        yield f"A of {name} is read instead", "Check the offset of the batch or group.", sample.compute(other_a, p.b)
+        yield (
+            f"{first} of {name} is read instead",
+            "Check the offset of the batch or group.",
+            sample.compute(other_a, p.b),
+        )
         if other_b[0].values().shape[0] > int(sample.columns.max()):
             yield (
-                f"B of {name} is read instead",
+                f"{names[0]} of {name} is read instead",
                 "Check the offset of the batch or group.",
                 sample.compute(p.a, other_b),
             )
             yield (
-                f"A and B of {name} are read instead",
+                f"{first} and {names[0]} of {name} are read instead",
                 "Check the offset of the batch.",
                 sample.compute(other_a, other_b),
             )

@@ -1,0 +1,169 @@
+"""Running cases through the public operations and judging them: what `nvfp4 check` and `nvfp4 solve` do."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+
+import nvfp4
+from nvfp4.backends.base import Operands
+from nvfp4.check import inputs
+from nvfp4.check.inputs import DTYPES
+from nvfp4.check.poison import Poisoned, poisoned
+from nvfp4.check.verdict import Verdict, judge
+from nvfp4.errors import UnsupportedError
+from nvfp4.problem import Format, Op, Problem
+from nvfp4.tensor import NVFP4Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to check: a problem, with one kind of data and one seed."""
+
+    problem: Problem
+    distribution: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.problem}, {self.distribution} data, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        case: The case.
+        backend: The backend that was asked for, or None for the choice of dispatch.
+        verdict: The judgement; None when the case was refused.
+        refusal: Why no backend ran it; None when one did.
+        seconds: Wall time of the call, with compilation when it was the first of its kind.
+    """
+
+    case: Case
+    backend: str | None
+    verdict: Verdict | None
+    refusal: str | None
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the case ran and was right."""
+        return self.verdict is not None and self.verdict.ok
+
+
+def call(problem: Problem, operands: Operands, backend: str | None = None) -> None:
+    """The public operation on `operands`, into ``operands.out``.
+
+    Args:
+        problem: Names the operation and the type of the result.
+        operands: Its tensors.
+        backend: A backend by name, or None to choose.
+    """
+    out_dtype = DTYPES[problem.out_dtype]
+    out = operands.out[0]
+    a, b = operands.a[0], cast("tuple[NVFP4Tensor, ...]", operands.b)
+    if problem.op is Op.GEMV:
+        nvfp4.gemv(cast("NVFP4Tensor", a), b[0], out_dtype=out_dtype, out=out, backend=backend)
+    elif problem.op is Op.GEMM:
+        nvfp4.gemm(a, b[0], out_dtype=out_dtype, out=out, backend=backend)
+    elif problem.op is Op.DUAL_GEMM:
+        nvfp4.dual_gemm(a, b[0], b[1], out_dtype=out_dtype, out=out, backend=backend)
+    elif problem.stacked:
+        nvfp4.group_gemm(a, b[0], offsets=operands.offsets, out_dtype=out_dtype, out=out, backend=backend)
+    else:
+        nvfp4.group_gemm(list(operands.a), list(b), out_dtype=out_dtype, out=list(operands.out), backend=backend)
+
+
+def poison_outputs(operands: Operands) -> tuple[Operands, tuple[Poisoned, ...]]:
+    """The same operands with poisoned outputs."""
+    outputs = tuple(poisoned(tuple(out.shape), out.dtype, out.device) for out in operands.out)
+    return replace(operands, out=tuple(output.tensor for output in outputs)), outputs
+
+
+def run_case(case: Case, *, device: str | torch.device = "cpu", backend: str | None = None) -> Outcome:
+    """Make the operands of a case, call the operation on them, and judge the result."""
+    operands, outputs = poison_outputs(inputs.make(case.problem, case.distribution, case.seed, device))
+    return run_operands(case, operands, outputs, backend)
+
+
+def run_operands(case: Case, operands: Operands, outputs: tuple[Poisoned, ...], backend: str | None) -> Outcome:
+    """`run_case` on operands that exist already, with poisoned outputs."""
+    begin = time.perf_counter()
+    try:
+        call(case.problem, operands, backend)
+    except UnsupportedError as error:
+        return Outcome(case, backend, None, str(error), time.perf_counter() - begin)
+    if outputs[0].tensor.device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
+    return Outcome(case, backend, judge(case.problem, operands, outputs), None, seconds)
+
+
+_KINDS = {
+    Op.GEMV: (("nvfp4", "nvfp4"), ("nvfp4", "fp16"), ("nvfp4", "bf16")),
+    Op.GEMM: (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4")),
+    Op.DUAL_GEMM: (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4")),
+    Op.GROUP_GEMM: (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4")),
+}
+
+
+def _sizes(rng: random.Random, largest: int) -> int:
+    """A size that is ragged, a multiple of a tile, or just beside one."""
+    base = rng.choice((1, 8, 16, 32, 64, 128, 256))
+    size = base * rng.randint(1, max(1, largest // base)) + rng.choice((0, 0, -1, 1, 3))
+    return min(max(1, size), largest)
+
+
+def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Case:
+    """The case that `seed` stands for: random ragged sizes, formats, layouts and data.
+
+    Args:
+        op: The operation.
+        seed: Any integer; the same one is the same case on every machine.
+        largest: Bound of M and N in elements.
+        largest_k: Bound of K in elements.
+    """
+    rng = random.Random(f"{op}:{seed}")
+    kind_a, kind_b = rng.choice(_KINDS[op])
+
+    def form(kind: str, layout: str, scaled: bool) -> Format:
+        return Format(kind, layout, scaled) if kind == "nvfp4" else Format(kind, "", False)
+
+    scaled = rng.random() < 0.4
+    a = form(kind_a, rng.choice(("linear", "tiled")), scaled)
+    b = form(kind_b, rng.choice(("linear", "tiled")), scaled)
+    k = 16 * _sizes(rng, largest_k // 16)
+    out_dtype = rng.choice(("fp16", "bf16", "fp32"))
+    distribution = rng.choice(inputs.NAMES)
+    m, n = _sizes(rng, largest), _sizes(rng, largest)
+    if op is Op.GEMV:
+        problem = Problem(
+            op, m, rng.choice((1, 1, 1, 2, 3, 4, 7, 8, 13, 16)), k, rng.choice((1, 1, 2, 3)), a, b, out_dtype
+        )
+    elif op is Op.GEMM:
+        problem = Problem(op, m, n, k, rng.choice((1, 1, 1, 2, 3)), a, b, out_dtype)
+    elif op is Op.DUAL_GEMM:
+        problem = Problem(op, m, n, k, 1, a, b, out_dtype)
+    elif rng.random() < 0.5:
+        groups = tuple(
+            (_sizes(rng, largest // 2), _sizes(rng, largest // 2), 16 * _sizes(rng, largest_k // 32))
+            for _ in range(rng.randint(1, 5))
+        )
+        m, n, k = sum(g[0] for g in groups), max(g[1] for g in groups), max(g[2] for g in groups)
+        problem = Problem(op, m, n, k, 1, a, b, out_dtype, groups=groups)
+    else:
+        problem = Problem(op, m, n, k, 1, a, b, out_dtype, stacked=rng.randint(1, 9))
+    return Case(problem, distribution, seed)
+
+
+def fuzz_cases(ops: tuple[Op, ...], seeds: range, *, largest: int = 384, largest_k: int = 2048) -> Iterator[Case]:
+    """`fuzz` for every operation and seed."""
+    for seed in seeds:
+        for op in ops:
+            yield fuzz(op, seed, largest=largest, largest_k=largest_k)
