@@ -41,3 +41,8 @@ def load() -> Config:
 def toolkit_roots() -> tuple[Path, ...]:
     """Directories of CUDA toolkits that the environment names (``CUDA_HOME``, ``CUDA_PATH``)."""
     return tuple(Path(value) for value in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")) if value)
+
+
+def executor_override() -> str | None:
+    """`Config.executor` alone, because it is asked for at every call."""
+    return os.environ.get("NVFP4_EXECUTOR") or None

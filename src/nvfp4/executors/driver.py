@@ -220,7 +220,7 @@ class Prepared:
                 self._recover(status)
 
     def _recover(self, status: int) -> None:
-        """A thread that has not used CUDA yet has no context: give it one and try again. Everything else is an error."""
+        """A thread that has not used CUDA yet has no context: give it one and try again; the rest are errors."""
         if status == libcuda.INVALID_CONTEXT:
             with torch.cuda.device(self.index):
                 _make_current(self.index)

@@ -62,6 +62,7 @@ struct Arguments {
 
 // What a lane keeps of x: CHUNKS times 32 elements.
 struct Lane {
+    u32 table;  // e2m1_table()
     Factors16 factors[CHUNKS][2];
     float scale[CHUNKS][2];  // x_scale
     float bias[CHUNKS][2];   // -DOT_BIAS * x_scale, exact: takes the bias of dot16 off inside an FMA
@@ -85,15 +86,14 @@ __device__ __forceinline__ u32x4 load_codes(const u8* address, int element, bool
     }
 }
 
-// Scales of blocks `block` (even) and block + 1; zero beyond K.
-template <int LAYOUT>
-__device__ __forceinline__ u32 load_scales(const u8* matrix, int row, int block) {
+// Scales of blocks `block` (even, so that both are side by side in either layout) and block + 1; zero beyond K.
+__device__ __forceinline__ u32 load_scales(const u8* address, int block) {
     if constexpr (WHOLE_VECTORS) {
-        return block < BLOCKS ? ld_global_nc_b16(matrix + scale_offset<LAYOUT>(row, block, BLOCKS)) : 0;
+        return block < BLOCKS ? ld_global_nc_b16(address) : 0;
     } else {
         u32 scales = 0;
-        if (block < BLOCKS) scales = ld_global_nc_u8(matrix + scale_offset<LAYOUT>(row, block, BLOCKS));
-        if (block + 1 < BLOCKS) scales |= ld_global_nc_u8(matrix + scale_offset<LAYOUT>(row, block + 1, BLOCKS)) << 8;
+        if (block < BLOCKS) scales = ld_global_nc_u8(address);
+        if (block + 1 < BLOCKS) scales |= ld_global_nc_u8(address + 1) << 8;
         return scales;
     }
 }
@@ -103,15 +103,16 @@ __device__ __forceinline__ int chunk_element(int chunk, int warp_k, int lane) {
 }
 
 __device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, int warp_k, int lane) {
+    x.table = e2m1_table();
     const u8* codes = args.x_codes + static_cast<i64>(l) * (K / 2);
     const u8* scales = args.x_scales + l * scale_matrix_bytes<X_LAYOUT>(1, BLOCKS);
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         const int element = chunk_element(chunk, warp_k, lane);
         const u32x4 words = load_codes(codes + element / 2, element, false);
-        const u32 pair = e4m3x2_to_f16x2(load_scales<X_LAYOUT>(scales, 0, element / 16));
-        x.factors[chunk][0] = e2m1x16_to_factors(words.x, words.y);
-        x.factors[chunk][1] = e2m1x16_to_factors(words.z, words.w);
+        const u32 pair = e4m3x2_to_f16x2(load_scales(scales + scale_offset<X_LAYOUT>(0, element / 16, BLOCKS), element / 16));
+        x.factors[chunk][0] = e2m1x16_to_factors(words.x, words.y, x.table);
+        x.factors[chunk][1] = e2m1x16_to_factors(words.z, words.w, x.table);
         x.scale[chunk][0] = cvt_f32_f16(pair);
         x.scale[chunk][1] = cvt_f32_f16(pair >> 16);
         x.bias[chunk][0] = -DOT_BIAS * x.scale[chunk][0];
@@ -121,8 +122,8 @@ __device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, in
 
 __device__ __forceinline__ float add_piece(float sum, const Piece& a, const Lane& x, int chunk) {
     const u32 pair = e4m3x2_to_f16x2(a.scales);
-    const float first = dot16(a.codes.x, a.codes.y, x.factors[chunk][0]);
-    const float second = dot16(a.codes.z, a.codes.w, x.factors[chunk][1]);
+    const float first = dot16(a.codes.x, a.codes.y, x.factors[chunk][0], x.table);
+    const float second = dot16(a.codes.z, a.codes.w, x.factors[chunk][1], x.table);
     sum = fmaf(fmaf(first, x.scale[chunk][0], x.bias[chunk][0]), cvt_f32_f16(pair), sum);
     return fmaf(fmaf(second, x.scale[chunk][1], x.bias[chunk][1]), cvt_f32_f16(pair >> 16), sum);
 }
@@ -175,22 +176,29 @@ struct Batch {
     Piece pieces[ROWS][CHUNKS];
 };
 
-// Rows beyond M read the last row; finish() does not write them.
-__device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const u8* scales, int row, int m, int warp_k,
-                                           int lane) {
+// The lane's bytes of ROWS rows from `row` on.
+__device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const u8* scales, int row, int warp_k, int lane) {
+    const u8* row_codes = codes + static_cast<i64>(row) * (K / 2) + chunk_element(0, warp_k, lane) / 2;
+    const u8* row_scales = scales + static_cast<i64>(row) * BLOCKS + chunk_element(0, warp_k, lane) / 16;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        const int clamped = row + r < m ? row + r : m - 1;
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; chunk++) {
             const int element = chunk_element(chunk, warp_k, lane);
-            batch.pieces[r][chunk].codes = load_codes(codes + static_cast<i64>(clamped) * (K / 2) + element / 2, element, true);
-            batch.pieces[r][chunk].scales = load_scales<A_LAYOUT>(scales, clamped, element / 16);
+            Piece& piece = batch.pieces[r][chunk];
+            piece.codes = load_codes(row_codes + r * (K / 2) + chunk * WARPS_K * 512, element, true);
+            if constexpr (A_LAYOUT == SCALES_LINEAR) {
+                piece.scales = load_scales(row_scales + r * BLOCKS + chunk * WARPS_K * 64, element / 16);
+            } else {
+                piece.scales = load_scales(scales + scale_offset<A_LAYOUT>(row + r, element / 16, BLOCKS), element / 16);
+            }
         }
     }
 }
 
-__device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x, float* partial, int warp_k, int lane) {
+// `skip` rows at the front belong to another batch.
+__device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x, float* partial, int skip, int warp_k,
+                                              int lane) {
     float sums[ROWS];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -199,7 +207,8 @@ __device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x,
         for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], batch.pieces[r][chunk], x, chunk);
     }
     const float sum = reduce_lanes(sums, lane);
-    if (lane % LANES_PER_ROW == 0) partial[lane / LANES_PER_ROW * WARPS_K + warp_k] = sum;
+    const int row = lane / LANES_PER_ROW;
+    if (lane % LANES_PER_ROW == 0 && row >= skip) partial[(row - skip) * WARPS_K + warp_k] = sum;
 }
 
 // grid (ceil(M / BLOCK_ROWS), L)
@@ -212,15 +221,18 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS) gemv_direct
     const u8* scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS);
     float* mine = partial + warp_r * ROWS * BATCHES * WARPS_K;
 
+    // A batch that would pass the end of the matrix moves back, and leaves out the rows that it then repeats.
+    const int last = args.m - ROWS;
     Batch batches[2];
-    load_batch(batches[0], codes, scales, first, args.m, warp_k, lane);
+    load_batch(batches[0], codes, scales, first < last ? first : last, warp_k, lane);
     griddepcontrol_wait();
     Lane x;
     load_x(x, args, l, warp_k, lane);
 #pragma unroll
     for (int i = 0; i < BATCHES; i++) {
-        if (i + 1 < BATCHES) load_batch(batches[(i + 1) % 2], codes, scales, first + (i + 1) * ROWS, args.m, warp_k, lane);
-        compute_batch(batches[i % 2], x, mine + i * ROWS * WARPS_K, warp_k, lane);
+        const int row = first + i * ROWS, next = row + ROWS;
+        if (i + 1 < BATCHES) load_batch(batches[(i + 1) % 2], codes, scales, next < last ? next : last, warp_k, lane);
+        compute_batch(batches[i % 2], x, mine + i * ROWS * WARPS_K, row < last ? 0 : row - last, warp_k, lane);
     }
     __syncthreads();
     const int left = args.m - block_row;
