@@ -118,6 +118,7 @@ class FakeLayer:
         from nvfp4.tensor import NVFP4Tensor
 
         assert tensors["weight_scale_2"].dtype == torch.float32
+        assert tensors["weight_scale_2"].shape == (self.experts or 1,)
         batch = () if self.experts is None else (self.experts,)
         assert tensors["weight"].shape == (*batch, self.shape[0], self.shape[1] // 2)
         assert tensors["weight_scale"].dtype == torch.float8_e4m3fn

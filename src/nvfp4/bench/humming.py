@@ -43,9 +43,8 @@ def _layer(codes: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor
         num_experts=experts,
         torch_dtype=ACTIVATIONS,
     ).to(codes.device)
-    shape = (1,) if experts is None else (experts, 1)
-    full = scale.reshape(-1, 1).expand(shape) if experts is not None else scale.reshape(shape)
-    layer.load_from_tensors({"weight": codes, "weight_scale": scales, "weight_scale_2": full.contiguous()})
+    full = scale.reshape(-1).expand(experts or 1).contiguous()
+    layer.load_from_tensors({"weight": codes, "weight_scale": scales, "weight_scale_2": full})
     layer.transform()
     return layer
 

@@ -25,6 +25,7 @@ SCHEMA = 1
 """Version of the layout of a line."""
 
 ROLES = ("nvfp4", "peer", "floor")
+NOT_CHECKED = "not checked"
 
 
 class RecordError(NVFP4Error, ValueError):
@@ -41,8 +42,8 @@ class Entry:
         detail: The plan, or what exactly a peer computes.
         samples_us: Microseconds per call of each sample.
         host_us: Median microseconds that the host took to queue one call.
-        verdict: What a check of the answer said (``"bit-equal"``, ``"within the bound"``, ``"approximate"``,
-            ``"not checked"``, or the error).
+        verdict: What a check of the answer said (``"bit-equal"``, the error over its bound, or ``"wrong: ..."``), or
+            ``"not checked"``.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Entry:
     detail: str
     samples_us: tuple[float, ...]
     host_us: float = 0.0
-    verdict: str = "not checked"
+    verdict: str = NOT_CHECKED
 
     @property
     def samples(self) -> Samples:
@@ -64,8 +65,13 @@ class Entry:
 
     @property
     def right(self) -> bool:
-        """Whether the answer was checked and found exact or within the bound."""
-        return self.verdict in ("bit-equal", "within the bound")
+        """Whether the answer was checked and found bit-equal or within the bound."""
+        return self.verdict != NOT_CHECKED and not self.wrong
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the answer was checked and found wrong."""
+        return self.verdict.startswith("wrong")
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Record:
 
     def best(self, role: str) -> Entry | None:
         """The fastest subject of a role that is not known to be wrong, by median."""
-        candidates = [entry for entry in self.entries if entry.role == role and not entry.verdict.startswith("wrong")]
+        candidates = [entry for entry in self.entries if entry.role == role and not entry.wrong]
         return min(candidates, key=lambda entry: entry.median_us, default=None)
 
 
