@@ -1,0 +1,323 @@
+"""From a validated call to a launch, with everything that depends only on shapes, types and devices done once.
+
+An operation forms a key of what it was passed, and looks up a `Prepared` call: validated, with backend and plan chosen.
+The hot path is one look-up, the allocation of the result and the launch.
+
+Calls take one of two ways into the same code. An eager call with plain tensors comes here directly, because going
+through torch's dispatcher from Python costs as much again as all else (benchmarks/host_time.py measures both ways).
+All other calls (torch.compile, fake tensors, dispatch and function modes, functorch, tracing, profiling) go through the
+registered operators, whose implementation ends here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nvfp4 import backends
+from nvfp4.backends.base import Operand, Operands
+from nvfp4.device import capability
+from nvfp4.ops import _validate
+from nvfp4.ops._validate import Described, list_problem
+from nvfp4.problem import Problem
+from nvfp4.tensor import ALIGNMENT, NVFP4Tensor
+
+Run = Callable[[Operands], None]
+"""Computes into ``operands.out``."""
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_LIMIT = 8192
+"""Prepared calls that are kept; with more than that many distinct shapes all are forgotten, and prepared again."""
+
+_MISALIGNED = ALIGNMENT - 1
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._len_torch_function_stack
+_functorch = torch._C._functorch.peek_interpreter_stack
+_tracing = torch._C._get_tracing_state
+_profiler = torch.autograd.profiler
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A kind of call, ready to run.
+
+    Attributes:
+        problem: What is computed; None when a result is empty or K is 0, so that there is nothing to multiply.
+        choice: Backend and plan.
+        shapes: Shape of each result.
+        dtype: Type of the results.
+        device: Where everything lies.
+        zero: Whether results that we allocate must begin as zeros.
+        run: The computation.
+    """
+
+    problem: Problem | None
+    choice: backends.Choice | None
+    shapes: tuple[tuple[int, ...], ...]
+    dtype: torch.dtype
+    device: torch.device
+    zero: bool
+    run: Run
+
+    def allocate(self, index: int = 0) -> torch.Tensor:
+        """A new result."""
+        if self.zero:
+            return torch.zeros(self.shapes[index], dtype=self.dtype, device=self.device)
+        return torch.empty(self.shapes[index], dtype=self.dtype, device=self.device)
+
+
+_prepared: dict[Hashable, Prepared] = {}
+
+
+def direct(*operands: object) -> bool:
+    """Whether nothing wants to see a call with `operands` as an operator, so that it may skip torch's dispatcher."""
+    if (
+        torch.compiler.is_compiling()
+        or _dispatch_modes()
+        or _function_modes()
+        or _functorch() is not None
+        or _profiler._is_profiler_enabled
+        or _tracing() is not None
+    ):
+        return False
+    for x in operands:
+        kind = type(x.codes) if isinstance(x, NVFP4Tensor) else type(x)
+        # Subclasses (fake tensors, users' own) go through the dispatcher, which knows them.
+        if kind not in _PLAIN and issubclass(kind, torch.Tensor):
+            return False
+    return True
+
+
+def signature(x: object) -> Hashable:
+    """What a prepared call may depend on in one argument. Never raises: wrong arguments are found by validation."""
+    if type(x) is NVFP4Tensor:
+        scale = x.tensor_scale
+        # An NVFP4Tensor is immutable, and its format is one of four constants: the address stands for the value.
+        return x.shape, id(x.format), x.device, -1 if scale is None else scale.dim()
+    if isinstance(x, torch.Tensor):
+        aligned = not x.data_ptr() & _MISALIGNED
+        grad = x.requires_grad and torch.is_grad_enabled()
+        return x.shape, x.dtype, x.device, x.is_contiguous(), aligned, grad
+    return type(x)
+
+
+def keep(key: Hashable, prepared: Prepared) -> Prepared:
+    """Remember `prepared`."""
+    if len(_prepared) >= _LIMIT:
+        _prepared.clear()
+    _prepared[key] = prepared
+    return prepared
+
+
+def clear() -> None:
+    """Forget every prepared call (tests, or a backend whose plans were retuned)."""
+    _prepared.clear()
+
+
+def prepare(op: str, described: Described, operands: Operands, outs: Sequence[object], backend: str | None) -> Prepared:
+    """Choose for a validated call.
+
+    Args:
+        op: Name of the operation, for messages.
+        described: What validation found.
+        operands: As the first call has them; results that are not there yet may be missing.
+        outs: The ``out=`` tensors of the call; empty when they are to be allocated.
+        backend: The backend that the caller asks for.
+    """
+    problem = described.problem
+    dtype = _validate.OUT_NAMES[problem.out_dtype]
+    first = operands.b[0]
+    device = first.device
+    for i, (out, shape) in enumerate(zip(outs, described.shapes, strict=False)):
+        _validate.out_fits(op, "out" if len(outs) == 1 else f"out[{i}]", out, shape, dtype, device)
+    backend = backend if backend is not None else backends.configured()
+    live: tuple[int, ...] | None = None
+    if problem.groups:
+        live = tuple(i for i, group in enumerate(problem.groups) if all(group))
+        groups = [problem.groups[i] for i in live]
+        if groups and len(groups) < len(problem.groups):
+            problem = list_problem(groups, (problem.a, problem.b), problem.out_dtype)
+        empty = not groups
+        live = None if len(groups) == len(described.shapes) else live
+    else:
+        empty = not (problem.m and problem.n and problem.k and problem.l)
+    zero = bool(problem.stacked)
+    if empty:
+        if backend is not None:
+            backends.get(backend)
+        return Prepared(None, None, described.shapes, dtype, device, zero, _nothing if zero else _zeros)
+    choice = backends.choose(capability(device), problem, backend)
+    run = _runner(choice, problem)
+    if described.single:
+        run = functools.partial(_single, run)
+    if live is not None:
+        run = functools.partial(_only, run, live)
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        run = functools.partial(_on_device, run, device)
+    dense = [x for x in (*operands.a, *operands.b) if isinstance(x, torch.Tensor)]
+    tensors = [*dense, *(out for out in outs if isinstance(out, torch.Tensor))]
+    if any(x.data_ptr() & _MISALIGNED for x in tensors):
+        run = functools.partial(_aligned, run)
+    return Prepared(problem, choice, described.shapes, dtype, device, zero, run)
+
+
+def _runner(choice: backends.Choice, problem: Problem) -> Run:
+    """How the chosen backend runs a problem again and again."""
+    prepared = getattr(choice.backend, "prepare", None)
+    if prepared is not None:
+        run: Run = prepared(choice.plan, problem)
+        return run
+    return functools.partial(choice.backend.run, choice.plan, problem)
+
+
+def _zeros(operands: Operands) -> None:
+    """K is 0, or a result is empty: sums of nothing."""
+    for out in operands.out:
+        out.zero_()
+
+
+def _nothing(operands: Operands) -> None:
+    """The stacked form without anything to multiply: with K = 0 the rows of the groups are zero, others stay."""
+    if operands.offsets is not None and operands.out[0].numel():
+        out = operands.out[0]
+        rows = torch.arange(out.shape[0], device=out.device)
+        out.masked_fill_((rows < operands.offsets[-1]).unsqueeze(1), 0)
+
+
+def _single(run: Run, operands: Operands) -> None:
+    """Give gemv's vectors and results the dimension of rows that backends expect."""
+    (x,), (out,) = operands.b, operands.out
+    if isinstance(x, torch.Tensor):
+        rows: Operand = x.unsqueeze(-2)
+    else:
+        rows = NVFP4Tensor(x.codes.unsqueeze(-2), x.scales.unsqueeze(-2), x.tensor_scale, validate=False)
+    run(Operands(operands.a, (rows,), (out.unsqueeze(-2),)))
+
+
+def _only(run: Run, live: tuple[int, ...], operands: Operands) -> None:
+    """Run the groups that are not empty; the others have no element, or (K = 0) only zeros."""
+    for i, out in enumerate(operands.out):
+        if i not in live:
+            out.zero_()
+    a, b, out = ([group[i] for i in live] for group in (operands.a, operands.b, operands.out))
+    run(Operands(tuple(a), tuple(b), tuple(out)))
+
+
+def _on_device(run: Run, device: torch.device, operands: Operands) -> None:
+    """Run with `device` current, which launches and the current stream depend on."""
+    with torch.cuda.device(device):
+        run(operands)
+
+
+def _aligned(run: Run, operands: Operands) -> None:
+    """Copy activations and results that start inside a 16-byte unit: kernels read and write whole units."""
+
+    def copied(x: Operand) -> Operand:
+        return x.clone() if isinstance(x, torch.Tensor) and x.data_ptr() & _MISALIGNED else x
+
+    # clone() also for results: the stacked form leaves rows beyond the last group as they were.
+    results = tuple(out.clone() if out.data_ptr() & _MISALIGNED else out for out in operands.out)
+    run(Operands(tuple(map(copied, operands.a)), tuple(map(copied, operands.b)), results, operands.offsets))
+    for out, result in zip(operands.out, results, strict=True):
+        if result is not out:
+            out.copy_(result)
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """What the code below needs to know of an operation.
+
+    Attributes:
+        op: Its name in messages.
+        name: Its name as an operator of torch.
+        describe: Its validation: (*a, *b, *offsets, out_dtype) to `Described`.
+    """
+
+    op: str
+    name: str
+    describe: Callable[..., Described]
+
+
+def call(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    offsets: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> torch.Tensor:
+    """Run an operation with one result.
+
+    Args:
+        spec: The operation.
+        a, b: Operands.
+        offsets: Stacked group_gemm only.
+        out_dtype: Type of the result.
+        out: Where the result goes; None to allocate it.
+        backend: The backend that the caller asks for.
+    """
+    key = (
+        spec.name,
+        tuple(map(signature, a)),
+        tuple(map(signature, b)),
+        None if offsets is None else signature(offsets),
+        out_dtype,
+        None if out is None else signature(out),
+        backend,
+    )
+    prepared = _prepared.get(key)
+    if prepared is None:
+        described = spec.describe(*a, *b, *(() if offsets is None else (offsets,)), out_dtype)
+        operands = Operands(a, b, (), offsets)
+        prepared = keep(key, prepare(spec.op, described, operands, () if out is None else (out,), backend))
+    if out is None:
+        out = prepared.allocate()
+    else:
+        _validate.no_alias(spec.op, (out,), _named(a, b, offsets))
+    prepared.run(Operands(a, b, (out,), offsets))
+    return out
+
+
+def call_groups(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    out_dtype: torch.dtype,
+    out: Sequence[torch.Tensor] | None,
+    backend: str | None,
+) -> list[torch.Tensor]:
+    """Run the list form of group_gemm. Arguments as of `call`; `out` has one tensor for each group."""
+    outs = None if out is None else tuple(out)
+    key = (
+        spec.name,
+        tuple(map(signature, a)),
+        tuple(map(signature, b)),
+        out_dtype,
+        None if outs is None else tuple(map(signature, outs)),
+        backend,
+    )
+    prepared = _prepared.get(key)
+    if prepared is None:
+        described = spec.describe(a, b, out_dtype)
+        if outs is not None:
+            _validate.out_count(spec.op, outs, len(a))
+        prepared = keep(key, prepare(spec.op, described, Operands(a, b, ()), outs or (), backend))
+    if outs is None:
+        outs = tuple(map(prepared.allocate, range(len(a))))
+    else:
+        _validate.no_alias(spec.op, outs, _named(a, b, None))
+    prepared.run(Operands(a, b, outs))
+    return list(outs)
+
+
+def _named(
+    a: tuple[Operand, ...], b: tuple[Operand, ...], offsets: torch.Tensor | None
+) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of the inputs with the names that messages use."""
+    named = [("a", part) for x in a for part in _validate.parts(x)]
+    named += [("b", part) for x in b for part in _validate.parts(x)]
+    return named if offsets is None else [*named, ("offsets", offsets)]

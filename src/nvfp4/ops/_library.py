@@ -1,0 +1,156 @@
+"""Registration with `torch.library`: schemas over plain tensors, implementations, fake kernels.
+
+An operand travels as four arguments: its data (codes, or 16-bit activations), its scales as bytes, its tensor scale, and
+the name of its scale layout (``""`` for activations). Scales travel as uint8 because tools that compare arguments bit by
+bit (`torch.library.opcheck`) have no such comparison for float8. Each operation has a functional and an out variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
+
+import torch
+
+from nvfp4.backends.base import Operand
+from nvfp4.errors import InputError
+from nvfp4.formats import as_bytes
+from nvfp4.ops import _dispatch, _validate
+from nvfp4.ops._dispatch import Spec
+from nvfp4.tensor import NVFP4Tensor
+
+_library = torch.library.Library("nvfp4", "DEF")
+_TAGS = tuple(
+    getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "needs_exact_strides") if hasattr(torch.Tag, name)
+)
+
+Flat = tuple[torch.Tensor, Optional[torch.Tensor], Optional[torch.Tensor], str]
+FlatList = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], str]
+
+
+def schema(*names: str) -> str:
+    """Schema of the arguments that carry the operands called `names`."""
+    return ", ".join(f"Tensor {n}, Tensor? {n}_scales, Tensor? {n}_tensor_scale, str {n}_layout" for n in names)
+
+
+def schema_lists(*names: str) -> str:
+    """Schema of the arguments that carry lists of operands, all of one format."""
+    return ", ".join(f"Tensor[] {n}, Tensor[] {n}_scales, Tensor[] {n}_tensor_scales, str {n}_layout" for n in names)
+
+
+def flatten(op: str, name: str, x: object) -> Flat:
+    """An operand as the operators take it."""
+    if isinstance(x, NVFP4Tensor):
+        return x.codes, as_bytes(x.scales), x.tensor_scale, x.scale_layout
+    if not isinstance(x, torch.Tensor):
+        raise InputError(op, name, "an NVFP4Tensor or a torch.Tensor", type(x).__name__, "Pass a tensor.")
+    return x, None, None, ""
+
+
+def unflatten(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tensor | None, layout: str) -> Operand:
+    """The operand that the arguments of an operator stand for."""
+    if scales is None:
+        return data
+    return NVFP4Tensor(data, scales, scale, scale_layout=layout, validate=False)
+
+
+def flatten_list(op: str, name: str, operands: Sequence[object]) -> FlatList:
+    """Operands as the operators take them."""
+    flat = [flatten(op, f"{name}[{i}]", x) for i, x in enumerate(operands)]
+    data, layout = [x[0] for x in flat], flat[0][3] if flat else ""
+    scales = [x[1] for x in flat if x[1] is not None]
+    tensor_scales = [x[2] for x in flat if x[2] is not None]
+    for part, parts in (("scales", scales), ("tensor scale", tensor_scales)):
+        if len(parts) not in (0, len(data)) or any(x[3] != layout for x in flat):
+            got = f"{part} in {len(parts)} of {len(data)} operands, layouts {[x[3] for x in flat]}"
+            raise InputError(op, name, "operands of one format", got, "Convert them, or pass tensor scales of 1.0.")
+    return data, scales, tensor_scales, layout
+
+
+def unflatten_list(
+    data: Sequence[torch.Tensor], scales: Sequence[torch.Tensor], tensor_scales: Sequence[torch.Tensor], layout: str
+) -> tuple[Operand, ...]:
+    """The operands that the arguments of an operator stand for."""
+    if not scales:
+        return tuple(data)
+    every: Sequence[torch.Tensor | None] = tensor_scales or [None] * len(data)
+    return tuple(unflatten(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True))
+
+
+def _define(signature: str, implementation: Callable[..., object], fake: Callable[..., object]) -> None:
+    _library.define(signature, tags=_TAGS)
+    name = signature.partition("(")[0]
+    # One implementation for all devices, so that tensors on the wrong ones meet our validation and its message.
+    _library.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"nvfp4::{name}", fake, lib=_library)
+
+
+def register(spec: Spec, left: tuple[str, ...], right: tuple[str, ...], *, stacked: bool = False) -> None:
+    """Define the operators ``nvfp4::OP(..., str out_dtype, str? backend) -> Tensor`` and ``nvfp4::OP_out(..., out)``.
+
+    Args:
+        spec: The operation.
+        left, right: Names of its operands.
+        stacked: Whether the argument `offsets` follows them.
+    """
+    count = len(left) + len(right)
+
+    def split(args: tuple[Any, ...]) -> tuple[list[Operand], torch.Tensor | None, tuple[Any, ...]]:
+        operands = [unflatten(*args[4 * i : 4 * i + 4]) for i in range(count)]
+        rest = args[4 * count :]
+        return (operands, rest[0], rest[1:]) if stacked else (operands, None, rest)
+
+    def run(*args: Any) -> torch.Tensor:
+        operands, offsets, (out_dtype, backend, *out) = split(args)
+        a, b = tuple(operands[: len(left)]), tuple(operands[len(left) :])
+        return _dispatch.call(spec, a, b, offsets, _dtype(spec, out_dtype), out[0] if out else None, backend)
+
+    def run_out(*args: Any) -> None:
+        run(*args)
+
+    def fake(*args: Any) -> torch.Tensor:
+        operands, offsets, (out_dtype, *_) = split(args)
+        dtype = _dtype(spec, out_dtype)
+        described = spec.describe(*operands, *(() if offsets is None else (offsets,)), dtype)
+        return torch.empty(described.shapes[0], dtype=dtype, device=operands[-1].device)
+
+    def fake_out(*args: Any) -> None:
+        expected, out = fake(*args[:-1]), args[-1]
+        _validate.out_fits(spec.op, "out", out, expected.shape, expected.dtype, expected.device)
+
+    arguments = schema(*left, *right) + (", Tensor offsets" if stacked else "") + ", str out_dtype, str? backend"
+    _define(f"{spec.name}({arguments}) -> Tensor", run, fake)
+    _define(f"{spec.name}_out({arguments}, Tensor(a!) out) -> ()", run_out, fake_out)
+
+
+def register_lists(spec: Spec, left: str, right: str) -> None:
+    """Define the operators of an operation over lists: ``nvfp4::OP(...) -> Tensor[]`` and ``nvfp4::OP_out(..., out)``."""
+
+    def run(*args: Any) -> list[torch.Tensor]:
+        a, b, (out_dtype, backend, *out) = unflatten_list(*args[:4]), unflatten_list(*args[4:8]), args[8:]
+        return _dispatch.call_groups(spec, a, b, _dtype(spec, out_dtype), out[0] if out else None, backend)
+
+    def run_out(*args: Any) -> None:
+        run(*args)
+
+    def fake(*args: Any) -> list[torch.Tensor]:
+        a, b, (out_dtype, *_) = unflatten_list(*args[:4]), unflatten_list(*args[4:8]), args[8:]
+        dtype = _dtype(spec, out_dtype)
+        described = spec.describe(a, b, dtype)
+        return [torch.empty(shape, dtype=dtype, device=b[0].device) for shape in described.shapes]
+
+    def fake_out(*args: Any) -> None:
+        expected, outs = fake(*args[:-1]), args[-1]
+        _validate.out_count(spec.op, outs, len(expected))
+        for i, (out, like) in enumerate(zip(outs, expected, strict=True)):
+            _validate.out_fits(spec.op, f"out[{i}]", out, like.shape, like.dtype, like.device)
+
+    arguments = schema_lists(left, right) + ", str out_dtype, str? backend"
+    _define(f"{spec.name}({arguments}) -> Tensor[]", run, fake)
+    _define(f"{spec.name}_out({arguments}, Tensor(a!)[] out) -> ()", run_out, fake_out)
+
+
+def _dtype(spec: Spec, name: str) -> torch.dtype:
+    if name not in _validate.OUT_NAMES:
+        raise InputError(spec.op, "out_dtype", "'fp16', 'bf16' or 'fp32'", repr(name), "Name one of them.")
+    return _validate.OUT_NAMES[name]

@@ -1,0 +1,52 @@
+"""`nvfp4.dual_gemm`: two products with the same A, fused with SiLU and a product of the two: a gated MLP's first half."""
+
+from __future__ import annotations
+
+import torch
+
+from nvfp4.backends.base import Operand
+from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.tensor import NVFP4Tensor
+
+_SPEC = _dispatch.Spec("dual_gemm", "dual_gemm", _validate.dual_gemm)
+_library.register(_SPEC, ("a",), ("b1", "b2"))
+
+
+def dual_gemm(
+    a: Operand,
+    b1: NVFP4Tensor,
+    b2: NVFP4Tensor,
+    *,
+    out_dtype: torch.dtype = torch.float16,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """silu(A B1^T) * (A B2^T), where silu(v) = v / (1 + exp(-v)) in fp32.
+
+    Products and sums are fp32; tensor scales are applied to the fp32 sums before SiLU; the result is rounded once.
+
+    Args:
+        a: [M, K], NVFP4 or float16 or bfloat16 activations.
+        b1: The gate, NVFP4 [N, K].
+        b2: The other factor, NVFP4 [N, K], in the format of `b1`.
+        out_dtype: float16, bfloat16 or float32.
+        out: Where the result goes: contiguous, of `out_dtype`, apart from the inputs. None allocates it.
+        backend: Name of a backend to use instead of the preferred one.
+
+    Returns:
+        [M, N].
+
+    Raises:
+        InputError: An argument is wrong; nothing was launched.
+        UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
+    """
+    if _dispatch.direct(a, b1, b2, out):
+        return _dispatch.call(_SPEC, (a,), (b1, b2), None, out_dtype, out, backend)
+    op = "dual_gemm"
+    operands = (*_library.flatten(op, "a", a), *_library.flatten(op, "b1", b1), *_library.flatten(op, "b2", b2))
+    dtype = _validate.out_name(op, out_dtype)
+    if out is None:
+        result: torch.Tensor = torch.ops.nvfp4.dual_gemm(*operands, dtype, backend)
+        return result
+    torch.ops.nvfp4.dual_gemm_out(*operands, dtype, backend, out)
+    return out

@@ -1,0 +1,48 @@
+"""`nvfp4.gemm`: A [M, K] times B [N, K] transposed."""
+
+from __future__ import annotations
+
+import torch
+
+from nvfp4.backends.base import Operand
+from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.tensor import NVFP4Tensor
+
+_SPEC = _dispatch.Spec("gemm", "gemm", _validate.gemm)
+_library.register(_SPEC, ("a",), ("b",))
+
+
+def gemm(
+    a: Operand,
+    b: NVFP4Tensor,
+    *,
+    out_dtype: torch.dtype = torch.float16,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """A [M, K] times B [N, K] transposed, both with K contiguous; or a batch of such products.
+
+    Products and sums are fp32; tensor scales are applied to the fp32 sum, which is then rounded once.
+
+    Args:
+        a: [M, K] or [L, M, K], NVFP4 or float16 or bfloat16 activations.
+        b: NVFP4 [N, K] or [L, N, K].
+        out_dtype: float16, bfloat16 or float32.
+        out: Where the result goes: contiguous, of `out_dtype`, apart from the inputs. None allocates it.
+        backend: Name of a backend to use instead of the preferred one.
+
+    Returns:
+        [M, N] or [L, M, N].
+
+    Raises:
+        InputError: An argument is wrong; nothing was launched.
+        UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
+    """
+    if _dispatch.direct(a, b, out):
+        return _dispatch.call(_SPEC, (a,), (b,), None, out_dtype, out, backend)
+    flat = (*_library.flatten("gemm", "a", a), *_library.flatten("gemm", "b", b), _validate.out_name("gemm", out_dtype))
+    if out is None:
+        result: torch.Tensor = torch.ops.nvfp4.gemm(*flat, backend)
+        return result
+    torch.ops.nvfp4.gemm_out(*flat, backend, out)
+    return out

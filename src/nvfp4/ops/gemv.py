@@ -1,0 +1,49 @@
+"""`nvfp4.gemv`: a matrix times one or a few vectors."""
+
+from __future__ import annotations
+
+import torch
+
+from nvfp4.backends.base import Operand
+from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.tensor import NVFP4Tensor
+
+_SPEC = _dispatch.Spec("gemv", "gemv", _validate.gemv)
+_library.register(_SPEC, ("a",), ("x",))
+
+
+def gemv(
+    a: NVFP4Tensor,
+    x: Operand,
+    *,
+    out_dtype: torch.dtype = torch.float16,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor:
+    """A [M, K] times N vectors of K elements, N at most 16; or a batch of such products.
+
+    Products and sums are fp32; tensor scales are applied to the fp32 sum, which is then rounded once.
+
+    Args:
+        a: NVFP4 [M, K] or [L, M, K].
+        x: The vectors, NVFP4 or float16 or bfloat16: [K] or [N, K] for one matrix; [L, K] or [L, N, K] for a batch.
+            (An NVFP4Tensor always has rows; [L, K] needs linear scales.)
+        out_dtype: float16, bfloat16 or float32.
+        out: Where the result goes: contiguous, of `out_dtype`, apart from the inputs. None allocates it.
+        backend: Name of a backend to use instead of the preferred one.
+
+    Returns:
+        [M] or [N, M]; for a batch [L, M] or [L, N, M].
+
+    Raises:
+        InputError: An argument is wrong; nothing was launched.
+        UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
+    """
+    if _dispatch.direct(a, x, out):
+        return _dispatch.call(_SPEC, (a,), (x,), None, out_dtype, out, backend)
+    flat = (*_library.flatten("gemv", "a", a), *_library.flatten("gemv", "x", x), _validate.out_name("gemv", out_dtype))
+    if out is None:
+        result: torch.Tensor = torch.ops.nvfp4.gemv(*flat, backend)
+        return result
+    torch.ops.nvfp4.gemv_out(*flat, backend, out)
+    return out
