@@ -21,9 +21,19 @@ constexpr float DOT_UNIT = 0.25f;        // both factors are doubled
 
 constexpr u32 E2M1_SIGNS = 0x88888888u;
 
+// The first half of the look-up table in a register. As a constant the compiler would copy it into a register again for
+// nearly every prmt, which has room for one immediate only (measured in SASS: 11 copies for 16 look-ups); so it must not
+// know the value. Each lane is one bit of lanemask_eq (10.16, "%lanemask_eq").
+__device__ __forceinline__ u32 e2m1_table() {
+    u32 mask, one;
+    asm volatile("mov.u32 %0, %%lanemask_eq;" : "=r"(mask));
+    asm volatile("popc.b32 %0, %1;" : "=r"(one) : "r"(mask));
+    return 0x030200FFu + one  /* 0x03020100 */;
+}
+
 // Four codes (the low 16 bits of `codes`): twice the value where it is positive, else zero.
-__device__ __forceinline__ u32 e2m1x4_positive_s8(u32 codes) {
-    return prmt_b32_selector(0x03020100u, 0x0C080604u, codes);
+__device__ __forceinline__ u32 e2m1x4_positive_s8(u32 codes, u32 table) {
+    return prmt_b32_selector(table, 0x0C080604u, codes);
 }
 
 // Negates four bytes of 0..127. The borrow stays inside each byte, because 128 - x is at least 1.
@@ -35,13 +45,14 @@ struct Factors16 {
     u32 minus[4];
 };
 
-// Word W (0..3) from the two words that hold the 16 codes.
-__device__ __forceinline__ Factors16 e2m1x16_to_factors(u32 low, u32 high) {
+// From the two words that hold the 16 codes.
+__device__ __forceinline__ Factors16 e2m1x16_to_factors(u32 low, u32 high, u32 table) {
     Factors16 factors;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const u32 codes = (i < 2 ? low : high) >> (16 * (i % 2));
-        const u32 positive = e2m1x4_positive_s8(codes), negative = e2m1x4_positive_s8(codes ^ E2M1_SIGNS);
+        const u32 positive = e2m1x4_positive_s8(codes, table);
+        const u32 negative = e2m1x4_positive_s8(codes ^ E2M1_SIGNS, table);
         factors.plus[i] = positive | negate_s8x4(negative);
         factors.minus[i] = negative | negate_s8x4(positive);
     }
@@ -49,16 +60,16 @@ __device__ __forceinline__ Factors16 e2m1x16_to_factors(u32 low, u32 high) {
 }
 
 // Four times the sum of 16 products of codes and factors, plus DOT_BIAS: exact.
-__device__ __forceinline__ float dot16(u32 low, u32 high, const Factors16& x) {
+__device__ __forceinline__ float dot16(u32 low, u32 high, const Factors16& x, u32 table) {
     const u32 low_flipped = low ^ E2M1_SIGNS, high_flipped = high ^ E2M1_SIGNS;
     i32 sum = DOT_BIAS_BITS;
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low), x.plus[0], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low_flipped), x.minus[0], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low >> 16), x.plus[1], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low_flipped >> 16), x.minus[1], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high), x.plus[2], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high_flipped), x.minus[2], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high >> 16), x.plus[3], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high_flipped >> 16), x.minus[3], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(low, table), x.plus[0], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(low_flipped, table), x.minus[0], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(low >> 16, table), x.plus[1], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(low_flipped >> 16, table), x.minus[1], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(high, table), x.plus[2], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(high_flipped, table), x.minus[2], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(high >> 16, table), x.plus[3], sum);
+    sum = dp4a_s32_s32(e2m1x4_positive_s8(high_flipped >> 16, table), x.minus[3], sum);
     return __int_as_float(sum);
 }

@@ -248,7 +248,7 @@ static_assert(A_LAYOUT == SCALES_LINEAR && K % 256 == 0, "stages are contiguous,
 constexpr int STAGE_ROWS = ROWS * WARPS_R;
 constexpr int CODE_BYTES = STAGE_ROWS * K / 2, SCALE_BYTES = STAGE_ROWS * BLOCKS;
 constexpr int STAGE_BYTES = (CODE_BYTES + SCALE_BYTES + 127) / 128 * 128;
-constexpr int FLUSH_STAGES = (256 + STAGE_ROWS - 1) / STAGE_ROWS;  // stages whose partial sums are kept before they are written
+constexpr int FLUSH_STAGES = (64 + STAGE_ROWS - 1) / STAGE_ROWS;  // stages whose partial sums wait for each other
 
 // The rows of a block, flat over all matrices: an equal share, to one row.
 struct Share {
