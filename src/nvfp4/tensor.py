@@ -112,7 +112,7 @@ class NVFP4Tensor:
         scales = _checked_scales(scales, codes, layout)
         scale = _checked_tensor_scale(tensor_scale, codes)
         if validate:
-            _check_values(scales, scale)
+            _check_values(scales, scale, layout, rows, k // formats.BLOCK)
         put = object.__setattr__
         put(self, "codes", _aligned(codes))
         put(self, "scales", _aligned(scales))
@@ -299,7 +299,8 @@ class NVFP4Tensor:
         return torch.equal(self.codes, other.codes.to(self.device)) and torch.equal(mine, theirs.to(self.device))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.codes, self.scales, self.tensor_scale, self.scale_layout)
+        # Bytes, because torch 2.13 cannot unpickle a float8 storage outside torch.save.
+        return _rebuild, (self.codes, formats.as_bytes(self.scales), self.tensor_scale, self.scale_layout)
 
     def __repr__(self) -> str:
         if self.tensor_scale is None:
@@ -402,13 +403,22 @@ def _checked_tensor_scale(scale: torch.Tensor | float | None, codes: torch.Tenso
     )
 
 
-def _check_values(scales: torch.Tensor, tensor_scale: torch.Tensor | None) -> None:
+def _check_values(
+    scales: torch.Tensor,
+    tensor_scale: torch.Tensor | None,
+    layout: layouts.Linear | layouts.Tiled,
+    rows: int,
+    blocks: int,
+) -> None:
     if _is_fake(scales):
         return
     if formats.has_nan_e4m3(scales):
-        nan = (formats.as_bytes(scales) & 0x7F) == 0x7F
-        got = f"{int(nan.sum())} NaN (byte 0x7F or 0xFF), the first at {nan.nonzero()[0].tolist()}"
-        raise InputError(_OP, "scales", "no NaN", got, "Scales may be uninitialised: load or compute them again.")
+        # Padding may hold anything: only logical elements count, and only they have a place to name.
+        nan = (layout.unpack(formats.as_bytes(scales), rows, blocks) & 0x7F) == 0x7F
+        if bool(nan.any()):
+            got = f"{int(nan.sum())} NaN (byte 0x7F or 0xFF), the first for block {nan.nonzero()[0].tolist()}"
+            remedy = "Scales may be uninitialised: load or compute them again."
+            raise InputError(_OP, "scales", "no NaN", got, remedy)
     if tensor_scale is not None and not bool(torch.isfinite(tensor_scale).all()):
         raise InputError(
             _OP, "tensor_scale", "finite values", tensor_scale.tolist(), "Check the division that made the scale."
