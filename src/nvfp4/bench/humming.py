@@ -134,5 +134,6 @@ HUMMING: tuple[Peer, ...] = (
         "Humming, NVFP4 weights and bf16 activations, the products of dual GEMM without silu*mul",
         _refuse(silu=False),
         _prepare(silu=False),
+        same=False,
     ),
 )

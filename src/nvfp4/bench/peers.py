@@ -32,13 +32,16 @@ class Peer:
         name: Such as ``"cublas-fp16"``.
         about: What it computes and what it is spared, in one line.
         refuse: Why it does not run a problem on a device; empty when it does.
-        prepare: Makes the call for the operands of one call. Its result is kept and overwritten, not returned anew.
+        prepare: Makes the call for the operands of one call, which returns its result.
+        same: Whether it computes the same up to the rounding of its types; not so when a part is left out, or operands
+            are rounded to fewer bits.
     """
 
     name: str
     about: str
     refuse: Callable[[Capability, Problem], tuple[str, ...]]
     prepare: Callable[[Problem, Operands], Call]
+    same: bool = True
 
 
 def dense(operand: Operand, dtype: torch.dtype) -> torch.Tensor:
@@ -234,11 +237,18 @@ PEERS: tuple[Peer, ...] = (
         "cuBLAS fp16 on decoded operands, the products of dual GEMM without silu*mul",
         _refuse_cublas(silu=False),
         _cublas(torch.float16, silu=False),
+        same=False,
     ),
     Peer(
         "grouped-mm-bf16", "torch._grouped_mm on decoded bf16 operands", _refuse_grouped_mm, _grouped_mm(torch.bfloat16)
     ),
-    Peer("cublas-fp8", "cuBLAS FP8, operands rounded to E4M3 (an approximate answer)", _refuse_fp8, _prepare_fp8),
+    Peer(
+        "cublas-fp8",
+        "cuBLAS FP8, operands rounded to E4M3 (an approximate answer)",
+        _refuse_fp8,
+        _prepare_fp8,
+        same=False,
+    ),
     Peer("cublas-nvfp4", "cuBLAS NVFP4; dual and groups: one product after another", _refuse_nvfp4, _prepare_nvfp4),
 )
 

@@ -24,7 +24,8 @@ from nvfp4.problem import Format, Op, Problem
 SCHEMA = 1
 """Version of the layout of a line."""
 
-ROLES = ("nvfp4", "peer", "floor")
+ROLES = ("nvfp4", "peer", "other", "floor")
+"""Ours; what computes the same; what computes something easier or less exact; the read floor."""
 NOT_CHECKED = "not checked"
 
 
@@ -38,7 +39,7 @@ class Entry:
 
     Attributes:
         name: Such as ``"nvfp4/sm90"``, ``"cublas-fp16"`` or ``"read-floor"``.
-        role: ``"nvfp4"``, ``"peer"`` or ``"floor"``.
+        role: One of `ROLES`.
         detail: The plan, or what exactly a peer computes.
         samples_us: Microseconds per call of each sample.
         host_us: Median microseconds that the host took to queue one call.

@@ -153,7 +153,8 @@ def _peer_subjects(problem: Problem, env: Environment, names: tuple[str, ...] | 
         if reasons:
             yield f"{peer.name}: {'; '.join(reasons)}"
         else:
-            yield _Subject(peer.name, "peer", peer.about, functools.partial(peer.prepare, problem))
+            role = "peer" if peer.same else "other"
+            yield _Subject(peer.name, role, peer.about, functools.partial(peer.prepare, problem))
 
 
 def _floor_calls(problem: Problem, env: Environment, count: int) -> tuple[str, list[Call]]:
@@ -171,7 +172,7 @@ def _memory(problem: Problem, subjects: list[_Subject], with_floor: bool) -> int
     decoded = inputs.elements(problem)
     total = 2 * inputs.nbytes(problem) if with_floor else inputs.nbytes(problem)
     for subject in subjects:
-        if subject.role == "peer":
+        if subject.role in ("peer", "other"):
             total += 2 * decoded if "16" in subject.name else decoded
     return total
 

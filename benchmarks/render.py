@@ -1,0 +1,19 @@
+"""Make the tables of the documentation and the plots from benchmarks/results: ``python benchmarks/render.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nvfp4.bench import plots, records, tables
+
+
+def main() -> None:
+    """Update every document with markers, and draw a roofline for each device."""
+    root = Path(__file__).resolve().parent.parent
+    found = records.load(root / "benchmarks" / "results")
+    for path in (*tables.update(root, found), *plots.plot_all(found, root / "docs" / "images")):
+        print(path.relative_to(root))
+
+
+if __name__ == "__main__":
+    main()

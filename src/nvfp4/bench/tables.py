@@ -1,0 +1,169 @@
+"""Markdown tables made from records, put between markers in the documentation.
+
+A marker names what it shows, and everything up to its end is generated::
+
+    <!-- table:nvidia-h200/gemm -->
+    <!-- /table -->
+
+The name is ``DEVICE/OPERATION[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes, and one of
+the timing protocols (``back-to-back`` when left out). Rendering is idempotent, and a test compares what is committed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nvfp4.bench.records import Entry, Record, newest
+from nvfp4.bench.timing import PROTOCOLS, geomean, paired_ratio
+from nvfp4.contest.tasks import case_of, task_of
+from nvfp4.errors import InputError
+from nvfp4.problem import Op, Problem
+
+_MARKER = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
+_ROLE_ORDER = {"nvfp4": 0, "peer": 1, "other": 2, "floor": 3}
+
+
+def slug(device: str) -> str:
+    """A device's name as table names write it: ``NVIDIA H200`` is ``nvidia-h200``."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def shape_text(problem: Problem) -> str:
+    """The sizes of a problem, short enough for a table."""
+    if problem.groups:
+        rows = [m for m, _, _ in problem.groups]
+        columns = {(n, k) for _, n, k in problem.groups}
+        n, k = (problem.n, problem.k) if len(columns) > 1 else columns.pop()
+        listed = f"({', '.join(map(str, rows))})" if len(rows) <= 2 else f"{len(rows)} x ({min(rows)}..{max(rows)})"
+        return f"{listed} x {n} x {k}"
+    text = f"{problem.m} x {problem.k}" if problem.op is Op.GEMV else f"{problem.m} x {problem.n} x {problem.k}"
+    if problem.op is Op.GEMV and problem.n > 1:
+        text += f", {problem.n} vectors"
+    if problem.l > 1:
+        text += f", batch {problem.l}"
+    return text + (f", {problem.stacked} groups" if problem.stacked else "")
+
+
+def _formats(problem: Problem) -> str:
+    weights, activations = (problem.a, problem.b) if problem.op is Op.GEMV else (problem.b, problem.a)
+    return weights.kind if weights.kind == activations.kind else f"{weights.kind} weights, {activations.kind}"
+
+
+def _order(record: Record) -> tuple[object, ...]:
+    """Contest shapes in the contest's order, then the others by work."""
+    problem = record.problem
+    cases = task_of(problem.op).benchmarks
+    case = case_of(problem)
+    return (cases.index(case) if case is not None else len(cases), problem.flops, str(problem))
+
+
+def _cell(entry: Entry | None, record: Record, fastest: Entry | None) -> str:
+    if entry is None:
+        return ""
+    text = f"{entry.median_us:.1f}" if entry.median_us >= 10 else f"{entry.median_us:.2f}"
+    text = f"**{text}**" if entry is fastest else text
+    if entry.role == "nvfp4":
+        text += f" ({record.light.fraction(entry.samples.median):.0%})"
+    if record.light.is_fault(entry.samples.median) and entry.role in ("nvfp4", "peer"):
+        text += " FAULT"
+    return text + (" WRONG" if entry.wrong else "")
+
+
+def select(records: Iterable[Record], device: str, op: Op, protocol: str) -> tuple[Record, ...]:
+    """The newest record of every problem of an operation on a device, in the order of a table."""
+    found = [
+        record
+        for record in newest(records)
+        if slug(str(record.device["name"])) == device and record.problem.op is op and record.protocol.name == protocol
+    ]
+    return tuple(sorted(found, key=_order))
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """One table of microseconds: a row for each record, a column for each subject that any of them timed."""
+    if not records:
+        return "No records yet.\n"
+    roles: dict[str, str] = {}
+    for record in records:
+        for entry in record.entries:
+            roles.setdefault(entry.name, entry.role)
+    names = sorted(roles, key=lambda name: _ROLE_ORDER[roles[name]])
+    head = ["shape", "operands", "speed of light", *names, "best peer / ours"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * 2 + " ---: |" * (len(head) - 2)]
+    ratios = []
+    for record in records:
+        ours, peer = record.best("nvfp4"), record.best("peer")
+        candidates = [entry for entry in (ours, peer) if entry is not None]
+        fastest = min(candidates, key=lambda entry: entry.median_us, default=None)
+        ratio = ""
+        if ours is not None and peer is not None:
+            ratios.append(paired_ratio(peer.samples, ours.samples))
+            ratio = f"{ratios[-1]:.2f}"
+        cells = [_cell(record.entry(name), record, fastest) for name in names]
+        light = f"{record.light.seconds * 1e6:.1f} ({record.light.bound})"
+        lines.append(
+            "| " + " | ".join([shape_text(record.problem), _formats(record.problem), light, *cells, ratio]) + " |"
+        )
+    text = "\n".join(lines) + "\n"
+    if len(ratios) == len(records) > 1:
+        text += f"\nGeometric mean of best peer / ours: {geomean(ratios):.2f}.\n"
+    return text + "\n" + _caption(records)
+
+
+def _caption(records: Sequence[Record]) -> str:
+    first = records[0]
+    days = sorted({record.time[:10] for record in records})
+    commits = sorted({record.commit[:10] for record in records})
+    protocol = first.protocol
+    how = {
+        "back-to-back": f"{protocol.calls} distinct inputs back to back, cold L2",
+        "graph": f"{protocol.calls} distinct inputs in a CUDA graph, cold L2",
+        "event-pair": "one call between two events, cold L2",
+    }[protocol.name]
+    driver = f", driver {first.device['driver']}" if "driver" in first.device else ""
+    versions = ", ".join(f"{name} {first.versions[name]}" for name in ("torch", "cuda") if name in first.versions)
+    return (
+        f"Microseconds per call, median ({how}); in brackets the fraction of the speed of light; bold: the faster of "
+        f"our best and the best peer that computes the same. {first.device['name']}{driver}, {versions}; {', '.join(days)}, "
+        f"commit {', '.join(commits)}.\n"
+    )
+
+
+def generate(name: str, records: Iterable[Record]) -> str:
+    """The table that a marker names.
+
+    Raises:
+        InputError: The name is not ``DEVICE/OPERATION[/PROTOCOL]``.
+    """
+    parts = name.split("/")
+    operations = {op.value: op for op in Op}
+    if len(parts) not in (2, 3) or parts[1] not in operations or (len(parts) == 3 and parts[2] not in PROTOCOLS):
+        expected = f"DEVICE/OPERATION[/PROTOCOL], operation one of {', '.join(operations)}"
+        raise InputError("tables", "marker", expected, repr(name), "Correct the marker in the document.")
+    protocol = parts[2] if len(parts) == 3 else "back-to-back"
+    return markdown(select(records, parts[0], operations[parts[1]], protocol))
+
+
+def render(text: str, records: Sequence[Record]) -> str:
+    """A document with everything between its markers generated anew."""
+    return _MARKER.sub(lambda found: found[1] + generate(found["name"], records) + found[4], text)
+
+
+def documents(root: Path) -> tuple[Path, ...]:
+    """The Markdown files of a checkout that have markers."""
+    candidates = [*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("benchmarks/**/*.md")]
+    return tuple(sorted(path for path in candidates if _MARKER.search(path.read_text(encoding="utf-8"))))
+
+
+def update(root: Path, records: Sequence[Record]) -> tuple[Path, ...]:
+    """Generate all tables of a checkout; returns the files that changed."""
+    changed = []
+    for path in documents(root):
+        before = path.read_text(encoding="utf-8")
+        after = render(before, records)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            changed.append(path)
+    return tuple(changed)
