@@ -90,7 +90,7 @@ def ldmatrix(
     # rows = 4 t + 2 h + v0, columns = g + 8 v1  ->  register h of lane 4 g + t, bytes v0 + 2 v1
     split = data.reshape(num, 4, 2, 2, 2, 8)  # matrix, t, h, v0, v1, g
     packed = np.ascontiguousarray(split.transpose(0, 2, 5, 1, 4, 3))  # matrix, h, g, t, v1, v0
-    return packed.view(np.uint32).reshape(2 * num, 32)
+    return packed.reshape(-1, 4).view(np.uint32).reshape(2 * num, 32)
 
 
 def stmatrix(smem: U8, addresses: NDArray[Any], regs: U32, trans: bool = False, shape: str = "m8n8") -> None:
