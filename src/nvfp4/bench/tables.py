@@ -126,8 +126,8 @@ def _caption(records: Sequence[Record]) -> str:
     versions = ", ".join(f"{name} {first.versions[name]}" for name in ("torch", "cuda") if name in first.versions)
     return (
         f"Microseconds per call, median ({how}); in brackets the fraction of the speed of light; bold: the faster of "
-        f"our best and the best peer that computes the same. {first.device['name']}{driver}, {versions}; {', '.join(days)}, "
-        f"commit {', '.join(commits)}.\n"
+        f"our best and the best peer that computes the same. {first.device['name']}{driver}, {versions}; "
+        f"{', '.join(days)}, commit {', '.join(commits)}.\n"
     )
 
 
