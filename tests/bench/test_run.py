@@ -88,14 +88,15 @@ def with_backends(monkeypatch, clock):
     return install
 
 
-def fake_peer(clock, seconds):
+def fake_peer(clock, seconds, scale=1.0, same=True):
     def prepare(problem, operands):
         def call():
             clock.running += seconds
+            return operands.a[0].dequantize() @ operands.b[0].dequantize().T * scale
 
         return call
 
-    return Peer("fake-peer", "does nothing", lambda capability, problem: (), prepare)
+    return Peer("fake-peer", "multiplies", lambda capability, problem: (), prepare, same)
 
 
 QUICK = Settings(peers=(), floor=False, max_samples=5, calls=3)
@@ -111,7 +112,7 @@ def test_a_run_times_checks_and_records(with_backends, clock, env, tmp_path, mon
     assert [entry.name for entry in record.entries] == ["nvfp4/sm90", "nvfp4/sm80", "fake-peer"]
     assert [entry.median_us for entry in record.entries] == pytest.approx([20, 60, 40])
     assert [entry.verdict for entry in record.entries[:2]] == ["bit-equal", "bit-equal"]
-    assert record.entries[2].verdict == "not checked"
+    assert record.entries[2].verdict == "largest error 0.0e+00 of the largest element"
     assert record.best("nvfp4").name == "nvfp4/sm90"
     assert record.protocol.calls == 3
     assert records.load(path) == (record,)
@@ -137,6 +138,23 @@ def test_a_wrong_answer_is_timed_but_named_and_never_the_best(with_backends, clo
     assert record.entry("nvfp4/sm90").verdict.startswith("wrong: ")
     assert record.entry("nvfp4/sm90").wrong
     assert record.best("nvfp4").name == "nvfp4/sm80"
+
+
+@pytest.mark.parametrize(("same", "wrong"), [(True, True), (False, False)])
+def test_a_peer_that_computes_something_else_is_named(with_backends, clock, env, monkeypatch, same, wrong):
+    with_backends()
+    monkeypatch.setattr(peers, "peers", lambda: (fake_peer(clock, 4e-5, scale=1.2, same=same),))
+    (record,) = bench([SMALL], dataclasses.replace(QUICK, peers=None), env)
+    assert record.entries[0].wrong is wrong
+    assert record.entries[0].role == ("peer" if same else "other")
+    assert "largest error 2.0e-01" in record.entries[0].verdict
+
+
+def test_answers_can_be_left_unchecked(with_backends, clock, env):
+    with_backends(FakeBackend("sm90", clock, 1e-5, scale=2.0))
+    (record,) = bench([SMALL], QUICK, dataclasses.replace(env, check=None))
+    assert record.entries[0].verdict == "not checked"
+    assert not record.entries[0].right
 
 
 def test_one_backend_by_name(with_backends, clock, env):

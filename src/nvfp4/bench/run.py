@@ -69,7 +69,7 @@ class Environment:
         limits: What the speed of light is taken from.
         l2_bytes: Its L2 cache.
         free_bytes: Memory that inputs may take.
-        check: Checks the answers of our backends before they are timed; None to time unchecked.
+        check: Checks the answers of our backends before they are timed; None to time everything unchecked.
     """
 
     device: torch.device
@@ -86,7 +86,7 @@ class Environment:
 
         Args:
             device: Which one.
-            check: Whether the answers of our backends are checked before they are timed.
+            check: Whether answers are checked before they are timed.
 
         Raises:
             InputError: There is none, or its limits are not known.
@@ -284,13 +284,34 @@ def judged(problem: Problem, operands: Operands, prepare: Prepare) -> str:
     return verdict.summary if verdict.ok else f"wrong: {verdict.summary}"
 
 
+PEER_ERROR = 0.05
+"""Largest error, over the largest element, that a peer which computes the same may show: its 16-bit results and inputs
+round, a mistake in handing over its weights shows far more."""
+
+
+def compared(problem: Problem, operands: Operands, result: object, same: bool) -> str:
+    """How far a peer is from the exact reference: enough to see that it was given the right weights, no judgement."""
+    from nvfp4.check.verdict import expected
+
+    results = list(result) if isinstance(result, list | tuple) else [result]
+    got = torch.cat([x.flatten() for x in results if isinstance(x, torch.Tensor)]).double()
+    want = torch.cat([x.value.flatten() for x in expected(problem, operands)]).to(got.device)
+    if got.numel() != want.numel():
+        return f"wrong: {got.numel()} elements instead of {want.numel()}" if same else records.NOT_CHECKED
+    error = float((got - want).abs().max() / want.abs().max().clamp_min(1e-300))
+    text = f"largest error {error:.1e} of the largest element"
+    return f"wrong: {text}" if same and not error <= PEER_ERROR else text
+
+
 def _first_call(problem: Problem, subject: _Subject, operands: Operands, call: Call, env: Environment) -> str:
-    """Run a subject once, so that errors come here and compilation is over, and check our own answers."""
-    call()
+    """Run a subject once, so that errors come here and compilation is over, and check its answer."""
+    result = call()
     _settle(env)
-    if subject.role == "nvfp4" and env.check is not None:
+    if env.check is None:
+        return records.NOT_CHECKED
+    if subject.role == "nvfp4":
         return env.check(problem, operands, subject.prepare)
-    return records.NOT_CHECKED
+    return compared(problem, operands, result, subject.role == "peer")
 
 
 def bench(
