@@ -273,7 +273,6 @@ class CudaTimer:
         # torch.cuda._sleep counts clock cycles; an upper bound of the clock errs to the side of a longer hold.
         self._clock = 2.0e9
         self._hold = 200e-6
-        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def sample(self, run: Call) -> tuple[float, float]:
         """Device and host seconds of one cold run of `run`."""
@@ -300,8 +299,7 @@ class CudaTimer:
         with torch.cuda.graph(graph):
             for call in calls:
                 call()
-        self._graphs.append(graph)
-        return graph.replay
+        return graph.replay  # which keeps the graph and its memory alive
 
     def now(self) -> float:
         """Wall clock in seconds."""
