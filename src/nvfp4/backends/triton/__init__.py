@@ -1,0 +1,5 @@
+"""Triton kernels for all four operations; an optional extra (`pip install 'nvfp4[triton]'`)."""
+
+from nvfp4.backends.triton.backend import BACKEND, TritonPlan
+
+__all__ = ["BACKEND", "TritonPlan"]
