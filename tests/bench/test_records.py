@@ -128,3 +128,12 @@ def test_clocks_survive_fields_that_a_card_does_not_report(monkeypatch):
     assert provenance.clocks() == {"sm_mhz": 1980.0, "power_w": 612.5, "temperature_c": 51.0}
     monkeypatch.setattr(provenance, "_smi", lambda fields, index: {})
     assert provenance.clocks() == {}
+
+
+def test_a_field_that_the_driver_does_not_know_does_not_cost_the_others(monkeypatch):
+    def old_driver(fields, index):
+        known = {"clocks.sm": "1410", "temperature.gpu": "40"}
+        return {field: known[field] for field in fields} if set(fields) <= set(known) else {}
+
+    monkeypatch.setattr(provenance, "_smi", old_driver)
+    assert provenance.clocks() == {"sm_mhz": 1410.0, "temperature_c": 40.0}

@@ -37,7 +37,10 @@ def _smi(fields: list[str], index: int) -> dict[str, str]:
 def clocks(device: torch.device | str = "cuda") -> dict[str, Any]:
     """Clocks, power and temperature as they are now; empty where the driver does not tell."""
     index = torch.device(device).index or 0
-    answer = _smi(list(_QUERY.values()), index)
+    fields = list(_QUERY.values())
+    answer = _smi(fields, index)
+    if not answer:  # one field that a driver does not know makes it refuse all of them
+        answer = {field: value for field in fields for field, value in _smi([field], index).items()}
     reading: dict[str, Any] = {}
     for name, query in _QUERY.items():
         value = answer.get(query)
