@@ -27,7 +27,8 @@ def _computed(problem: Problem, distribution: str):
     """Operands with outputs that hold the exact result rounded once."""
     operands, outputs = poison_outputs(inputs.make(problem, distribution, 3))
     for output, want in zip(outputs, expected(problem, operands), strict=True):
-        output.tensor.copy_(want.rounded)
+        rows = slice(None) if operands.offsets is None else slice(int(operands.offsets[-1]))
+        output.tensor[rows].copy_(want.rounded[rows])
     return operands, outputs
 
 
@@ -44,7 +45,7 @@ def test_the_rounded_exact_result_passes(problem, distribution):
 def test_one_wrong_element_is_found(problem):
     operands, outputs = _computed(problem, "gaussian")
     flat = outputs[-1].tensor.view(-1)
-    flat[-1] = flat[-1] * 1.5 + 1
+    flat[0] = flat[0] * 1.5 + 1
     verdict = judge(problem, operands, outputs)
     assert verdict.wrong == 1
     assert not verdict.ok
@@ -79,6 +80,17 @@ def test_guard_zones(where):
     assert not verdict.ok
     assert verdict.wrong == 0
     assert f"1 bytes {where} the output were overwritten, the nearest at distance" in verdict.summary
+
+
+def test_rows_beyond_the_last_group_must_stay():
+    problem = Problem(Op.GROUP_GEMM, 40, 16, 32, stacked=3)
+    seed = next(s for s in range(99) if int(inputs.make(problem, "integers", s).offsets[-1]) < 40)
+    operands, outputs = poison_outputs(inputs.make(problem, "integers", seed))
+    last = int(operands.offsets[-1])
+    outputs[0].tensor[:last].copy_(expected(problem, operands)[0].rounded[:last])
+    assert judge(problem, operands, outputs).ok
+    outputs[0].tensor[last] = 0
+    assert judge(problem, operands, outputs).wrong == 16
 
 
 def test_fp32_summation_in_any_order_is_within_the_bound():

@@ -194,9 +194,10 @@ def _operand(
 
 
 def _offsets(g: torch.Generator, rows: int, groups: int) -> torch.Tensor:
-    """Ends of `groups` ragged groups that share `rows` rows; some groups are empty."""
-    cuts, _ = torch.sort(torch.randint(0, rows + 1, (groups - 1,), generator=g))
-    return torch.cat([cuts, torch.tensor([rows])]).to(torch.int32)
+    """Ends of `groups` ragged groups in `rows` rows: some groups are empty, and half of the time rows are left over."""
+    last = rows - int(torch.randint(0, 2, (), generator=g)) * int(torch.randint(0, rows // 4 + 1, (), generator=g))
+    cuts, _ = torch.sort(torch.randint(0, last + 1, (groups - 1,), generator=g))
+    return torch.cat([cuts, torch.tensor([last])]).to(torch.int32)
 
 
 def output_shapes(problem: Problem, *, batched: bool | None = None) -> tuple[tuple[int, ...], ...]:

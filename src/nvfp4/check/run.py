@@ -11,11 +11,13 @@ from typing import cast
 import torch
 
 import nvfp4
+from nvfp4.backends import choose
 from nvfp4.backends.base import Operands
 from nvfp4.check import inputs
 from nvfp4.check.inputs import DTYPES
 from nvfp4.check.poison import Poisoned, poisoned
 from nvfp4.check.verdict import Verdict, judge
+from nvfp4.device import capability, known
 from nvfp4.errors import UnsupportedError
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
@@ -34,12 +36,32 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Target:
+    """Where and with what a case runs.
+
+    Attributes:
+        device: Where the operands lie: ``"cpu"`` or ``"cuda"``.
+        backend: A backend by name, or None to choose.
+        arch: Run the kernels of this architecture in the emulator (then `device` is ``"cpu"``); None to call the public
+            operation.
+    """
+
+    device: str = "cpu"
+    backend: str | None = None
+    arch: str | None = None
+
+    def __str__(self) -> str:
+        where = f"emulated {self.arch}" if self.arch else self.device
+        return f"{self.backend or 'chosen'} on {where}"
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a case.
 
     Attributes:
         case: The case.
-        backend: The backend that was asked for, or None for the choice of dispatch.
+        backend: What ran it, or was asked to.
         verdict: The judgement; None when the case was refused.
         refusal: Why no backend ran it; None when one did.
         seconds: Wall time of the call, with compilation when it was the first of its kind.
@@ -57,14 +79,25 @@ class Outcome:
         return self.verdict is not None and self.verdict.ok
 
 
-def call(problem: Problem, operands: Operands, backend: str | None = None) -> None:
-    """The public operation on `operands`, into ``operands.out``.
+def call(problem: Problem, operands: Operands, target: Target) -> str:
+    """Run the operation on `operands`, into ``operands.out``; says which backend did it.
 
     Args:
         problem: Names the operation and the type of the result.
-        operands: Its tensors.
-        backend: A backend by name, or None to choose.
+        operands: Its tensors, on the target's device.
+        target: What runs it.
     """
+    what = known(target.arch) if target.arch else capability(target.device)
+    choice = choose(what, problem, target.backend)
+    if target.arch:
+        # Tensors on the CPU and a plan for a GPU: the launches go to the emulator.
+        choice.backend.run(choice.plan, problem, operands)
+    else:
+        _call_public(problem, operands, target.backend)
+    return choice.backend.name
+
+
+def _call_public(problem: Problem, operands: Operands, backend: str | None) -> None:
     out_dtype = DTYPES[problem.out_dtype]
     out = operands.out[0]
     a, b = operands.a[0], cast("tuple[NVFP4Tensor, ...]", operands.b)
@@ -74,7 +107,7 @@ def call(problem: Problem, operands: Operands, backend: str | None = None) -> No
         nvfp4.gemm(a, b[0], out_dtype=out_dtype, out=out, backend=backend)
     elif problem.op is Op.DUAL_GEMM:
         nvfp4.dual_gemm(a, b[0], b[1], out_dtype=out_dtype, out=out, backend=backend)
-    elif problem.stacked:
+    elif operands.offsets is not None:
         nvfp4.group_gemm(a, b[0], offsets=operands.offsets, out_dtype=out_dtype, out=out, backend=backend)
     else:
         nvfp4.group_gemm(list(operands.a), list(b), out_dtype=out_dtype, out=list(operands.out), backend=backend)
@@ -86,20 +119,15 @@ def poison_outputs(operands: Operands) -> tuple[Operands, tuple[Poisoned, ...]]:
     return replace(operands, out=tuple(output.tensor for output in outputs)), outputs
 
 
-def run_case(case: Case, *, device: str | torch.device = "cpu", backend: str | None = None) -> Outcome:
-    """Make the operands of a case, call the operation on them, and judge the result."""
-    operands, outputs = poison_outputs(inputs.make(case.problem, case.distribution, case.seed, device))
-    return run_operands(case, operands, outputs, backend)
-
-
-def run_operands(case: Case, operands: Operands, outputs: tuple[Poisoned, ...], backend: str | None) -> Outcome:
-    """`run_case` on operands that exist already, with poisoned outputs."""
+def run_case(case: Case, target: Target) -> Outcome:
+    """Make the operands of a case, run the operation on them, and judge the result."""
+    operands, outputs = poison_outputs(inputs.make(case.problem, case.distribution, case.seed, target.device))
     begin = time.perf_counter()
     try:
-        call(case.problem, operands, backend)
+        backend = call(case.problem, operands, target)
     except UnsupportedError as error:
-        return Outcome(case, backend, None, str(error), time.perf_counter() - begin)
-    if outputs[0].tensor.device.type == "cuda":
+        return Outcome(case, target.backend, None, str(error), time.perf_counter() - begin)
+    if target.device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begin
     return Outcome(case, backend, judge(case.problem, operands, outputs), None, seconds)

@@ -191,13 +191,16 @@ def _wrong(got: torch.Tensor, want: Expected) -> tuple[torch.Tensor, float]:
     return ~right, float(ratio.max()) if ratio.numel() else 0.0
 
 
-def judge(problem: Problem, operands: Operands, outputs: tuple[Poisoned, ...], *, explain: bool = True) -> Verdict:
-    """Judge the outputs of one call.
+def judge(
+    problem: Problem, operands: Operands, outputs: tuple[Poisoned, ...] | None = None, *, explain: bool = True
+) -> Verdict:
+    """Judge the results of one call, ``operands.out``.
 
     Args:
         problem: What was computed.
-        operands: From what; not changed by the call.
-        outputs: Where the call wrote, poisoned before it.
+        operands: From what, and the results.
+        outputs: The poisoned allocations that the results lie in, to look at their guard zones and at elements that
+            were never written; None when there are none.
         explain: Whether to look for the cause of a wrong result.
     """
     wants = expected(problem, operands)
@@ -206,15 +209,18 @@ def judge(problem: Problem, operands: Operands, outputs: tuple[Poisoned, ...], *
     first: list[Mismatch] = []
     faults: list[str] = []
     bad: list[tuple[int, torch.Tensor]] = []
-    for index, (want, output) in enumerate(zip(wants, outputs, strict=True)):
-        got = output.tensor
+    for index, (want, got) in enumerate(zip(wants, operands.out, strict=True)):
         mask, ratio = _wrong(got, want)
+        if operands.offsets is not None:
+            # Rows that belong to no group are not the operation's business: they must stay as they were.
+            last = int(operands.offsets[-1])
+            mask[last:] = ~outputs[index].unwritten()[last:] if outputs is not None else False
         worst = max(worst, ratio)
         elements += got.numel()
         exact += int(want.exact.sum())
         count = int(mask.sum())
         wrong += count
-        if damage := output.guard_damage():
+        if outputs is not None and (damage := outputs[index].guard_damage()):
             faults.append(damage if len(outputs) == 1 else f"output {index}: {damage}")
         if not count:
             continue
@@ -222,23 +228,24 @@ def judge(problem: Problem, operands: Operands, outputs: tuple[Poisoned, ...], *
         for where in mask.nonzero()[:4].tolist():
             at = tuple(where)
             limit = 0.0 if bool(want.exact[at]) else float(want.bound[at])
-            lead = (index,) if len(outputs) > 1 else ()
+            lead = (index,) if len(wants) > 1 else ()
             first.append(Mismatch((*lead, *at), float(got[at]), float(want.value[at]), limit))
     diagnoses: tuple[diagnosis.Diagnosis, ...] = ()
     if bad and explain:
         index, mask = bad[0]
-        diagnoses = diagnosis.diagnose(_product(problem, operands, wants[index], outputs[index], index, mask))
+        unwritten = outputs[index].unwritten() if outputs is not None else torch.zeros_like(mask)
+        diagnoses = diagnosis.diagnose(_product(problem, operands, wants[index], unwritten, index, mask))
     return Verdict(elements, exact, wrong, worst, tuple(first[:8]), tuple(faults), diagnoses)
 
 
 def _product(
-    problem: Problem, operands: Operands, want: Expected, output: Poisoned, index: int, mask: torch.Tensor
+    problem: Problem, operands: Operands, want: Expected, unwritten: torch.Tensor, index: int, mask: torch.Tensor
 ) -> diagnosis.Product:
     """The first wrong product of a call, in the form that diagnosis takes: A [M, K] times B [N, K] transposed."""
-    largest = torch.finfo(output.tensor.dtype).max
-    got, value = output.tensor.double().cpu(), want.value.cpu()
-    magnitude, unwritten = want.magnitude.cpu(), output.unwritten().cpu()
-    parts = [got, value, magnitude, unwritten]
+    result = operands.out[index]
+    largest = torch.finfo(result.dtype).max
+    got = result.double().cpu()
+    parts = [got, want.value.cpu(), want.magnitude.cpu(), unwritten.cpu()]
     unit = _UNIT_OUT[problem.out_dtype]
     b: tuple[diagnosis.Side, ...]
     others: tuple[tuple[str, diagnosis.Side, tuple[diagnosis.Side, ...]], ...]

@@ -1,0 +1,34 @@
+"""The command line: `nvfp4 solve | check | bench | explain | emulate | doctor`, one file for each command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from nvfp4.cli import bench, check, doctor, emulate, explain, solve
+from nvfp4.cli.output import error_console
+from nvfp4.errors import NVFP4Error
+
+app = typer.Typer(
+    name="nvfp4",
+    help="NVFP4 kernels for Hopper and Blackwell: compute, check, benchmark, explain, emulate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("solve")(solve.solve)
+app.command("check")(check.check)
+app.command("bench")(bench.bench)
+app.command("explain")(explain.explain)
+app.command("emulate")(emulate.emulate)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point: errors of ours end with one clear message and exit code 2, results that are wrong with 1."""
+    try:
+        app()
+    except NVFP4Error as error:
+        error_console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        sys.exit(2)

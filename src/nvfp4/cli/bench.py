@@ -1,0 +1,90 @@
+"""`nvfp4 bench`: time our backends, peers and the read floor on the same cold inputs, and write records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from nvfp4.bench.records import Record, to_json
+from nvfp4.bench.run import Environment, Settings, benchmark_problems
+from nvfp4.bench.run import bench as run_bench
+from nvfp4.cli import output
+from nvfp4.errors import InputError
+from nvfp4.problem import Problem
+
+
+def bench(
+    op: Annotated[list[str] | None, typer.Argument(help="Operation(s); all four by default.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All operations; the default when none is named.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Sizes, such as 128x7168x16384; the benchmarks' by default.")
+    ] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Our backend(s); every one that takes the problem.")] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Peer(s), or 'none'; every one that takes the problem.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="back-to-back, single or graph.")] = "back-to-back",
+    samples: Annotated[int, typer.Option(help="Most samples of each subject; 0 for the protocol's own.")] = 0,
+    activations: Annotated[str, typer.Option(help="nvfp4, fp16 or bf16.")] = "nvfp4",
+    scale_layout: Annotated[str, typer.Option(help="linear or tiled.")] = "linear",
+    out: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+    record: Annotated[Path | None, typer.Option(help="Append the records to this JSONL file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time everything that runs a problem, interleaved, with cold inputs; answers are checked before they are timed."""
+    chosen = output.operations(None if everything else op)
+    if shape:
+        if len(chosen) != 1:
+            raise InputError("nvfp4 bench", "--shape", "one operation", f"{len(chosen)}", "Name one operation.")
+        problems = [output.parse_shape(chosen[0], text) for text in shape]
+    else:
+        problems = [problem for what in chosen for problem in benchmark_problems(what.value)]
+    problems = [output.formats(problem, activations, scale_layout, out) for problem in problems]
+    names, peers = output.split(backend), output.split(peer)
+    settings = Settings(
+        backends=tuple(names) or None,
+        peers=() if peers == ["none"] else tuple(peers) or None,
+        protocol=protocol,
+        max_samples=samples or None,
+    )
+    env = Environment.here()
+    done: list[Record] = []
+    with output.progress(quiet=as_json) as bar:
+        task = bar.add_task("bench", total=len(problems))
+
+        def tell(problem: Problem, step: str, fraction: float) -> None:
+            bar.update(task, completed=len(done) + 0.99 * fraction, description=f"{problem.op} {step}")
+
+        for result in run_bench(problems, settings, env, progress=tell, path=record):
+            done.append(result)
+            if not as_json:
+                output.console.print(_table(result))
+    if as_json:
+        output.emit([to_json(result) for result in done])
+    wrong = any(not entry.right for result in done for entry in result.entries if entry.role == "nvfp4")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _table(record: Record) -> Table:
+    problem = record.problem
+    table = Table(title=f"{problem.op} {output.shape(problem)}, {record.protocol.name}, {record.light.bound}-bound")
+    for name in ("subject", "median", "spread", "speed of light", "TB/s", "TFLOP/s", "verdict"):
+        table.add_column(name, justify="left" if name in ("subject", "verdict") else "right", overflow="fold")
+    for entry in sorted(record.entries, key=lambda e: e.median_us):
+        seconds = entry.median_us * 1e-6
+        fault = " (fault)" if record.light.is_fault(seconds) and entry.role != "floor" else ""
+        table.add_row(
+            entry.name,
+            output.duration(seconds),
+            f"{entry.samples.spread:.1%}",
+            f"{record.light.fraction(seconds):.0%}{fault}",
+            f"{problem.bytes / seconds / 1e12:.2f}",
+            f"{problem.flops / seconds / 1e12:.0f}",
+            entry.verdict,
+        )
+    for name, reason in record.refusals.items():
+        table.add_row(name, "", "", "", "", "", f"[dim]{reason}[/]")
+    return table
