@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from nvfp4 import executors
 from nvfp4.backends.base import Operand, Operands
-from nvfp4.executors.launch import Pointer
+from nvfp4.executors.launch import Launch, Pointer
+from nvfp4.executors.program import Program, aliased
 from nvfp4.tensor import NVFP4Tensor
 
 _ALIGNMENT = 16
@@ -65,17 +68,56 @@ def _copy(x: torch.Tensor) -> torch.Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
 
 
-def flatten(operands: Operands) -> tuple[list[torch.Tensor | None], tuple[int, ...]]:
-    """All tensors of a call in a fixed order, and what decides launches beside the Problem: strides of tensor scales."""
+def flatten(operands: Operands) -> list[torch.Tensor | None]:
+    """All tensors of a call: three of each operand as in `Parts`, the results, and the offsets if it has some."""
     tensors: list[torch.Tensor | None] = []
-    strides: list[int] = []
     for operand in operands.a + operands.b:
-        if isinstance(operand, NVFP4Tensor):
-            scale = operand.tensor_scale
-            tensors += (operand.codes, operand.scales, scale)
-            strides.append(scale.dim() if scale is not None else 0)
-        else:
-            tensors.append(operand)
+        part = parts(operand)
+        tensors += (part.data, part.scales, part.tensor_scale)
     tensors += operands.out
-    tensors.append(operands.offsets)
-    return tensors, tuple(strides)
+    if operands.offsets is not None:
+        tensors.append(operands.offsets)
+    return tensors
+
+
+def addresses(operands: Operands) -> list[int]:
+    """The addresses of `flatten`, 0 for None; written out, because every call on a GPU does this."""
+    found: list[int] = []
+    for x in operands.a + operands.b:
+        if isinstance(x, NVFP4Tensor):
+            scale = x.tensor_scale
+            found += (x.codes.data_ptr(), x.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
+        else:
+            found += (x.data_ptr(), 0, 0)
+    for out in operands.out:
+        found.append(out.data_ptr())
+    if operands.offsets is not None:
+        found.append(operands.offsets.data_ptr())
+    return found
+
+
+def repeated(build: Callable[[Operands], Sequence[Launch]]) -> Callable[[Operands], None]:
+    """A computation that builds its launches at the first call, and from then on only passes addresses.
+
+    Args:
+        build: Gives the launches for some operands. All calls must have operands of the same shapes, formats, device
+            and number of tensor scales, contiguous and 16-byte aligned. On the CPU the launches are built, and run in
+            the emulator, at every call.
+    """
+    program: Program | None = None
+
+    def run(operands: Operands) -> None:
+        nonlocal program
+        if program is not None:
+            program(addresses(operands))
+            return
+        launches = build(operands)
+        tensors = flatten(operands)
+        executor = executors.choose(operands.out[0].device)
+        if executor.name == "driver" and not aliased(tensors):
+            program = Program(launches, tensors)
+            program(addresses(operands))
+        else:  # The CPU; or such as gemm(a, a), which is right, but tells nothing about other operands.
+            executor.run(launches)
+
+    return run

@@ -17,6 +17,9 @@ TARGETS = ("ptx", "cubin")
 # Part of the cache key: raise it when the same inputs must compile to something else.
 _RECIPE = 1
 
+# What line information calls our sources. Absolute, because the compiler puts the working directory before others.
+_SOURCE_ROOT = "/nvfp4/csrc"
+
 
 def _flags(kernel: Kernel, target: str, lineinfo: bool) -> list[str]:
     number = kernel.arch.removeprefix("sm_")
@@ -51,15 +54,19 @@ def _read(nvrtc: Any, program: Any, what: str, kind: str) -> bytes:
     return buffer
 
 
+def _named(name: str, text: str) -> bytes:
+    return f'#line 1 "{_SOURCE_ROOT}/{name}"\n{text}'.encode()
+
+
 def _compile(kernel: Kernel, target: str, flags: list[str], texts: dict[str, str], key: str) -> Artifact:
     nvrtc = toolkit.nvrtc()
     (name, main), *headers = texts.items()
     program = _check(
         nvrtc.nvrtcCreateProgram(
-            main.encode(),
+            _named(name, main),
             name.encode(),
             len(headers),
-            [text.encode() for _, text in headers],
+            [_named(header, text) for header, text in headers],
             [header.encode() for header, _ in headers],
         ),
         str(kernel),

@@ -7,13 +7,12 @@ from typing import cast
 
 from nvfp4 import executors
 from nvfp4.backends.base import Operands, Plan
-from nvfp4.backends.operands import aligned, flatten
+from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80 import gemm, gemv
 from nvfp4.backends.sm80.gemm import GemmPlan
 from nvfp4.backends.sm80.gemv import GemvPlan
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch
-from nvfp4.executors.program import Programs
 from nvfp4.problem import Op, Problem
 
 # Sizes and block indices are 32-bit integers in the kernels; the grid's x dimension ends there too.
@@ -62,17 +61,7 @@ class Sm80Backend:
 
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
         """
-        programs = Programs()
-
-        def run(operands: Operands) -> None:
-            out = operands.out[0]
-            if out.is_cuda:
-                tensors, strides = flatten(operands)
-                programs.run((out.device, strides), tensors, lambda: self.launches(plan, problem, operands))
-            else:
-                self.run(plan, problem, operands)
-
-        return run
+        return repeated(lambda operands: self.launches(plan, problem, operands))
 
 
 def _blocks(problem: Problem) -> int:

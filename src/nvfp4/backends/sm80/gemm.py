@@ -1,4 +1,4 @@
-"""GEMM, dual GEMM and grouped GEMM on mma.sync: plans and launches of ``csrc/kernels/sm80_{gemm,dual_gemm,group_gemm}.cu``."""
+"""GEMM, dual and grouped GEMM on mma.sync: plans and launches of ``sm80_{gemm,dual_gemm,group_gemm}.cu``."""
 
 from __future__ import annotations
 
