@@ -77,7 +77,7 @@ def shape(problem: Problem) -> str:
         if len(problem.groups) > 3:
             m = [group[0] for group in problem.groups]
             return f"{len(m)} groups, {min(m)}..{max(m)} x {problem.n} x {problem.k}"
-        return " + ".join("x".join(map(str, group)) for group in problem.groups)
+        return "+".join("x".join(map(str, group)) for group in problem.groups)
     if problem.stacked:
         return f"{problem.m}x{problem.n}x{problem.k} in {problem.stacked}"
     sizes = [problem.m, problem.k] if problem.op is Op.GEMV and problem.n == 1 else [problem.m, problem.n, problem.k]

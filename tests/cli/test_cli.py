@@ -1,0 +1,175 @@
+"""The command line as a user meets it: tables, JSON, exit codes, and errors that say what to do."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from nvfp4.check import run as check_run
+from nvfp4.cli import app, output
+from nvfp4.errors import InputError
+from nvfp4.problem import Op, Problem
+
+runner = CliRunner()
+
+
+def _json(*arguments: str, code: int = 0):
+    result = runner.invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def _shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from nvfp4.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize(
+    ("op", "shape"),
+    [
+        ("gemv", "96x128"),
+        ("gemv", "96x128x2"),
+        ("gemm", "40x24x64"),
+        ("dual_gemm", "40x24x64"),
+        ("group_gemm", "16x24x64+40x24x64"),
+    ],
+)
+def test_solve_one_shape(op, shape):
+    data = _json("solve", "--op", op, "--shape", shape, "--backend", "torch_ops", "--device", "cpu")
+    (row,) = data["rows"]
+    assert data["ok"]
+    assert row["ok"]
+    assert row["op"] == op
+    assert row["backend"] == "torch_ops"
+    assert row["verdict"] == "bit-equal" or op == "dual_gemm"
+
+
+def test_solve_prints_a_table():
+    result = _shell("solve", "--op", "gemm", "--shape", "16x16x32", "--backend", "torch_ops", "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert "16x16x32" in result.stdout
+    assert "bit-equal" in result.stdout
+
+
+def test_solve_fails_when_a_result_is_wrong(monkeypatch):
+    real = check_run._call_public
+
+    def faulty(problem, operands, backend):
+        real(problem, operands, backend)
+        operands.out[0].view(-1)[0] += 1
+
+    monkeypatch.setattr(check_run, "_call_public", faulty)
+    data = _json("solve", "--op", "gemm", "--shape", "16x16x32", "--backend", "torch_ops", "--device", "cpu", code=1)
+    assert not data["ok"]
+    assert data["rows"][0]["verdict"].startswith("1 of 256 wrong")
+
+
+def test_check_reports_counts_and_is_reproducible():
+    arguments = (
+        "check",
+        "--op",
+        "gemm,gemv",
+        "--seeds",
+        "3",
+        "--backend",
+        "torch_ops",
+        "--size",
+        "48,96",
+        "--device",
+        "cpu",
+    )
+    data = _json(*arguments)
+    assert [row["right"] for row in data["summary"]] == [3, 3]
+    assert data == _json(*arguments)
+
+
+def test_check_prints_the_command_that_repeats_a_failure(monkeypatch):
+    def faulty(problem, operands, backend):
+        operands.out[0].zero_()
+
+    monkeypatch.setattr(check_run, "_call_public", faulty)
+    arguments = [
+        "check",
+        "--op",
+        "gemm",
+        "--seed",
+        "3",
+        "--data",
+        "integers",
+        "--backend",
+        "torch_ops",
+        "--size",
+        "48,96",
+    ]
+    data = _json(*arguments, "--device", "cpu", code=1)
+    (failure,) = data["failed"]
+    again = failure["command"].split()[1:]
+    assert again[0] == "check"
+    assert {"--seed", "3", "--data", "integers", "--op", "gemm"} <= set(again)
+    assert _json(*again, code=1)["failed"][0]["case"] == failure["case"]
+
+
+def test_check_that_runs_nothing_fails():
+    data = _json("check", "--op", "gemm", "--seeds", "1", "--backend", "sm80", "--device", "cpu", code=1)
+    assert data["summary"][0]["declined"] == 1
+    assert "compute capability 8.0" in data["summary"][0]["reasons"][0]
+
+
+def test_explain_names_a_plan_and_every_refusal():
+    data = _json("explain", "gemm", "--m", "128", "--n", "7168", "--k", "16384", "--arch", "sm_80")
+    assert data["choice"]["backend"] == "sm80"
+    data = _json("explain", "gemm", "--m", "128", "--n", "7168", "--k", "16384", "--arch", "cpu")
+    assert data["choice"]["backend"] == "torch_ops"
+    assert data["refusals"]["sm80"]
+    assert all(data["refusals"].values())
+
+
+def test_doctor_finds_this_machine_in_order():
+    data = _json("doctor")
+    status = {finding["name"]: finding["status"] for finding in data["findings"]}
+    assert "broken" not in status.values()
+    assert status["compiler (NVRTC)"] == "ok"
+    assert set(data["used"]) == {op.value for op in Op}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("solve", "--op", "gem"), "gemv, gemm, dual_gemm, group_gemm"),
+        (("solve", "--op", "gemm", "--shape", "12x"), "MxNxK"),
+        (("solve", "--shape", "1x16x16"), "one --op"),
+        (("solve", "--op", "gemm", "--shape", "1x16x24"), "multiple of 16"),
+        (("solve", "--op", "gemm", "--shape", "1x16x32", "--data", "nice"), "contest"),
+        (("explain", "gemm", "--arch", "sm_1"), "sm_90a"),
+        (("check", "--backend", "cublas"), "torch_ops"),
+        (("check", "--size", "big"), "384,2048"),
+    ],
+)
+def test_bad_input_ends_with_one_message_and_code_2(arguments, said):
+    result = _shell(*arguments)
+    assert result.returncode == 2, result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+    assert said in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("op", "text", "problem"),
+    [
+        (Op.GEMV, "7168x16384", Problem(Op.GEMV, 7168, 1, 16384)),
+        (Op.GEMV, "4096x7168x8", Problem(Op.GEMV, 4096, 1, 7168, 8)),
+        (Op.GEMM, "128x7168x2048x3", Problem(Op.GEMM, 128, 7168, 2048, 3)),
+        (Op.GROUP_GEMM, "8x16x32+24x16x48", Problem(Op.GROUP_GEMM, 32, 16, 48, groups=((8, 16, 32), (24, 16, 48)))),
+    ],
+)
+def test_shapes_are_read_as_they_are_printed(op, text, problem):
+    assert output.parse_shape(op, text) == problem
+    assert output.shape(problem) == text
+
+
+def test_options_may_repeat_and_hold_commas():
+    assert output.operations(["gemm,gemv", "dual_gemm"]) == (Op.GEMM, Op.GEMV, Op.DUAL_GEMM)
+    with pytest.raises(InputError, match="Name an operation"):
+        output.operations(["gem"])
