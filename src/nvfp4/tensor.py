@@ -227,7 +227,7 @@ class NVFP4Tensor:
         """The values, [..., rows, K] of `dtype`.
 
         The product of code, block scale and tensor scale is formed in float32 (float64 for float64) and rounded to
-        `dtype`. Without a tensor scale the result is exact in float32, float64 and bfloat16.
+        `dtype`. Without a tensor scale the result is exact in every type, float16 and bfloat16 included.
         """
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         values = formats.decode_e2m1(self.codes, wide)

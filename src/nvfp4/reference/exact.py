@@ -133,8 +133,13 @@ def lowest_set_bit(values: torch.Tensor) -> torch.Tensor:
     """The weight of the lowest set bit of each float64 value of at most 32 significant bits; infinity for zero."""
     mantissa, exponent = torch.frexp(values)
     integer = (mantissa * 2.0**32).to(torch.int64)
-    lowest = torch.ldexp((integer & -integer).double(), exponent - 32)
+    lowest = (integer & -integer).double() * power_of_two(exponent - 32)
     return torch.where(values == 0, math.inf, lowest)
+
+
+def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
+    """2^exponent as float64, for integers within -1022..1023. Made of bits: no device rounds it."""
+    return ((exponent.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
 def _pair_lowest_bits(device: torch.device) -> torch.Tensor:
@@ -187,7 +192,7 @@ def _slices(values: torch.Tensor, largest: torch.Tensor, width: int, bits: int) 
     parts: list[torch.Tensor] = []
     rest = values
     while bool(rest.any()):
-        unit = torch.ldexp(torch.ones_like(largest).unsqueeze(1), exponent - width)
+        unit = power_of_two(exponent - width)
         part = torch.round(rest / unit) * unit
         parts.append(part)
         rest = rest - part
