@@ -1,7 +1,7 @@
 """The backends, and the choice among them: a pure function that keeps every refusal.
 
-A backend is a package below this one with a module-level `BACKEND` (see `base.Backend`). Packages are imported when they
-are first considered, so that one that is not needed costs nothing.
+A backend is a package below this one with a module-level `BACKEND` (see `base.Backend`). Packages are imported when
+they are first considered, so that one that is not needed costs nothing.
 """
 
 from __future__ import annotations

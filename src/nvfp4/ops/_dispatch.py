@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from nvfp4 import backends
-from nvfp4.backends.base import Operand, Operands
+from nvfp4.backends.base import LaunchBackend, Operand, Operands
 from nvfp4.device import capability
 from nvfp4.ops import _validate
 from nvfp4.ops._validate import Described, list_problem
@@ -72,36 +72,38 @@ class Prepared:
 _prepared: dict[Hashable, Prepared] = {}
 
 
-def direct(*operands: object) -> bool:
-    """Whether nothing wants to see a call with `operands` as an operator, so that it may skip torch's dispatcher."""
-    if (
+def _direct() -> bool:
+    """Whether nothing in this thread wants to see calls as operators."""
+    return not (
         torch.compiler.is_compiling()
         or _dispatch_modes()
         or _function_modes()
-        or _functorch() is not None
         or _profiler._is_profiler_enabled
+        or _functorch() is not None
         or _tracing() is not None
-    ):
-        return False
-    for x in operands:
-        kind = type(x.codes) if isinstance(x, NVFP4Tensor) else type(x)
-        # Subclasses (fake tensors, users' own) go through the dispatcher, which knows them.
-        if kind not in _PLAIN and issubclass(kind, torch.Tensor):
-            return False
-    return True
+    )
 
 
 def signature(x: object) -> Hashable:
     """What a prepared call may depend on in one argument. Never raises: wrong arguments are found by validation."""
     if type(x) is NVFP4Tensor:
-        scale = x.tensor_scale
+        codes, scale = x.codes, x.tensor_scale
         # An NVFP4Tensor is immutable, and its format is one of four constants: the address stands for the value.
-        return x.shape, id(x.format), x.device, -1 if scale is None else scale.dim()
+        return x.shape, id(x.format), x.device, type(codes), scale is not None and scale.dim()
     if isinstance(x, torch.Tensor):
-        aligned = not x.data_ptr() & _MISALIGNED
+        aligned = not x.data_ptr() & _MISALIGNED if type(x) in _PLAIN else True
         grad = x.requires_grad and torch.is_grad_enabled()
-        return x.shape, x.dtype, x.device, x.is_contiguous(), aligned, grad
-    return type(x)
+        return x.shape, type(x), x.dtype, x.device, x.is_contiguous(), aligned, grad
+    return (type(x),)
+
+
+def _plain(operands: Sequence[object]) -> bool:
+    """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""
+    for x in operands:
+        kind = type(x.codes) if isinstance(x, NVFP4Tensor) else type(x)
+        if kind not in _PLAIN and issubclass(kind, torch.Tensor):
+            return False
+    return True
 
 
 def keep(key: Hashable, prepared: Prepared) -> Prepared:
@@ -151,7 +153,7 @@ def prepare(op: str, described: Described, operands: Operands, outs: Sequence[ob
         return Prepared(None, None, described.shapes, dtype, device, zero, _nothing if zero else _zeros)
     choice = backends.choose(capability(device), problem, backend)
     run = _runner(choice, problem)
-    if described.single:
+    if described.single and not isinstance(choice.backend, LaunchBackend):
         run = functools.partial(_single, run)
     if live is not None:
         run = functools.partial(_only, run, live)
@@ -188,7 +190,7 @@ def _nothing(operands: Operands) -> None:
 
 
 def _single(run: Run, operands: Operands) -> None:
-    """Give gemv's vectors and results the dimension of rows that backends expect."""
+    """Give gemv's vectors and results the dimension of rows that backends expect (launches only take addresses)."""
     (x,), (out,) = operands.b, operands.out
     if isinstance(x, torch.Tensor):
         rows: Operand = x.unsqueeze(-2)
@@ -202,8 +204,8 @@ def _only(run: Run, live: tuple[int, ...], operands: Operands) -> None:
     for i, out in enumerate(operands.out):
         if i not in live:
             out.zero_()
-    a, b, out = ([group[i] for i in live] for group in (operands.a, operands.b, operands.out))
-    run(Operands(tuple(a), tuple(b), tuple(out)))
+    a, b = (tuple(group[i] for i in live) for group in (operands.a, operands.b))
+    run(Operands(a, b, tuple(operands.out[i] for i in live)))
 
 
 def _on_device(run: Run, device: torch.device, operands: Operands) -> None:
@@ -249,8 +251,8 @@ def call(
     out_dtype: torch.dtype,
     out: torch.Tensor | None,
     backend: str | None,
-) -> torch.Tensor:
-    """Run an operation with one result.
+) -> torch.Tensor | None:
+    """Run an operation with one result directly; None when this call has to go through torch's dispatcher.
 
     Args:
         spec: The operation.
@@ -260,29 +262,96 @@ def call(
         out: Where the result goes; None to allocate it.
         backend: The backend that the caller asks for.
     """
-    key = (
-        spec.name,
-        tuple(map(signature, a)),
-        tuple(map(signature, b)),
-        None if offsets is None else signature(offsets),
-        out_dtype,
-        None if out is None else signature(out),
-        backend,
-    )
+    if not _direct():
+        return None
+    key = _key(spec, a, b, offsets, out_dtype, out, backend)
     prepared = _prepared.get(key)
     if prepared is None:
-        described = spec.describe(*a, *b, *(() if offsets is None else (offsets,)), out_dtype)
-        operands = Operands(a, b, (), offsets)
-        prepared = keep(key, prepare(spec.op, described, operands, () if out is None else (out,), backend))
-    if out is None:
-        out = prepared.allocate()
+        if not _plain((*a, *b, offsets, out)):
+            return None
+        prepared = keep(key, _prepare_one(spec, a, b, offsets, out_dtype, out, backend))
+    return _run(spec, prepared, Operands(a, b, () if out is None else (out,), offsets))
+
+
+def implement(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    offsets: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> torch.Tensor:
+    """What the registered operator does: as `call`, below torch's dispatcher."""
+    key = _key(spec, a, b, offsets, out_dtype, out, backend)
+    prepared = _prepared.get(key)
+    if prepared is None:
+        prepared = _prepare_one(spec, a, b, offsets, out_dtype, out, backend)
+        if _plain((*a, *b, offsets, out)):
+            keep(key, prepared)
+    return _run(spec, prepared, Operands(a, b, () if out is None else (out,), offsets))
+
+
+def _key(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    offsets: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> Hashable:
+    return (
+        spec.name,
+        *[signature(x) for x in a],
+        *[signature(x) for x in b],
+        None if offsets is None else signature(offsets),
+        None if out is None else signature(out),
+        out_dtype,
+        backend,
+    )
+
+
+def _prepare_one(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    offsets: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> Prepared:
+    described = spec.describe(*a, *b, *(() if offsets is None else (offsets,)), out_dtype)
+    return prepare(spec.op, described, Operands(a, b, (), offsets), () if out is None else (out,), backend)
+
+
+def _run(spec: Spec, prepared: Prepared, operands: Operands) -> torch.Tensor:
+    if operands.out:
+        _separate(spec, operands)
     else:
-        _validate.no_alias(spec.op, (out,), _named(a, b, offsets))
-    prepared.run(Operands(a, b, (out,), offsets))
-    return out
+        operands = Operands(operands.a, operands.b, (prepared.allocate(),), operands.offsets)
+    prepared.run(operands)
+    return operands.out[0]
 
 
-def call_groups(
+def call_lists(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    out_dtype: torch.dtype,
+    out: Sequence[torch.Tensor] | None,
+    backend: str | None,
+) -> list[torch.Tensor] | None:
+    """Run the list form of group_gemm directly; None when this call has to go through torch's dispatcher.
+
+    Arguments as of `call`; `out` has one tensor for each group.
+    """
+    return (
+        implement_lists(spec, a, b, out_dtype, out, backend) if _direct() and _plain((*a, *b, *(out or ()))) else None
+    )
+
+
+def implement_lists(
     spec: Spec,
     a: tuple[Operand, ...],
     b: tuple[Operand, ...],
@@ -290,14 +359,15 @@ def call_groups(
     out: Sequence[torch.Tensor] | None,
     backend: str | None,
 ) -> list[torch.Tensor]:
-    """Run the list form of group_gemm. Arguments as of `call`; `out` has one tensor for each group."""
+    """What the registered operator of the list form does."""
     outs = None if out is None else tuple(out)
     key = (
         spec.name,
-        tuple(map(signature, a)),
-        tuple(map(signature, b)),
-        out_dtype,
+        len(a),
+        *[signature(x) for x in a],
+        *[signature(x) for x in b],
         None if outs is None else tuple(map(signature, outs)),
+        out_dtype,
         backend,
     )
     prepared = _prepared.get(key)
@@ -305,19 +375,29 @@ def call_groups(
         described = spec.describe(a, b, out_dtype)
         if outs is not None:
             _validate.out_count(spec.op, outs, len(a))
-        prepared = keep(key, prepare(spec.op, described, Operands(a, b, ()), outs or (), backend))
+        prepared = prepare(spec.op, described, Operands(a, b, ()), outs or (), backend)
+        if _plain((*a, *b)):
+            keep(key, prepared)
     if outs is None:
-        outs = tuple(map(prepared.allocate, range(len(a))))
+        operands = Operands(a, b, tuple(map(prepared.allocate, range(len(a)))))
     else:
-        _validate.no_alias(spec.op, outs, _named(a, b, None))
-    prepared.run(Operands(a, b, outs))
-    return list(outs)
+        operands = Operands(a, b, outs)
+        _separate(spec, operands)
+    prepared.run(operands)
+    return list(operands.out)
 
 
-def _named(
-    a: tuple[Operand, ...], b: tuple[Operand, ...], offsets: torch.Tensor | None
-) -> list[tuple[str, torch.Tensor]]:
-    """The tensors of the inputs with the names that messages use."""
-    named = [("a", part) for x in a for part in _validate.parts(x)]
-    named += [("b", part) for x in b for part in _validate.parts(x)]
-    return named if offsets is None else [*named, ("offsets", offsets)]
+def _separate(spec: Spec, operands: Operands) -> None:
+    """Raise if memory of a result is also that of an input or of another result."""
+    ranges = []
+    for x in operands.a + operands.b:
+        for part in (x,) if isinstance(x, torch.Tensor) else (x.codes, x.scales):
+            begin = part.data_ptr()
+            ranges.append((begin, begin + part.nbytes))
+    for out in operands.out:
+        begin = out.data_ptr()
+        end = begin + out.nbytes
+        for other, other_end in ranges:
+            if other < end and begin < other_end:
+                _validate.no_alias(spec.op, operands)
+        ranges.append((begin, end))

@@ -1,14 +1,15 @@
 """Registration with `torch.library`: schemas over plain tensors, implementations, fake kernels.
 
-An operand travels as four arguments: its data (codes, or 16-bit activations), its scales as bytes, its tensor scale, and
-the name of its scale layout (``""`` for activations). Scales travel as uint8 because tools that compare arguments bit by
-bit (`torch.library.opcheck`) have no such comparison for float8. Each operation has a functional and an out variant.
+An operand travels as four arguments: its data (codes, or 16-bit activations), its scales as bytes, its tensor scale,
+and the name of its scale layout (``""`` for activations). Scales travel as uint8 because tools that compare arguments
+bit by bit (`torch.library.opcheck`) have no such comparison for float8. Each operation has a functional and an out
+variant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 
@@ -19,12 +20,12 @@ from nvfp4.ops import _dispatch, _validate
 from nvfp4.ops._dispatch import Spec
 from nvfp4.tensor import NVFP4Tensor
 
-_library = torch.library.Library("nvfp4", "DEF")
+_library = torch.library.Library("nvfp4", "DEF")  # type: ignore[no-untyped-call]
 _TAGS = tuple(
     getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "needs_exact_strides") if hasattr(torch.Tag, name)
 )
 
-Flat = tuple[torch.Tensor, Optional[torch.Tensor], Optional[torch.Tensor], str]
+Flat = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str]
 FlatList = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], str]
 
 
@@ -78,10 +79,10 @@ def unflatten_list(
 
 
 def _define(signature: str, implementation: Callable[..., object], fake: Callable[..., object]) -> None:
-    _library.define(signature, tags=_TAGS)
+    _library.define(signature, tags=_TAGS)  # type: ignore[no-untyped-call]
     name = signature.partition("(")[0]
     # One implementation for all devices, so that tensors on the wrong ones meet our validation and its message.
-    _library.impl(name, implementation, "CompositeExplicitAutograd")
+    _library.impl(name, implementation, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"nvfp4::{name}", fake, lib=_library)
 
 
@@ -103,7 +104,7 @@ def register(spec: Spec, left: tuple[str, ...], right: tuple[str, ...], *, stack
     def run(*args: Any) -> torch.Tensor:
         operands, offsets, (out_dtype, backend, *out) = split(args)
         a, b = tuple(operands[: len(left)]), tuple(operands[len(left) :])
-        return _dispatch.call(spec, a, b, offsets, _dtype(spec, out_dtype), out[0] if out else None, backend)
+        return _dispatch.implement(spec, a, b, offsets, _dtype(spec, out_dtype), out[0] if out else None, backend)
 
     def run_out(*args: Any) -> None:
         run(*args)
@@ -124,11 +125,11 @@ def register(spec: Spec, left: tuple[str, ...], right: tuple[str, ...], *, stack
 
 
 def register_lists(spec: Spec, left: str, right: str) -> None:
-    """Define the operators of an operation over lists: ``nvfp4::OP(...) -> Tensor[]`` and ``nvfp4::OP_out(..., out)``."""
+    """Define the operators of an operation over lists: ``nvfp4::OP -> Tensor[]`` and ``nvfp4::OP_out``."""
 
     def run(*args: Any) -> list[torch.Tensor]:
         a, b, (out_dtype, backend, *out) = unflatten_list(*args[:4]), unflatten_list(*args[4:8]), args[8:]
-        return _dispatch.call_groups(spec, a, b, _dtype(spec, out_dtype), out[0] if out else None, backend)
+        return _dispatch.implement_lists(spec, a, b, _dtype(spec, out_dtype), out[0] if out else None, backend)
 
     def run_out(*args: Any) -> None:
         run(*args)

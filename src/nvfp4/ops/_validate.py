@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nvfp4.backends.base import Operand
+from nvfp4.backends.base import Operand, Operands
 from nvfp4.errors import InputError
 from nvfp4.formats import BLOCK
 from nvfp4.problem import Format, Op, Problem
@@ -267,22 +267,20 @@ def out_count(op: str, outs: Sequence[object], groups: int) -> None:
         raise InputError(op, "out", f"{groups} tensors, one for each group", f"{len(outs)} tensors", "Pass that many.")
 
 
-def parts(x: Operand) -> tuple[torch.Tensor, ...]:
-    """The tensors that an operand is made of."""
-    if isinstance(x, torch.Tensor):
-        return (x,)
-    return (x.codes, x.scales) if x.tensor_scale is None else (x.codes, x.scales, x.tensor_scale)
-
-
-def no_alias(op: str, outs: Sequence[torch.Tensor], named: Sequence[tuple[str, torch.Tensor]]) -> None:
-    """Raise if memory of a result is also that of an input or of another result."""
-    for i, out in enumerate(outs):
-        begin, size = out.data_ptr(), out.nbytes
-        end = begin + size
-        name = "out" if len(outs) == 1 else f"out[{i}]"
-        others = [*named, *((f"out[{j}]", other) for j, other in enumerate(outs[:i]))]
-        for other_name, other in others:
+def no_alias(op: str, operands: Operands) -> None:
+    """Name the memory that a result shares with an input or with another result."""
+    named = [(f"{side}", part) for side, xs in (("a", operands.a), ("b", operands.b)) for x in xs for part in _parts(x)]
+    for i, out in enumerate(operands.out):
+        begin = out.data_ptr()
+        end = begin + out.nbytes
+        for other_name, other in named:
             start = other.data_ptr()
             if start < end and begin < start + other.nbytes:
+                name = "out" if len(operands.out) == 1 else f"out[{i}]"
                 remedy = "The kernels read inputs while they write: pass separate memory."
                 raise InputError(op, name, f"memory apart from `{other_name}`", "overlapping memory", remedy)
+        named.append((f"out[{i}]", out))
+
+
+def _parts(x: Operand) -> tuple[torch.Tensor, ...]:
+    return (x,) if isinstance(x, torch.Tensor) else (x.codes, x.scales)

@@ -1,4 +1,4 @@
-"""`nvfp4.dual_gemm`: two products with the same A, fused with SiLU and a product of the two: a gated MLP's first half."""
+"""`nvfp4.dual_gemm`: two products with one A, joined by SiLU and a multiplication: half of a gated MLP."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ def dual_gemm(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
-    if _dispatch.direct(a, b1, b2, out):
-        return _dispatch.call(_SPEC, (a,), (b1, b2), None, out_dtype, out, backend)
+    result = _dispatch.call(_SPEC, (a,), (b1, b2), None, out_dtype, out, backend)
+    if result is not None:
+        return result
     op = "dual_gemm"
     operands = (*_library.flatten(op, "a", a), *_library.flatten(op, "b1", b1), *_library.flatten(op, "b2", b2))
     dtype = _validate.out_name(op, out_dtype)
     if out is None:
-        result: torch.Tensor = torch.ops.nvfp4.dual_gemm(*operands, dtype, backend)
-        return result
+        traced: torch.Tensor = torch.ops.nvfp4.dual_gemm(*operands, dtype, backend)
+        return traced
     torch.ops.nvfp4.dual_gemm_out(*operands, dtype, backend, out)
     return out

@@ -38,11 +38,12 @@ def gemm(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
-    if _dispatch.direct(a, b, out):
-        return _dispatch.call(_SPEC, (a,), (b,), None, out_dtype, out, backend)
+    result = _dispatch.call(_SPEC, (a,), (b,), None, out_dtype, out, backend)
+    if result is not None:
+        return result
     flat = (*_library.flatten("gemm", "a", a), *_library.flatten("gemm", "b", b), _validate.out_name("gemm", out_dtype))
     if out is None:
-        result: torch.Tensor = torch.ops.nvfp4.gemm(*flat, backend)
-        return result
+        traced: torch.Tensor = torch.ops.nvfp4.gemm(*flat, backend)
+        return traced
     torch.ops.nvfp4.gemm_out(*flat, backend, out)
     return out

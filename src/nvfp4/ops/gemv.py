@@ -39,11 +39,12 @@ def gemv(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
-    if _dispatch.direct(a, x, out):
-        return _dispatch.call(_SPEC, (a,), (x,), None, out_dtype, out, backend)
+    result = _dispatch.call(_SPEC, (a,), (x,), None, out_dtype, out, backend)
+    if result is not None:
+        return result
     flat = (*_library.flatten("gemv", "a", a), *_library.flatten("gemv", "x", x), _validate.out_name("gemv", out_dtype))
     if out is None:
-        result: torch.Tensor = torch.ops.nvfp4.gemv(*flat, backend)
-        return result
+        traced: torch.Tensor = torch.ops.nvfp4.gemv(*flat, backend)
+        return traced
     torch.ops.nvfp4.gemv_out(*flat, backend, out)
     return out

@@ -56,9 +56,9 @@ def group_gemm(
     List form: `a` and `b` are lists with one operand for each group, whose sizes may all differ.
 
     Stacked form (mixtures of experts): the rows of all groups lie one after another in `a`, the weights are stacked in
-    `b`, and `offsets` holds the end row of each group, on the device, as ``torch._grouped_mm`` has it. Nothing waits for
-    the device, so the sizes of the groups may change between replays of a CUDA graph. Ends must not decrease nor exceed
-    T; their values are not checked.
+    `b`, and `offsets` holds the end row of each group, on the device, as ``torch._grouped_mm`` has it. Kernels read
+    them there, so the sizes of the groups may change between replays of a CUDA graph. (Backend torch_ops waits for the
+    device outside of graphs.) Ends must not decrease nor exceed T; their values are not checked.
 
     Products and sums are fp32; tensor scales are applied to the fp32 sums, which are then rounded once.
 
@@ -100,15 +100,16 @@ def _lists(
     out: Sequence[torch.Tensor] | None,
     backend: str | None,
 ) -> list[torch.Tensor]:
-    if _dispatch.direct(*a, *b, *(out or ())):
-        return _dispatch.call_groups(_LISTS, a, b, out_dtype, out, backend)
+    results = _dispatch.call_lists(_LISTS, a, b, out_dtype, out, backend)
+    if results is not None:
+        return results
     _validate.group_gemm_list(a, b, out_dtype)
     op = "group_gemm"
     operands = (*_library.flatten_list(op, "a", a), *_library.flatten_list(op, "b", b))
     dtype = _validate.out_name(op, out_dtype)
     if out is None:
-        results: list[torch.Tensor] = torch.ops.nvfp4.group_gemm_lists(*operands, dtype, backend)
-        return results
+        traced: list[torch.Tensor] = torch.ops.nvfp4.group_gemm_lists(*operands, dtype, backend)
+        return traced
     torch.ops.nvfp4.group_gemm_lists_out(*operands, dtype, backend, list(out))
     return list(out)
 
@@ -121,12 +122,13 @@ def _stacked(
     out: torch.Tensor | None,
     backend: str | None,
 ) -> torch.Tensor:
-    if _dispatch.direct(a, b, offsets, out):
-        return _dispatch.call(_STACKED, (a,), (b,), offsets, out_dtype, out, backend)
+    result = _dispatch.call(_STACKED, (a,), (b,), offsets, out_dtype, out, backend)
+    if result is not None:
+        return result
     op = "group_gemm"
     flat = (*_library.flatten(op, "a", a), *_library.flatten(op, "b", b), offsets, _validate.out_name(op, out_dtype))
     if out is None:
-        result: torch.Tensor = torch.ops.nvfp4.group_gemm(*flat, backend)
-        return result
+        traced: torch.Tensor = torch.ops.nvfp4.group_gemm(*flat, backend)
+        return traced
     torch.ops.nvfp4.group_gemm_out(*flat, backend, out)
     return out

@@ -1,4 +1,4 @@
-"""Exact products with torch: decoded operands, fp32 sums, and no reduced precision whatever the process has switched on."""
+"""Exact products with torch: decoded operands, fp32 sums, whatever precision the process has switched on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def plain_precision(device: torch.device) -> Iterator[None]:
             torch.backends.cuda.matmul.allow_fp16_accumulation = False
             stack.callback(setattr, torch.backends.cuda.matmul, "allow_fp16_accumulation", True)
         if device.type == "cpu":
-            before = torch.backends.mkldnn.matmul.fp32_precision
+            settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+            before = settings.fp32_precision
             if before not in ("none", "ieee"):
-                torch.backends.mkldnn.matmul.fp32_precision = "ieee"
-                stack.callback(setattr, torch.backends.mkldnn.matmul, "fp32_precision", before)
+                settings.fp32_precision = "ieee"
+                stack.callback(setattr, settings, "fp32_precision", before)
         yield
 
 

@@ -126,7 +126,7 @@ class TritonBackend:
 
 
 def _block_k(k: int, largest: int) -> int:
-    """The largest power of two up to `largest` that is not much more than `k`; at least what a matrix instruction takes."""
+    """Enough for all of `k`, as a power of two between what a matrix instruction takes and `largest`."""
     size = 32
     while size < min(k, largest):
         size *= 2

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The Triton kernels. Importing this needs triton, but no GPU.
 
 Both kernels split packed bytes into their low and high nibbles and multiply even elements with even ones and odd with
@@ -10,7 +11,8 @@ tensor scales are applied to them.
 
 K is a compile-time constant: weights have few, and masks along K vanish where it fills whole tiles.
 
-An operand is (data, scales, tensor scale): data and scales are bytes, or data is 16-bit activations and the others None.
+An operand is (data, scales, tensor scale): data and scales are bytes, or data is 16-bit activations and the others
+None.
 """
 
 from __future__ import annotations
@@ -23,21 +25,21 @@ E4M3_SCALE = tl.constexpr(2.0**8)
 
 
 @triton.jit
-def decode_e2m1(codes):  # type: ignore[no-untyped-def]
+def decode_e2m1(codes):
     """Codes 0..15 (uint8) as fp16."""
     bits = ((codes & 7).to(tl.uint16) << 9) | ((codes & 8).to(tl.uint16) << 12)
     return bits.to(tl.float16, bitcast=True) * E2M1_SCALE
 
 
 @triton.jit
-def decode_e4m3(scales):  # type: ignore[no-untyped-def]
+def decode_e4m3(scales):
     """E4M3 bytes (never NaN) as fp16."""
     bits = ((scales & 0x7F).to(tl.uint16) << 7) | ((scales & 0x80).to(tl.uint16) << 8)
     return bits.to(tl.float16, bitcast=True) * E4M3_SCALE
 
 
 @triton.jit
-def scale_bytes(scales, rows, blocks, row_mask, block_count: tl.constexpr, TILED: tl.constexpr):  # type: ignore[no-untyped-def]
+def scale_bytes(scales, rows, blocks, row_mask, block_count: tl.constexpr, TILED: tl.constexpr):
     """Bytes of the scales at rows [R] (int64) and blocks [C] along K: uint8 [R, C]; zero beyond the ends.
 
     `TILED` scales are 128x4 tiles, see `nvfp4.layouts`.
@@ -53,7 +55,7 @@ def scale_bytes(scales, rows, blocks, row_mask, block_count: tl.constexpr, TILED
 
 
 @triton.jit
-def code_bytes(data, rows, k, row_mask, K: tl.constexpr, BLOCK_K: tl.constexpr):  # type: ignore[no-untyped-def]
+def code_bytes(data, rows, k, row_mask, K: tl.constexpr, BLOCK_K: tl.constexpr):
     """Packed codes of `rows` from element `k` on: uint8 [R, BLOCK_K / 2]; zero beyond the ends."""
     columns = k // 2 + tl.arange(0, BLOCK_K // 2)
     mask = row_mask[:, None] & (columns < K // 2)[None, :]
@@ -61,8 +63,17 @@ def code_bytes(data, rows, k, row_mask, K: tl.constexpr, BLOCK_K: tl.constexpr):
 
 
 @triton.jit
-def even_and_odd(  # type: ignore[no-untyped-def]
-    data, scales, rows, k, row_mask, K: tl.constexpr, R: tl.constexpr, BLOCK_K: tl.constexpr, TILED: tl.constexpr, TYPE: tl.constexpr
+def even_and_odd(
+    data,
+    scales,
+    rows,
+    k,
+    row_mask,
+    K: tl.constexpr,
+    R: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    TILED: tl.constexpr,
+    TYPE: tl.constexpr,
 ):
     """Even and odd elements of `rows` from element `k` on, times block scales: two [R, BLOCK_K / 2] of `TYPE`."""
     if scales is None:
@@ -81,27 +92,23 @@ def even_and_odd(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def batch_start(data, scales, batch, rows, K: tl.constexpr, TILED: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Where matrix `batch` (int64) of `rows` rows begins: (data, scales)."""
-    if scales is None:
-        return data + batch * rows * K, scales
+def scales_start(scales, batch, rows, K: tl.constexpr, TILED: tl.constexpr):
+    """Where the scales of matrix `batch` (int64) of `rows` rows begin."""
     if TILED:
-        size = ((rows + 127) // 128).to(tl.int64) * ((K // 16 + 3) // 4) * 512
+        size = ((rows.to(tl.int64) + 127) // 128) * ((K // 16 + 3) // 4) * 512
     else:
         size = rows.to(tl.int64) * (K // 16)
-    return data + batch * rows * (K // 2), scales + batch * size
+    return scales + batch * size
 
 
 @triton.jit
-def tensor_scaled(sums, scale, index, STRIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`sums` times a tensor scale, where there is one; `STRIDE` is 1 when each matrix has its own."""
-    if scale is None:
-        return sums
+def tensor_scaled(sums, scale, index, STRIDE: tl.constexpr):
+    """`sums` times a tensor scale; `STRIDE` is 1 when each matrix has its own."""
     return sums * tl.load(scale + index * STRIDE)
 
 
 @triton.jit
-def accumulate(  # type: ignore[no-untyped-def]
+def accumulate(
     acc,
     a_even,
     a_odd,
@@ -123,18 +130,42 @@ def accumulate(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def accumulate_native(  # type: ignore[no-untyped-def]
-    acc, a, a_scale, data, scales, rows, k, row_mask, K: tl.constexpr, BLOCK_K: tl.constexpr, TILED: tl.constexpr
+def native_loop(
+    a,
+    a_scales,
+    b,
+    b_scales,
+    rows,
+    columns,
+    row_mask,
+    column_mask,
+    K: tl.constexpr,
+    acc,
+    A_TILED: tl.constexpr,
+    B_TILED: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):
-    """acc += A B^T for one block along K by the block-scaled matrix instruction."""
-    blocks = k // 16 + tl.arange(0, BLOCK_K // 16)
-    b = code_bytes(data, rows, k, row_mask, K, BLOCK_K)
-    b_scale = scale_bytes(scales, rows, blocks, row_mask, K // 16, TILED).to(tl.float8e4nv, bitcast=True)
-    return tl.dot_scaled(a, a_scale, "e2m1", tl.trans(b), b_scale, "e2m1", acc)
+    """acc += A B^T over the whole of K by the block-scaled matrix instruction, which takes packed operands."""
+    for k in range(0, K, BLOCK_K):
+        blocks = k // 16 + tl.arange(0, BLOCK_K // 16)
+        left = code_bytes(a, rows, k, row_mask, K, BLOCK_K)
+        right = code_bytes(b, columns, k, column_mask, K, BLOCK_K)
+        left_scale = scale_bytes(a_scales, rows, blocks, row_mask, K // 16, A_TILED)
+        right_scale = scale_bytes(b_scales, columns, blocks, column_mask, K // 16, B_TILED)
+        acc = tl.dot_scaled(
+            left,
+            left_scale.to(tl.float8e4nv, bitcast=True),
+            "e2m1",
+            tl.trans(right),
+            right_scale.to(tl.float8e4nv, bitcast=True),
+            "e2m1",
+            acc,
+        )
+    return acc
 
 
 @triton.jit
-def gemm_kernel(  # type: ignore[no-untyped-def]
+def gemm_kernel(
     a,
     a_scales,
     a_tensor_scale,
@@ -178,9 +209,14 @@ def gemm_kernel(  # type: ignore[no-untyped-def]
         if begin + tile_m * BLOCK_M >= end:
             return
     else:
-        a, a_scales = batch_start(a, a_scales, batch, M, K, A_TILED)
+        if a_scales is None:
+            a += batch * M * K
+        else:
+            a += batch * M * (K // 2)
+            a_scales = scales_start(a_scales, batch, M, K, A_TILED)
         out += batch * M * N
-    b, b_scales = batch_start(b, b_scales, batch, N, K, B_TILED)
+    b += batch * N * (K // 2)
+    b_scales = scales_start(b_scales, batch, N, K, B_TILED)
 
     rows = (begin + tile_m * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     columns = (tile_n * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
@@ -188,39 +224,39 @@ def gemm_kernel(  # type: ignore[no-untyped-def]
     column_mask = columns < N
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     acc2 = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-    for k in range(0, K, BLOCK_K):
-        if NATIVE:
-            left = code_bytes(a, rows, k, row_mask, K, BLOCK_K)
-            blocks = k // 16 + tl.arange(0, BLOCK_K // 16)
-            left_scale = scale_bytes(a_scales, rows, blocks, row_mask, K // 16, A_TILED)
-            left_scale = left_scale.to(tl.float8e4nv, bitcast=True)
-            acc = accumulate_native(acc, left, left_scale, b, b_scales, columns, k, column_mask, K, BLOCK_K, B_TILED)
-            if b2 is not None:
-                acc2 = accumulate_native(
-                    acc2, left, left_scale, b2, b2_scales, columns, k, column_mask, K, BLOCK_K, B_TILED
-                )
-        else:
-            even, odd = even_and_odd(a, a_scales, rows, k, row_mask, K, BLOCK_M, BLOCK_K, A_TILED, TYPE)
-            acc = accumulate(
-                acc, even, odd, b, b_scales, columns, k, column_mask, K, BLOCK_N, BLOCK_K, B_TILED, TYPE
+    if NATIVE:
+        acc = native_loop(
+            a, a_scales, b, b_scales, rows, columns, row_mask, column_mask, K, acc, A_TILED, B_TILED, BLOCK_K
+        )
+        if b2 is not None:
+            # A loop of its own: with two block-scaled products in one, triton 3.6 fails to compile (InsertTmemAref).
+            acc2 = native_loop(
+                a, a_scales, b2, b2_scales, rows, columns, row_mask, column_mask, K, acc2, A_TILED, B_TILED, BLOCK_K
             )
+    else:
+        for k in range(0, K, BLOCK_K):
+            even, odd = even_and_odd(a, a_scales, rows, k, row_mask, K, BLOCK_M, BLOCK_K, A_TILED, TYPE)
+            acc = accumulate(acc, even, odd, b, b_scales, columns, k, column_mask, K, BLOCK_N, BLOCK_K, B_TILED, TYPE)
             if b2 is not None:
                 acc2 = accumulate(
                     acc2, even, odd, b2, b2_scales, columns, k, column_mask, K, BLOCK_N, BLOCK_K, B_TILED, TYPE
                 )
 
-    acc = tensor_scaled(acc, a_tensor_scale, batch, A_STRIDE)
-    acc = tensor_scaled(acc, b_tensor_scale, batch, B_STRIDE)
-    if b2 is not None:
+    if a_tensor_scale is not None:
+        acc = tensor_scaled(acc, a_tensor_scale, batch, A_STRIDE)
         acc2 = tensor_scaled(acc2, a_tensor_scale, batch, A_STRIDE)
+    if b_tensor_scale is not None:
+        acc = tensor_scaled(acc, b_tensor_scale, batch, B_STRIDE)
+    if b2_tensor_scale is not None:
         acc2 = tensor_scaled(acc2, b2_tensor_scale, batch, B_STRIDE)
+    if b2 is not None:
         acc = acc / (1.0 + tl.exp(-acc)) * acc2
     result = acc.to(out.dtype.element_ty)
     tl.store(out + rows[:, None] * N + columns[None, :], result, mask=row_mask[:, None] & column_mask[None, :])
 
 
 @triton.jit
-def gemv_kernel(  # type: ignore[no-untyped-def]
+def gemv_kernel(
     a,
     a_scales,
     a_tensor_scale,
@@ -243,9 +279,13 @@ def gemv_kernel(  # type: ignore[no-untyped-def]
     Every thread keeps its partial sums over the whole of K; they are added once, at the end.
     """
     batch = tl.program_id(1).to(tl.int64)
-    one = tl.full((), 1, tl.int32)
-    a, a_scales = batch_start(a, a_scales, batch, M, K, A_TILED)
-    x, x_scales = batch_start(x, x_scales, batch, one, K, X_TILED)
+    a += batch * M * (K // 2)
+    a_scales = scales_start(a_scales, batch, M, K, A_TILED)
+    if x_scales is None:
+        x += batch * K
+    else:
+        x += batch * (K // 2)
+        x_scales = scales_start(x_scales, batch, tl.full((), 1, tl.int32), K, X_TILED)
     rows = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     row_mask = rows < M
     first = tl.zeros((1,), dtype=tl.int64)
@@ -257,6 +297,8 @@ def gemv_kernel(  # type: ignore[no-untyped-def]
         acc += even.to(tl.float32) * x_even.to(tl.float32)
         acc += odd.to(tl.float32) * x_odd.to(tl.float32)
     sums = tl.sum(acc, axis=1)
-    sums = tensor_scaled(sums, a_tensor_scale, batch, A_STRIDE)
-    sums = tensor_scaled(sums, x_tensor_scale, batch, X_STRIDE)
+    if a_tensor_scale is not None:
+        sums = tensor_scaled(sums, a_tensor_scale, batch, A_STRIDE)
+    if x_tensor_scale is not None:
+        sums = tensor_scaled(sums, x_tensor_scale, batch, X_STRIDE)
     tl.store(out + batch * M + rows, sums.to(out.dtype.element_ty), mask=row_mask)
