@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm80 import BACKEND
 from nvfp4.check import inputs
@@ -127,3 +128,36 @@ def test_results_do_not_change_from_run_to_run():
             BACKEND.run(plan, problem, operands)
             for before, now in zip(first, operands.out, strict=True):
                 assert torch.equal(before.view(torch.uint8), now.view(torch.uint8))
+
+
+def stacked_with(offsets: list[int], device: str, what: Capability) -> tuple[torch.Tensor, torch.Tensor]:
+    """The stacked form on 30 rows with these offsets, into an output of 7s; and what each group alone gives."""
+    problem = Problem(Op.GROUP_GEMM, 30, 24, 48, out_dtype="fp32", stacked=len(offsets))
+    made = inputs.make(problem, "integers", 3, device)
+    out = torch.full_like(made.out[0], 7.0)
+    given = torch.tensor(offsets, dtype=torch.int32, device=device)
+    BACKEND.run(BACKEND.plan(what, problem), problem, Operands(made.a, made.b, (out,), given))
+    a, b = made.a[0].dequantize(torch.float64), made.b[0].dequantize(torch.float64)
+    return out, torch.einsum("tk,gnk->gtn", a, b).float()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_rows_beyond_the_last_offset_keep_their_contents(device):
+    what = known("sm_90a") if device == "cpu" else capability(device)
+    out, each = stacked_with([5, 5, 20], device, what)
+    assert torch.equal(out[:5], each[0, :5])
+    assert torch.equal(out[5:20], each[2, 5:20])
+    assert (out[20:] == 7).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("offsets", [[-3, 8, 30], [10, 4, 30], [10, 10**9, 30], [2**31 - 1] * 3, [-(2**31)] * 3])
+def test_offsets_that_make_no_sense_lead_nowhere(device, offsets):
+    """Nothing outside of A, B and the output is touched (the emulator sees that); rows get some group's product."""
+    what = known("sm_90a") if device == "cpu" else capability(device)
+    out, each = stacked_with(offsets, device, what)
+    end = 0
+    for group, offset in enumerate(offsets):
+        start, end = end, max(end, min(max(offset, 0), 30))
+        assert torch.equal(out[start:end], each[group, start:end])
+    assert (out[end:] == 7).all()
