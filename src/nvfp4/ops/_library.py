@@ -78,6 +78,67 @@ def unflatten_list(
     return tuple(unflatten(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True))
 
 
+def dispatch(
+    spec: Spec,
+    operands: dict[str, object],
+    offsets: torch.Tensor | None,
+    out_dtype: torch.dtype,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> torch.Tensor:
+    """Call the registered operator of an operation with one result.
+
+    Args:
+        spec: The operation.
+        operands: All operands by name, in order.
+        offsets: Stacked group_gemm only.
+        out_dtype: Type of the result.
+        out: Where the result goes; None to allocate it.
+        backend: The backend that the caller asks for.
+    """
+    flat: list[object] = []
+    for name, x in operands.items():
+        flat += flatten(spec.op, name, x)
+    if offsets is not None:
+        _tensor(spec, "offsets", offsets, "an int32 torch.Tensor")
+        flat.append(offsets)
+    flat += (_validate.out_name(spec.op, out_dtype), backend)
+    if out is None:
+        result: torch.Tensor = getattr(torch.ops.nvfp4, spec.name)(*flat)
+        return result
+    _tensor(spec, "out", out)
+    getattr(torch.ops.nvfp4, spec.name + "_out")(*flat, out)
+    return out
+
+
+def dispatch_lists(
+    spec: Spec,
+    a: tuple[Operand, ...],
+    b: tuple[Operand, ...],
+    out_dtype: torch.dtype,
+    out: Sequence[torch.Tensor] | None,
+    backend: str | None,
+) -> list[torch.Tensor]:
+    """Call the registered operator of the list form of group_gemm. Arguments as of `dispatch`."""
+    spec.describe(a, b, out_dtype)
+    flat: list[object] = [*flatten_list(spec.op, "a", a), *flatten_list(spec.op, "b", b)]
+    flat += (_validate.out_name(spec.op, out_dtype), backend)
+    if out is None:
+        results: list[torch.Tensor] = getattr(torch.ops.nvfp4, spec.name)(*flat)
+        return results
+    outs = list(out)
+    for i, one in enumerate(outs):
+        _tensor(spec, f"out[{i}]", one)
+    getattr(torch.ops.nvfp4, spec.name + "_out")(*flat, outs)
+    return outs
+
+
+def _tensor(spec: Spec, name: str, x: object, expected: str = "a torch.Tensor") -> None:
+    """What a schema cannot take gets our message instead of the dispatcher's."""
+    if not isinstance(x, torch.Tensor):
+        raise InputError(spec.op, name, expected, type(x).__name__, "Pass a tensor.")
+
+
 def _define(signature: str, implementation: Callable[..., object], fake: Callable[..., object]) -> None:
     _library.define(signature, tags=_TAGS)  # type: ignore[no-untyped-call]
     name = signature.partition("(")[0]

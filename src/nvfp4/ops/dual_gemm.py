@@ -41,13 +41,6 @@ def dual_gemm(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     result = _dispatch.call(_SPEC, (a,), (b1, b2), None, out_dtype, out, backend)
-    if result is not None:
-        return result
-    op = "dual_gemm"
-    operands = (*_library.flatten(op, "a", a), *_library.flatten(op, "b1", b1), *_library.flatten(op, "b2", b2))
-    dtype = _validate.out_name(op, out_dtype)
-    if out is None:
-        traced: torch.Tensor = torch.ops.nvfp4.dual_gemm(*operands, dtype, backend)
-        return traced
-    torch.ops.nvfp4.dual_gemm_out(*operands, dtype, backend, out)
-    return out
+    if result is None:
+        result = _library.dispatch(_SPEC, {"a": a, "b1": b1, "b2": b2}, None, out_dtype, out, backend)
+    return result

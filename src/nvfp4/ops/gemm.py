@@ -39,11 +39,6 @@ def gemm(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     result = _dispatch.call(_SPEC, (a,), (b,), None, out_dtype, out, backend)
-    if result is not None:
-        return result
-    flat = (*_library.flatten("gemm", "a", a), *_library.flatten("gemm", "b", b), _validate.out_name("gemm", out_dtype))
-    if out is None:
-        traced: torch.Tensor = torch.ops.nvfp4.gemm(*flat, backend)
-        return traced
-    torch.ops.nvfp4.gemm_out(*flat, backend, out)
-    return out
+    if result is None:
+        result = _library.dispatch(_SPEC, {"a": a, "b": b}, None, out_dtype, out, backend)
+    return result

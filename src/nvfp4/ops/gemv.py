@@ -40,11 +40,6 @@ def gemv(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     result = _dispatch.call(_SPEC, (a,), (x,), None, out_dtype, out, backend)
-    if result is not None:
-        return result
-    flat = (*_library.flatten("gemv", "a", a), *_library.flatten("gemv", "x", x), _validate.out_name("gemv", out_dtype))
-    if out is None:
-        traced: torch.Tensor = torch.ops.nvfp4.gemv(*flat, backend)
-        return traced
-    torch.ops.nvfp4.gemv_out(*flat, backend, out)
-    return out
+    if result is None:
+        result = _library.dispatch(_SPEC, {"a": a, "x": x}, None, out_dtype, out, backend)
+    return result

@@ -85,33 +85,16 @@ def group_gemm(
         if out is not None and isinstance(out, torch.Tensor):
             remedy = "Pass one tensor for each group."
             raise InputError("group_gemm", "out", "a list of tensors", "a torch.Tensor", remedy)
-        return _lists(tuple(a), tuple(b), out_dtype, out, backend)
+        lists = tuple(a), tuple(b)
+        results = _dispatch.call_lists(_LISTS, *lists, out_dtype, out, backend)
+        if results is None:
+            results = _library.dispatch_lists(_LISTS, *lists, out_dtype, out, backend)
+        return results
     for name, x in (("a", a), ("b", b), *((("out", out),) if out is not None else ())):
         if not isinstance(x, (torch.Tensor, NVFP4Tensor)):
             remedy = "With offsets all operands are stacked; leave offsets out for lists."
             raise InputError("group_gemm", name, "a tensor, as offsets are given", type(x).__name__, remedy)
     return _stacked(a, b, offsets, out_dtype, out, backend)  # type: ignore[arg-type]
-
-
-def _lists(
-    a: tuple[Operand, ...],
-    b: tuple[NVFP4Tensor, ...],
-    out_dtype: torch.dtype,
-    out: Sequence[torch.Tensor] | None,
-    backend: str | None,
-) -> list[torch.Tensor]:
-    results = _dispatch.call_lists(_LISTS, a, b, out_dtype, out, backend)
-    if results is not None:
-        return results
-    _validate.group_gemm_list(a, b, out_dtype)
-    op = "group_gemm"
-    operands = (*_library.flatten_list(op, "a", a), *_library.flatten_list(op, "b", b))
-    dtype = _validate.out_name(op, out_dtype)
-    if out is None:
-        traced: list[torch.Tensor] = torch.ops.nvfp4.group_gemm_lists(*operands, dtype, backend)
-        return traced
-    torch.ops.nvfp4.group_gemm_lists_out(*operands, dtype, backend, list(out))
-    return list(out)
 
 
 def _stacked(
@@ -123,12 +106,6 @@ def _stacked(
     backend: str | None,
 ) -> torch.Tensor:
     result = _dispatch.call(_STACKED, (a,), (b,), offsets, out_dtype, out, backend)
-    if result is not None:
-        return result
-    op = "group_gemm"
-    flat = (*_library.flatten(op, "a", a), *_library.flatten(op, "b", b), offsets, _validate.out_name(op, out_dtype))
-    if out is None:
-        traced: torch.Tensor = torch.ops.nvfp4.group_gemm(*flat, backend)
-        return traced
-    torch.ops.nvfp4.group_gemm_out(*flat, backend, out)
-    return out
+    if result is None:
+        result = _library.dispatch(_STACKED, {"a": a, "b": b}, offsets, out_dtype, out, backend)
+    return result
