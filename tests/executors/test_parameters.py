@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import struct
 
@@ -57,6 +58,25 @@ def test_every_argument_is_a_parameter_in_signature_order():
     assert [slot.offset for slot in block.maps] == [block.offsets[2], block.offsets[6], block.offsets[6] + 128]
     # In the order in which a call passes addresses: pointers, then maps.
     assert parameters.tensors(args) == (T[0], T[1], None, None, T[4], T[4], T[4])
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((Scalar("u64", 9), Pointer(None), Pointer(T[0])), [1, 2, 9]),
+        ((PointerArray((None,), 3), Pointer(None)), [1, 0, 0, 2]),
+        ((Pointer(None), PointerArray((None,), 2), Scalar("u64", 9)), [1, 2, 0, 9]),
+    ],
+)
+def test_the_writer_fills_in_addresses_and_nothing_else(args, words):
+    block = parameters.build(args)
+    memory = ctypes.create_string_buffer(b"\xee" * 16 + block.data + b"\xee" * 16)
+    write = parameters.writer(block, memory, 16)
+    for factor in (1, 5):
+        write([factor, 2 * factor])
+        expected = [factor * word if word in (1, 2) else word for word in words]
+        assert struct.unpack_from(f"={len(words)}Q", memory, 16) == tuple(expected)
+    assert memory.raw[:16] == memory.raw[16 + len(block.data) : 32 + len(block.data)] == b"\xee" * 16
 
 
 def test_no_arguments():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -170,8 +170,7 @@ class Prepared:
         start = -ctypes.addressof(self._memory) % parameters.TENSOR_MAP_ALIGNMENT
         base = ctypes.addressof(self._memory) + start
         ctypes.memmove(base, block.data, len(block.data))
-        self._start = start
-        self._pack: Callable[..., None] = block.addresses.pack_into
+        self._write = parameters.writer(block, self._memory, start)
         self._maps = [_MapWriter(slot, base) for slot in block.maps]
         self._pointers = block.pointers
         self._offsets = (ctypes.c_void_p * max(len(block.offsets), 1))(*(base + offset for offset in block.offsets))
@@ -208,11 +207,11 @@ class Prepared:
         """
         with self._lock:
             if self._maps:
-                self._pack(self._memory, self._start, *addresses[: self._pointers])
+                self._write(addresses[: self._pointers])
                 for writer, address in zip(self._maps, addresses[self._pointers :], strict=True):
                     writer.write(address)
             else:
-                self._pack(self._memory, self._start, *addresses)
+                self._write(addresses)
             if queue != self._queue:
                 self._config.stream = self._queue = queue
             status = self._call()

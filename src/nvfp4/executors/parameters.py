@@ -7,7 +7,11 @@ call to call.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import operator
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -133,3 +137,13 @@ def tensors(args: tuple[Argument, ...]) -> tuple[torch.Tensor | None, ...]:
         elif isinstance(argument, TensorMapArray):
             maps += (map.tensor for map in argument.maps)
     return (*pointers, *maps)
+
+
+def writer(block: ParameterBlock, memory: ctypes.Array[ctypes.c_char], start: int) -> Callable[[Sequence[int]], None]:
+    """What writes the addresses of a call, as many as `ParameterBlock.pointers`, into the block at `memory` + `start`."""
+    if block.addresses.size == 8 * block.pointers:
+        # Without gaps a slice of an array takes them: 0.2 us less than packing.
+        words = (ctypes.c_uint64 * block.pointers).from_buffer(memory, start)
+        return functools.partial(operator.setitem, words, slice(None))
+    pack = block.addresses.pack_into
+    return lambda addresses: pack(memory, start, *addresses)
