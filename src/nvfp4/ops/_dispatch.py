@@ -20,6 +20,7 @@ import torch
 from nvfp4 import backends
 from nvfp4.backends.base import LaunchBackend, Operand, Operands
 from nvfp4.device import capability
+from nvfp4.executors.memory import fill_zero
 from nvfp4.ops import _validate
 from nvfp4.ops._validate import Described, list_problem
 from nvfp4.problem import Problem
@@ -64,9 +65,10 @@ class Prepared:
 
     def allocate(self, index: int = 0) -> torch.Tensor:
         """A new result."""
+        out = torch.empty(self.shapes[index], dtype=self.dtype, device=self.device)
         if self.zero:
-            return torch.zeros(self.shapes[index], dtype=self.dtype, device=self.device)
-        return torch.empty(self.shapes[index], dtype=self.dtype, device=self.device)
+            fill_zero(out)
+        return out
 
 
 _prepared: dict[Hashable, Prepared] = {}
