@@ -89,3 +89,23 @@ def test_the_kernel_reads_every_byte(bulk, size):
     for call in floor.calls(plan, [data, data ^ 0x5A], what.arch):
         buffer, partials = call()
         assert floor.combine(partials) == floor.checksum(buffer)
+
+
+def test_measured_limits_above_the_datasheet_are_faults():
+    from nvfp4.bench.measure import Measured
+
+    right = Measured("NVIDIA H200", copy=4.2e12, read=4.6e12, half=780e12)
+    assert right.faults() == ()
+    assert right.limits().bandwidth == 4.6e12
+    assert right.limits().fp8 == pytest.approx(1979e12 * 780 / 989)
+    cached = Measured("NVIDIA H200", copy=4.2e12, read=8.7e12, half=780e12)
+    assert len(cached.faults()) == 1
+    assert "read" in cached.faults()[0]
+    assert Measured("Riva TNT2", 1e15, 1e15, 1e15).faults() == ()
+
+
+@pytest.mark.gpu
+def test_limits_of_this_device_are_within_its_datasheet():
+    from nvfp4.bench.measure import measure_limits
+
+    assert measure_limits(size=1 << 28, edge=4096).faults() == ()

@@ -5,12 +5,11 @@ The kernel (``csrc/kernels/read_floor.cu``) runs through the same executors as e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from nvfp4.bench.timing import Call
 from nvfp4.device import Capability
 from nvfp4.errors import InputError
 from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
@@ -121,19 +120,24 @@ def combine(partials: torch.Tensor) -> int:
     return checksum(partials.cpu().contiguous().view(torch.uint8))
 
 
-def calls(plan: FloorPlan, buffers: Sequence[torch.Tensor], arch: str) -> list[Call]:
-    """One call for each of `buffers` (uint8 [n] on a GPU, all of one size), prepared so that a call only launches."""
+def calls(
+    plan: FloorPlan, buffers: Sequence[torch.Tensor], arch: str
+) -> list[Callable[[], tuple[torch.Tensor, torch.Tensor]]]:
+    """One call for each of `buffers` (uint8 [n] on a GPU, all of one size), prepared so that a call only launches.
+
+    A call returns its buffer and the partials, which all of them share.
+    """
     from nvfp4.executors import driver
 
     partials = torch.zeros(plan.blocks, dtype=torch.int32, device=buffers[0].device)
     prepared = driver.prepare(launch(plan, arch, buffers[0], partials))
 
-    def one(buffer: torch.Tensor) -> Call:
+    def one(buffer: torch.Tensor) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
         # In the order of the kernel's parameters. The closure keeps the tensors alive.
         tensors = (buffer, partials)
         addresses = tuple(tensor.data_ptr() for tensor in tensors)
 
-        def call() -> object:
+        def call() -> tuple[torch.Tensor, torch.Tensor]:
             prepared(addresses, driver.current_queue(prepared.index))
             return tensors
 

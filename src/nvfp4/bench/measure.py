@@ -28,6 +28,18 @@ class Measured:
     read: float
     half: float
 
+    def faults(self) -> tuple[str, ...]:
+        """What exceeds the datasheet of the device, so that the measurement must be wrong."""
+        sheet = datasheet(self.name)
+        if sheet is None:
+            return ()
+        pairs = (
+            ("copy", self.copy, sheet.bandwidth),
+            ("read", self.read, sheet.bandwidth),
+            ("half", self.half, sheet.half),
+        )
+        return tuple(f"{name}: {got:.3g} exceeds the datasheet's {most:.3g}" for name, got, most in pairs if got > most)
+
     def limits(self) -> Limits:
         """The same as `Limits`. The FP8 and FP4 rates scale the datasheet's like the measured 16-bit rate."""
         sheet = datasheet(self.name)
@@ -54,11 +66,12 @@ def measure_limits(device: torch.device | str = "cuda", *, size: int = 1 << 30, 
         torch.randn(edge, edge, device=device, dtype=torch.float16, generator=generator).contiguous() for _ in range(2)
     )
     product = torch.empty_like(a)
-    protocol = Protocol("back-to-back", 3, warmup=1, max_samples=10, min_wall=0.02)
+    protocol = Protocol("back-to-back", 4, warmup=1, max_samples=10, min_wall=0.02)
     taken = timing.compare(
         {
             "copy": [lambda: target.copy_(source)],
-            "read": floor.calls(floor.plan(what), [source], what.arch),
+            # Two buffers in turn: a programmatic launch overlaps the one before, and must not find its data cached.
+            "read": floor.calls(floor.plan(what), [source, target], what.arch),
             "half": [lambda: torch.mm(a, b.t(), out=product)],
         },
         protocol,

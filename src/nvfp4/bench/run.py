@@ -157,14 +157,18 @@ def _peer_subjects(problem: Problem, env: Environment, names: tuple[str, ...] | 
             yield _Subject(peer.name, role, peer.about, functools.partial(peer.prepare, problem))
 
 
-def _floor_calls(problem: Problem, env: Environment, count: int) -> tuple[str, list[Call]]:
+def _floor_calls(problem: Problem, env: Environment, count: int) -> tuple[str, list[Call], str]:
+    """Plan, calls and verdict of the read floor on buffers of the operands' size."""
     plan = floor.plan(env.capability)
     size = floor.read_bytes(problem)
     generator = torch.Generator(device=env.device).manual_seed(7)
     buffers = [
         torch.randint(0, 256, (size,), dtype=torch.uint8, device=env.device, generator=generator) for _ in range(count)
     ]
-    return plan.describe(), floor.calls(plan, buffers, env.capability.arch)
+    made = floor.calls(plan, buffers, env.capability.arch)
+    buffer, partials = made[0]()
+    right = floor.combine(partials) == floor.checksum(buffer)
+    return plan.describe(), list(made), "bit-equal" if right else "wrong: it did not read every byte"
 
 
 def _memory(problem: Problem, subjects: list[_Subject], with_floor: bool) -> int:
@@ -229,7 +233,7 @@ def run(problem: Problem, settings: Settings, env: Environment, progress: Progre
     details = {subject.name: (subject.role, subject.detail) for subject in subjects}
     if settings.floor:
         try:
-            detail, calls["read-floor"] = _floor_calls(problem, env, count)
+            detail, calls["read-floor"], verdicts["read-floor"] = _floor_calls(problem, env, count)
             details["read-floor"] = ("floor", detail)
         except Exception as error:
             refusals["read-floor"] = _reason(error)
