@@ -24,9 +24,19 @@ from cuda.bindings import driver, nvrtc
 from nvfp4.emulator.units.mma import parse_mma
 
 TYPES = {
-    "u8": "UINT8", "u16": "UINT16", "u32": "UINT32", "s32": "INT32", "u64": "UINT64", "s64": "INT64", "f16": "FLOAT16",
-    "f32": "FLOAT32", "f64": "FLOAT64", "bf16": "BFLOAT16", "f32.ftz": "FLOAT32_FTZ", "tf32": "TFLOAT32", "
-    ""tf32.ftz": "TFLOAT32_FTZ",
+    "u8": "UINT8",
+    "u16": "UINT16",
+    "u32": "UINT32",
+    "s32": "INT32",
+    "u64": "UINT64",
+    "s64": "INT64",
+    "f16": "FLOAT16",
+    "f32": "FLOAT32",
+    "f64": "FLOAT64",
+    "bf16": "BFLOAT16",
+    "f32.ftz": "FLOAT32_FTZ",
+    "tf32": "TFLOAT32",
+    "tf32.ftz": "TFLOAT32_FTZ",
 }
 
 
@@ -68,7 +78,11 @@ class Gpu:
 
     def launch(self, name: str, grid: int, threads: int, shared: int, values: list[np.ndarray]) -> None:
         function = ok(driver.cuModuleGetFunction(self.module, name.encode()))
-        ok(driver.cuFuncSetAttribute(function, driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared))
+        ok(
+            driver.cuFuncSetAttribute(
+                function, driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, shared
+            )
+        )
         keep = np.array([v.ctypes.data for v in values], np.uint64)
         ok(driver.cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, shared, 0, keep.ctypes.data, 0))
         ok(driver.cuCtxSynchronize())
@@ -98,7 +112,9 @@ def encode(copy: up.Copy, address: int) -> np.ndarray:
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,
         getattr(sw, "CU_TENSOR_MAP_SWIZZLE_" + swizzle),
         driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_NONE,
-        fill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA if copy.nan_fill else fill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        fill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA
+        if copy.nan_fill
+        else fill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
     )
     if int(code):
         raise RuntimeError(f"cuTensorMapEncodeTiled: {code}")
@@ -146,7 +162,13 @@ def main(path: str) -> None:
         coords = [np.array([c], np.int32) for c in (*copy.coords, *([0] * (5 - rank)))]
         if copy.op is None:
             dump = gpu.upload(np.zeros(up.DUMP, np.uint8))
-            gpu.launch(f"load_{rank}", 1, 32, up.DUMP, [tmap, *coords, u32(copy.offset), u32(count * size), u64(dump), u64(status)])
+            gpu.launch(
+                f"load_{rank}",
+                1,
+                32,
+                up.DUMP,
+                [tmap, *coords, u32(copy.offset), u32(count * size), u64(dump), u64(status)],
+            )
             out[f"copy/{copy.name}"] = gpu.download(dump, up.DUMP, np.uint8)
         else:
             gpu.launch(f"{copy.op}_{rank}", 1, 32, up.DUMP, [tmap, *coords, u32(copy.offset), u64(image), u64(status)])
