@@ -29,16 +29,16 @@ class Alignment:
     """Parameters of the aligned, truncating accumulation.
 
     fraction_bits: bits kept below the largest exponent. group: K elements summed in one step (0: the instruction's
-    whole K); scaled_group:
-    with block scales, elements whose unscaled products are first summed exactly (0: none). out_fraction: fraction
-    bits of the float32
-    result (23, or 13 for FP8 on Hopper).
+    whole K). scaled_group: with block scales, elements whose unscaled products are first summed exactly (0: none).
+    out_fraction: fraction bits of the float32 result (23, or 13 for FP8 on Hopper). half: the accumulators are float16,
+    and the result is rounded to nearest even.
     """
 
     fraction_bits: int
     group: int = 0
     scaled_group: int = 0
     out_fraction: int = 23
+    half: bool = False
 
 
 # (instruction family, element class) -> parameters; "f8" includes the 4- and 6-bit formats.
@@ -116,17 +116,24 @@ def _cut(x: F64, fraction: int, least: int) -> F64:
     return np.ldexp(np.trunc(np.ldexp(s, fraction)), e - fraction)
 
 
-def _finish(total: F64, special: F64, out_fraction: int) -> F32:
-    out = _cut(total, out_fraction, -126)
+def _finish(total: F64, special: F64, model: Alignment) -> F32:
+    """The sum in the output format, as float32: truncated to `out_fraction` bits, or for half precision rounded to
+    nearest even."""
+    odd = ~np.isfinite(special)
     with np.errstate(over="ignore", invalid="ignore"):
-        result = out.astype(np.float32)
+        if model.half:
+            halves = total.astype(np.float16)
+            if odd.any():
+                bits = np.where(np.isnan(special), np.uint16(0x7FFF), special.astype(np.float16).view(np.uint16))
+                halves = np.where(odd, bits, halves.view(np.uint16)).astype(np.uint16).view(np.float16)
+            return halves.astype(np.float32)
+        result = _cut(total, model.out_fraction, -126).astype(np.float32)
         # Truncation never reaches infinity.
         result = np.where(np.isinf(result), np.copysign(np.float32(np.finfo(np.float32).max), result), result)
-        odd = ~np.isfinite(special)
         if odd.any():
             result = np.where(odd, special.astype(np.float32), result)
-            bits = np.where(np.isnan(result), np.uint32(0x7FFFFFFF), result.view(np.uint32))
-            result = bits.astype(np.uint32).view(np.float32)
+            words = np.where(np.isnan(result), np.uint32(0x7FFFFFFF), result.view(np.uint32))
+            result = words.astype(np.uint32).view(np.float32)
     return result.astype(np.float32, copy=False)
 
 
@@ -146,13 +153,13 @@ def aligned(a: F32, b: F32, c: F32, kinds: tuple[str, str], model: Alignment) ->
         safe_a, safe_b = np.where(np.isfinite(part_a), part_a, 0), np.where(np.isfinite(part_b), part_b, 0)
         sa, ea = _split(safe_a, least[0])
         sb, eb = _split(safe_b, least[1])
-        sc, ec = _split(np.where(np.isfinite(out), out, 0).astype(np.float64), -126)
+        sc, ec = _split(np.where(np.isfinite(out), out, 0).astype(np.float64), -14 if model.half else -126)
         products = sa[:, None, :] * sb[None, :, :]
         exponents = ea[:, None, :] + eb[None, :, :]
         top = np.maximum(exponents.max(axis=2), ec)
         total = np.trunc(np.ldexp(products, model.fraction_bits + exponents - top[:, :, None])).sum(axis=2)
         total += np.trunc(np.ldexp(sc, model.fraction_bits + ec - top))
-        out = _finish(np.ldexp(total, top - model.fraction_bits), special, model.out_fraction)
+        out = _finish(np.ldexp(total, top - model.fraction_bits), special, model)
     return out
 
 
@@ -180,4 +187,4 @@ def aligned_block_scaled(a: F32, b: F32, c: F32, scales: tuple[F32, F32], model:
         special = (scales[0].sum(axis=1)[:, None] + scales[1].sum(axis=1)[None, :]).astype(np.float64) * 0 + c
     total = np.trunc(np.where(np.isfinite(terms), terms, 0)).sum(axis=2)
     total += np.trunc(np.ldexp(sc, model.fraction_bits + ec - top))
-    return _finish(np.ldexp(total, top - model.fraction_bits), special, model.out_fraction)
+    return _finish(np.ldexp(total, top - model.fraction_bits), special, model)

@@ -13,7 +13,7 @@ Arrays carry any leading batch axes (warps): uint32 [..., registers, 32], or uin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -218,7 +218,7 @@ def mma_sync(
     registers, uint32
     [..., 32]; selectors: byte-id-a, thread-id-a, byte-id-b, thread-id-b. model: None for exact sums rounded once, or
     how silicon
-    accumulates (float32 results of a single warp).
+    accumulates (a single warp).
     """
     a_regs, b_regs, c_regs = operands
     for regs, count, what in zip(operands, spec.registers, "ABC", strict=False):
@@ -244,8 +244,11 @@ def mma_sync(
         integers = accumulators(c_regs, spec.m).view(np.int32)
         return from_accumulators(acc.add_s32(integers, product, spec.saturate)).view(np.uint32)
     c = _read_c(c_regs, spec)
-    if model is not None and spec.d_type == "f32":
-        return from_accumulators(_modelled(spec, a, b, c, scales, model)).view(np.uint32)
+    if model is not None:
+        out = _modelled(spec, a, b, c, scales, replace(model, half=spec.d_type == "f16"))
+        return (
+            _half_registers(out.astype(np.float16)) if spec.d_type == "f16" else from_accumulators(out).view(np.uint32)
+        )
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     if scales:
         wide_a, wide_b = _scale(wide_a, scales[0]), _scale(wide_b, scales[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -168,17 +168,29 @@ class WgmmaPlan:
             old = accumulator_matrix(d, s.n).view(np.int32) if scale_d else None
             product = acc.gemm(a, b, 0.0)  # |sum| <= 32 * 255 * 255 < 2**24: always exact
             return accumulator_registers(acc.add_s32(old, product, s.saturate)).view(np.uint32)
+        if model is not None:
+            return self._modelled(a, b, d, scale_d, model)
         if s.d_type == "f16":
             half = half_matrix(d, s.n) if scale_d else None
             return half_registers(acc.add_f16(half, acc.gemm(a, b)))
-        if model is not None:
-            c = accumulator_matrix(d, s.n).view(np.float32) if scale_d else np.zeros((64, s.n), np.float32)
-            out = acc.aligned(a, b, np.ascontiguousarray(c), (s.a_type, s.b_type), model)
-            return np.ascontiguousarray(accumulator_registers(out)).view(np.uint32)
         # Permute the product rather than the accumulators: one pass over the fragment instead of two.
         product = np.ascontiguousarray(accumulator_registers(acc.gemm(a, b)))
         single = np.ascontiguousarray(d).view(np.float32).reshape(product.shape) if scale_d else None
         return acc.add_f32(single, product).view(np.uint32)
+
+    def _modelled(self, a: F32, b: F32, d: U32, scale_d: bool, model: Alignment) -> U32:
+        s = self.spec
+        half = s.d_type == "f16"
+        if not scale_d:
+            c = np.zeros((64, s.n), np.float32)
+        elif half:
+            c = half_matrix(d, s.n).astype(np.float32)
+        else:
+            c = np.ascontiguousarray(accumulator_matrix(d, s.n)).view(np.float32)
+        out = acc.aligned(a, b, c, (s.a_type, s.b_type), replace(model, half=half))
+        if half:
+            return half_registers(out.astype(np.float16))
+        return np.ascontiguousarray(accumulator_registers(out)).view(np.uint32)
 
 
 @lru_cache(maxsize=4096)
