@@ -10,7 +10,7 @@ from nvfp4.bench import inputs, peers, records, roofline
 from nvfp4.bench import run as bench_run
 from nvfp4.bench.peers import Peer
 from nvfp4.bench.run import Environment, Settings, bench
-from nvfp4.contest.tasks import GEMM, GROUP_GEMM, TASKS
+from nvfp4.contest.tasks import GROUP_GEMM, TASKS
 from nvfp4.device import known
 from nvfp4.errors import InputError
 from nvfp4.problem import Format, Op, Problem
@@ -190,8 +190,7 @@ def test_without_a_gpu_the_error_says_so():
 def test_benchmark_problems_are_those_of_the_contest():
     assert bench_run.benchmark_problems("gemm")[0] == Problem(Op.GEMM, 128, 7168, 16384)
     assert len(bench_run.benchmark_problems("group_gemm")) == 4
-    (problem,) = bench_run.problems_of("gemm", GEMM.tests[:1], scale_layout="tiled")
-    assert problem.b.scale_layout == "tiled"
+    assert bench_run.benchmark_problems("gemm", scale_layout="tiled")[0].b.scale_layout == "tiled"
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,6 @@ def make(
     return Operands(a, b, out, offsets)
 
 
-def nbytes(problem: Problem) -> int:
-    """Device memory of one set of operands and results, about."""
-    return problem.bytes
-
-
 def elements(problem: Problem) -> int:
     """Elements of all operands of a problem, which is what a peer that decodes them stores."""
     if problem.groups:

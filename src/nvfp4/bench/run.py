@@ -21,7 +21,7 @@ from nvfp4.bench import peers as peers_module
 from nvfp4.bench.records import Entry, Record
 from nvfp4.bench.roofline import Limits
 from nvfp4.bench.timing import Call, CudaTimer, Timer
-from nvfp4.contest.tasks import Case, task_of
+from nvfp4.contest.tasks import task_of
 from nvfp4.device import Capability, capability
 from nvfp4.errors import InputError
 from nvfp4.problem import Problem
@@ -112,12 +112,6 @@ def benchmark_problems(op: str, *, scale_layout: str = "linear") -> tuple[Proble
     return tuple(task.problem(case, scale_layout=scale_layout) for case in task.benchmarks)
 
 
-def problems_of(op: str, cases: Iterable[Case], *, scale_layout: str = "linear") -> tuple[Problem, ...]:
-    """Problems of an operation for cases of one's own."""
-    task = task_of(op)
-    return tuple(task.problem(case, scale_layout=scale_layout) for case in cases)
-
-
 @dataclass(frozen=True)
 class _Subject:
     """Something to time, before its calls are made."""
@@ -174,7 +168,7 @@ def _floor_calls(problem: Problem, env: Environment, count: int) -> tuple[str, l
 def _memory(problem: Problem, subjects: list[_Subject], with_floor: bool) -> int:
     """Bytes of one set of inputs for all subjects together, with what peers decode, roughly but not too little."""
     decoded = inputs.elements(problem)
-    total = 2 * inputs.nbytes(problem) if with_floor else inputs.nbytes(problem)
+    total = 2 * problem.bytes if with_floor else problem.bytes
     for subject in subjects:
         if subject.role in ("peer", "other"):
             total += 2 * decoded if "16" in subject.name else decoded
