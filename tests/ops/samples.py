@@ -7,6 +7,9 @@ import torch
 from nvfp4.layouts import by_name
 from nvfp4.tensor import NVFP4Tensor
 
+DTYPES = [torch.float16, torch.bfloat16, torch.float32]
+"""Types of results."""
+
 
 def weights(
     *shape: int, layout: str = "linear", scale: float | None = None, seed: int = 0, device: str = "cpu"
@@ -27,3 +30,15 @@ def activations(*shape: int, dtype: torch.dtype = torch.float16, seed: int = 1) 
 def values(x: NVFP4Tensor | torch.Tensor) -> torch.Tensor:
     """The float64 values of an operand."""
     return x.double() if isinstance(x, torch.Tensor) else x.dequantize(torch.float64)
+
+
+def operand(kind: str, *shape: int, layout: str = "linear", seed: int = 0) -> NVFP4Tensor | torch.Tensor:
+    """NVFP4 with a tensor scale, or activations."""
+    if kind == "nvfp4":
+        return weights(*shape, layout=layout, scale=0.25, seed=seed)
+    return activations(*shape, dtype=torch.float16 if kind == "fp16" else torch.bfloat16, seed=seed)
+
+
+def product(a: NVFP4Tensor | torch.Tensor, b: NVFP4Tensor) -> torch.Tensor:
+    """A times B transposed in float64."""
+    return values(a) @ values(b).transpose(-1, -2)
