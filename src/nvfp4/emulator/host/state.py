@@ -1,0 +1,359 @@
+"""What a host operation sees: its warp, its operands, shared memory with its shadow, the launch."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compile.emitter import register_bits
+from ..ptx.ast import Bracket, Imm, Instruction, Operand, Reg, Sink, Sym, Vec
+from ..runtime.layout import NONE, PIPES, SHARED_BASE, Check
+from ..units.errors import UnitError
+from .registry import find
+
+if TYPE_CHECKING:
+    from ..launch import Cluster, Launch
+
+__all__ = ["Fatal", "HostCall", "Spans"]
+
+Spans = NDArray[np.int64]
+U64 = NDArray[np.uint64]
+CPASYNC, WGMMA, BULK, TCGEN05 = range(PIPES)
+
+
+class Fatal(Exception):
+    """A host operation reported a fatal finding; the launch ends."""
+
+
+_SPECIAL = {
+    "%ctaid.x": "x", "%ctaid.y": "y", "%ctaid.z": "z", "%cluster_ctarank": "rank", "%cluster_nctarank": "cluster_size",
+}  # fmt: skip
+
+
+class HostCall:
+    """One host operation of one warp."""
+
+    def __init__(self, launch: Launch, cluster: Cluster, index: int) -> None:
+        self.launch = launch
+        self.cluster = cluster
+        self.index = index
+        self.warp = launch.warp_array[index]
+        self.pc = int(self.warp["pc"])
+        self.instruction: Instruction = launch.kernel.host[self.pc]
+        block = launch.kernel.flow.blocks[self.pc]
+        self.next = block.fall
+        self.number = self._number()
+        self.mask = int(self.warp["mask"])
+        self.lanes = [l for l in range(32) if self.mask >> l & 1]
+        self.cta_slot = cluster.first_cta + (index - cluster.first_warp) // launch.warps
+        self.cta = launch.cta_array[self.cta_slot]
+        self.rank = int(self.cta["rank"])
+
+    def _number(self) -> int:
+        numbers = self.launch.kernel.__dict__.setdefault("_host_numbers", {})
+        if not numbers:
+            position = {id(i): n for n, i in enumerate(self.launch.kernel.instructions)}
+            for pc, i in self.launch.kernel.host.items():
+                numbers[pc] = position[id(i)]
+        return int(numbers[self.pc])
+
+    # -- control -------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def run(launch: Launch, cluster: Cluster, index: int) -> None:
+        """Carry out the operation at which warp ``index`` stopped."""
+        call = HostCall(launch, cluster, index)
+        handler = find(call.instruction)
+        assert handler is not None, call.instruction.opcode
+        native = launch.native
+        try:
+            done = handler(call)
+        except UnitError as error:
+            launch.findings.add("illegal-instruction", f"{call.instruction.opcode}: {error.message}", error.remedy, call)
+            launch.context["fatal"] = 1
+            return
+        except Fatal:
+            launch.context["fatal"] = 1
+            return
+        address = launch.warp_address(index)
+        if done:
+            launch.context["steps"] += 1
+            launch.hits[call.pc] += np.uint64(1)
+            launch.hit_lanes[call.pc] += np.uint64(len(call.lanes))
+            launch.context["progress"] += 1
+            native.function("advance")(launch.address, address, call.next)
+        else:
+            call.warp["wait_kind"], call.warp["wait_instr"] = 5, call.number
+            call.warp["retry"] = 1
+            native.function("step_aside")(launch.address, address)
+
+    def fatal(self, kind: str, message: str, remedy: str, lane: int | None = None) -> None:
+        """Report and end the launch."""
+        self.launch.findings.add(kind, message, remedy, self, lane)
+        raise Fatal
+
+    def finding(self, kind: str, message: str, remedy: str, lane: int | None = None) -> None:
+        """Report and go on."""
+        self.launch.findings.add(kind, message, remedy, self, lane)
+
+    def aligned(self) -> None:
+        """.aligned: all live threads of the warp take part."""
+        alive = int(self.warp["alive"])
+        if self.mask != alive:
+            self.fatal(
+                "divergence",
+                f"{self.instruction.opcode} is .aligned, but only lanes {self.mask:#010x} of {alive:#010x} execute it",
+                "let the whole warp reach it, or elect a thread only around what one thread may do",
+            )
+
+    @property
+    def leader(self) -> int:
+        """The first active lane."""
+        return self.lanes[0]
+
+    @property
+    def warp_id(self) -> int:
+        """Index of the warp in its CTA."""
+        return int(self.warp["id"])
+
+    # -- operands ------------------------------------------------------------------------------------------------
+
+    def register_view(self, name: str) -> NDArray[Any]:
+        """A register's storage: 32 lanes (predicates: one packed word)."""
+        bits = register_bits(self.launch.kernel.flow.registers[name])
+        offset = self.launch.kernel.layout.slots[name]
+        base = int(self.warp["registers"]) + offset
+        if bits == 1:
+            return _view(base, 4).view(np.uint32)
+        if bits == 128:
+            return _view(base, 512).view(np.uint64).reshape(32, 2)
+        return _view(base, bits * 4).view({8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}[bits])
+
+    def values(self, operand: Operand) -> U64:
+        """An operand in all lanes, zero-extended to 64 bits."""
+        if isinstance(operand, Imm):
+            value = int(operand.value) if not operand.is_float else int(np.float32(operand.value).view(np.uint32))
+            return np.full(32, value & 0xFFFFFFFFFFFFFFFF, np.uint64)
+        if isinstance(operand, Sym):
+            return np.full(32, self.symbol(operand), np.uint64)
+        if isinstance(operand, Bracket):
+            base = self.values(operand.base)
+            bits = 64
+            if isinstance(operand.base, Reg) and operand.base.name in self.launch.kernel.flow.registers:
+                bits = register_bits(self.launch.kernel.flow.registers[operand.base.name])
+            total: U64 = base + np.uint64(operand.offset & 0xFFFFFFFFFFFFFFFF)
+            return total & np.uint64(0xFFFFFFFF) if bits == 32 else total
+        assert isinstance(operand, Reg), operand
+        if operand.name not in self.launch.kernel.flow.registers:
+            return np.full(32, int(self.cta[_SPECIAL[operand.name]]), np.uint64)
+        view = self.register_view(operand.name)
+        if register_bits(self.launch.kernel.flow.registers[operand.name]) == 1:
+            packed = int(view[0])
+            return np.array([packed >> l & 1 for l in range(32)], np.uint64)
+        return view.astype(np.uint64)
+
+    def value(self, operand: Operand, lane: int | None = None) -> int:
+        """An operand of one lane (the first active one)."""
+        return int(self.values(operand)[self.leader if lane is None else lane])
+
+    def uniform(self, operand: Operand, what: str) -> int:
+        """An operand that must agree in all active lanes."""
+        found = self.values(operand)[self.lanes]
+        if (found != found[0]).any():
+            self.fatal(
+                "divergence", f"{self.instruction.opcode}: {what} differs among lanes ({int(found[0]):#x}, {int(found[found != found[0]][0]):#x})",
+                f"all threads of the warp must pass the same {what}",
+            )  # fmt: skip
+        return int(found[0])
+
+    def symbol(self, operand: Sym) -> int:
+        """Address of a variable."""
+        layout = self.launch.kernel.layout
+        if operand.name in layout.shared:
+            return (self.rank << 24) + layout.shared[operand.name] + operand.offset
+        if operand.name in layout.params:
+            return int(self.launch.param_buffer.va) + layout.params[operand.name][0] + operand.offset
+        if operand.name in layout.globals:
+            return layout.globals[operand.name] + operand.offset
+        return layout.local.get(operand.name, 0) + operand.offset
+
+    def items(self, operand: Operand) -> tuple[Operand, ...]:
+        """The elements of a vector operand, or the operand itself."""
+        return operand.items if isinstance(operand, Vec) else (operand,)
+
+    def registers(self, operand: Operand) -> NDArray[np.uint32]:
+        """A vector of 32-bit registers as uint32 [n, 32]."""
+        found = [self.values(item).astype(np.uint32) for item in self.items(operand)]
+        return np.stack(found)
+
+    def write(self, operand: Operand, values: NDArray[Any], lanes: int | None = None) -> None:
+        """Write a destination register in the active lanes."""
+        if isinstance(operand, Sink):
+            return
+        assert isinstance(operand, Reg)
+        mask = self.mask if lanes is None else lanes
+        view = self.register_view(operand.name)
+        if register_bits(self.launch.kernel.flow.registers[operand.name]) == 1:
+            packed = sum(int(bool(v)) << l for l, v in enumerate(values))
+            view[0] = (int(view[0]) & ~mask) | (packed & mask)
+        elif mask == 0xFFFFFFFF:
+            view[:] = values
+        else:
+            chosen = [l for l in range(32) if mask >> l & 1]
+            view[chosen] = np.asarray(values)[chosen].astype(view.dtype)
+        self.mark_init(operand.name, mask, True)
+
+    def mark_init(self, name: str, mask: int, known: bool) -> None:
+        """Set or clear the initialisation bits of a doubtful register."""
+        offset = self.launch.kernel.layout.init_slots.get(name)
+        if offset is None:
+            return
+        word = _view(int(self.warp["registers"]) + offset, 4).view(np.uint32)
+        word[0] = (int(word[0]) | mask) if known else (int(word[0]) & ~mask & 0xFFFFFFFF)
+
+    # -- shared memory -------------------------------------------------------------------------------------------
+
+    def shared_address(self, address: int) -> int:
+        """A shared address from a shared or generic one."""
+        return address - SHARED_BASE if address >> 56 == 1 else address
+
+    def slot_of(self, rank: int) -> int:
+        """CTA slot of a rank of this cluster."""
+        return self.cluster.first_cta + rank
+
+    def smem(self, rank: int | None = None) -> NDArray[np.uint8]:
+        """Shared memory of a CTA of the cluster, from address 0 of its window."""
+        r = self.rank if rank is None else rank
+        return self.launch.slots[self.cluster.slot].shared[r]
+
+    def locate(self, address: int, size: int, what: str, lane: int | None = None) -> tuple[int, int]:
+        """(rank, offset) of a shared address; faults when it is outside the CTA or the cluster."""
+        address = self.shared_address(address)
+        rank, offset = address >> 24, address & 0xFFFFFF
+        if rank >= self.launch.cluster_size or offset + size > self.launch.shared_size:
+            self.fatal(
+                "out-of-bounds", f"{self.instruction.opcode}: {what} at shared address {address:#x}, {size} bytes, is outside the CTA's "
+                f"{self.launch.shared_size} bytes (cluster of {self.launch.cluster_size})",
+                "check the address and the shared memory of the launch", lane,
+            )  # fmt: skip
+        if int(self.launch.cta_array[self.slot_of(rank)]["live_warps"]) == 0:
+            self.fatal(
+                "cluster-exit", f"{self.instruction.opcode}: {what} is in CTA rank {rank} of the cluster, which has exited",
+                "keep CTAs alive with a cluster barrier until nobody uses their shared memory", lane,
+            )  # fmt: skip
+        return rank, offset
+
+    def vector(self, name: str, index: int | None = None) -> NDArray[np.uint32]:
+        """A clock vector of a warp: vc, avc or tvc."""
+        warp = self.warp if index is None else self.launch.warp_array[index]
+        return _view(int(warp[name]), self.launch.components * 4).view(np.uint32)
+
+    def pipe(self, kind: int) -> int:
+        """Clock component of one of this warp's asynchronous pipes."""
+        return int(self.warp["pipe"]) + kind
+
+    def tick_pipe(self, kind: int) -> int:
+        """The next date of a pipe."""
+        dates = self.cluster.host.setdefault("pipes", {})
+        component = self.pipe(kind)
+        dates[component] = dates.get(component, 0) + 1
+        return int(dates[component])
+
+    def shared_read(self, spans: Iterable[Any], rank: int, what: str, component: int, date: int) -> None:
+        """An asynchronous engine will read: check initialisation, writers and proxy fences, and leave its mark."""
+        self._shared(spans, rank, what, component, date, False)
+
+    def shared_write(self, spans: Iterable[Any], rank: int, what: str, component: int, date: int) -> None:
+        """An asynchronous engine will write."""
+        self._shared(spans, rank, what, component, date, True)
+
+    def _shared(self, spans: Iterable[Any], rank: int, what: str, component: int, date: int, write: bool) -> None:
+        checks = int(self.launch.context["checks"][0])
+        if not checks & (Check.INIT | Check.RACES):
+            return
+        cells = self.launch.slots[self.cluster.slot].cells[rank]
+        vc, avc = self.vector("vc"), self.vector("avc")
+        for low, high in spans:
+            first, last = int(low) >> 2, (int(high) + 3) >> 2
+            part = cells[first:last]
+            if checks & Check.RACES:
+                self._race(part, first, rank, what, vc, avc, write, checks)
+            if write:
+                part["wclock"], part["wactor"], part["wmask"] = date, component, 15
+                part["init"], part["flags"], part["winstr"] = 15, 1, self.number + 1
+            else:
+                if checks & Check.INIT and (part["init"] != 15).any():
+                    at = first + int(np.argmax(part["init"] != 15))
+                    self.finding(
+                        "uninitialised-shared", f"{self.instruction.opcode}: {what} includes shared address {(rank << 24) + at * 4:#x}, which nothing has written",
+                        "write the whole tile before it is used, and check tile size and address",
+                    )  # fmt: skip
+                    part["init"] = 15
+                part["rclock"], part["ractor"], part["rmask"], part["rinstr"] = date, component, 15, self.number + 1
+
+    def _race(self, part: NDArray[Any], first: int, rank: int, what: str, vc: Any, avc: Any, write: bool, checks: int) -> None:
+        flags = part["flags"]
+        if write and (flags & 2).any():
+            at = first + int(np.argmax(flags & 2))
+            self.finding("race", f"{self.instruction.opcode}: {what} overwrites the live mbarrier at {(rank << 24) + at * 4:#x}", "keep tiles and barriers apart")
+        wactor, wclock = part["wactor"], part["wclock"]
+        late = vc[wactor] < wclock
+        if late.any():
+            k = int(np.argmax(late))
+            self.launch.findings.race(self, "write", what, (rank << 24) + (first + k) * 4, part[k], write)
+            part["wclock"][late] = 0
+        generic = (flags & 1) == 0
+        hidden = generic & (avc[wactor] < wclock) & ~late
+        if checks & Check.PROXY and hidden.any():
+            k = int(np.argmax(hidden))
+            self.launch.findings.proxy(self, what, (rank << 24) + (first + k) * 4, part[k])
+            part["wclock"][hidden] = 0
+        if write:
+            early = vc[part["ractor"]] < part["rclock"]
+            if early.any():
+                k = int(np.argmax(early))
+                self.launch.findings.race(self, "read", what, (rank << 24) + (first + k) * 4, part[k], write)
+                part["rclock"][early] = 0
+
+    # -- mbarriers -----------------------------------------------------------------------------------------------
+
+    def mbarrier(self, address: int, lane: int | None = None) -> tuple[int, int, Any]:
+        """(rank, offset, record) of a live mbarrier."""
+        rank, offset = self.locate(address, 8, "the mbarrier", lane)
+        slot = self.launch.slots[self.cluster.slot]
+        index = int(slot.maps[rank][offset >> 3])
+        if offset & 7 or not index or not int(slot.mbarriers[rank][index - 1]["live"]):
+            self.fatal(
+                "mbarrier", f"{self.instruction.opcode}: there is no initialised mbarrier at shared address {(rank << 24) + offset:#x}",
+                "initialise it with mbarrier.init, fence.mbarrier_init and a barrier before use", lane,
+            )  # fmt: skip
+        record = slot.mbarriers[rank][index - 1]
+        cell = slot.cells[rank][offset >> 2]
+        if int(self.launch.context["checks"][0]) & Check.RACES and int(self.vector("vc")[int(cell["wactor"])]) < int(cell["wclock"]):
+            self.launch.findings.race(self, "write", "the mbarrier's initialisation", (rank << 24) + offset, cell, False)
+            cell["wclock"] = 0
+        return rank, offset, record
+
+    def arrive(self, rank: int, offset: int, bytes_: int, arrivals: int, component: int = NONE, date: int = 0) -> None:
+        """What an engine does when it is done: complete_tx, or arrive."""
+        status = self.launch.native.function("mbarrier_complete")(
+            self.launch.address, self.launch.cta_address(self.slot_of(rank)), offset, bytes_, arrivals, component, date
+        )
+        if status != 1:
+            what = "is gone (invalidated or overwritten)" if status == 0 else "expects no further arrival in this phase"
+            self.finding(
+                "mbarrier", f"{self.instruction.opcode} completes on the mbarrier at {(rank << 24) + offset:#x}, which {what}",
+                "keep the barrier alive until everything that signals it has landed, and count its arrivals",
+            )  # fmt: skip
+            if status == 2:
+                self.launch.context["fatal"] = 1
+
+
+def _view(address: int, size: int) -> NDArray[np.uint8]:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+

@@ -1,0 +1,537 @@
+"""One launch: CTAs and clusters come to life, run, wait, and leave; asynchronous work completes at seeded times."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checks.findings import Findings
+from .checks.policy import Checks
+from .compile.emitter import SCRATCH_SIZE
+from .compile.kernel import CompiledKernel
+from .errors import KernelFault
+from .memory import AddressSpace
+from .report import COUNTER_NAMES, LineProfile, Report, Wait
+from .runtime.layout import (
+    BARRIER,
+    CELL,
+    CONTEXT,
+    CTA,
+    FAULT,
+    MBARRIER,
+    NONE,
+    PIPES,
+    QUEUE,
+    SYNC_OBJECTS,
+    TRACE,
+    WARP,
+    Status,
+)  # fmt: skip
+from .runtime.native import runtime
+
+__all__ = ["AsyncOp", "Config", "Launch"]
+
+_QUANTUM = 20_000
+_MAX_MBARRIERS = 512
+_COMPONENT_BARRIERS = 96
+_STALL_LIMIT = 60_000_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Geometry and policy of a launch."""
+
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    cluster: tuple[int, int, int]
+    explicit_cluster: bool
+    shared_bytes: int
+    checks: Checks
+    seed: int
+    sm_count: int
+
+
+@dataclass
+class AsyncOp:
+    """Work in flight. ``run`` makes it take effect; ``due`` is the step at which it does so unless something forces it earlier."""
+
+    run: Callable[[], None]
+    due: int
+    what: str
+    queue: str = ""
+    line: int = 0
+
+
+@dataclass
+class Cluster:
+    """A resident cluster: slots of its CTAs and warps, its asynchronous work, and what the host keeps for it."""
+
+    slot: int
+    number: int
+    first_cta: int
+    first_warp: int
+    pending: list[AsyncOp] = field(default_factory=list)
+    host: dict[Any, Any] = field(default_factory=dict)
+    blocked: bool = False
+
+
+@dataclass
+class _Slot:
+    """Memory of a resident cluster, reused by one cluster after another."""
+
+    shared: list[NDArray[np.uint8]]
+    cells: list[NDArray[Any]]
+    maps: list[NDArray[np.uint16]]
+    mbarriers: list[NDArray[Any]]
+    clocks: NDArray[np.uint32]
+    bar_clocks: NDArray[np.uint32]
+    bars: list[NDArray[Any]]
+    registers: NDArray[np.uint8]
+    local: NDArray[np.uint8]
+    scratch: NDArray[np.uint8]
+    queue: NDArray[Any] | None
+    ctas: NDArray[Any]
+    warps: NDArray[Any]
+    known: NDArray[np.uint32] | None
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Zeroed bytes that start on a 64-byte boundary."""
+    raw = np.zeros(size + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + size]
+
+
+class Launch:
+    """Runs one kernel once."""
+
+    def __init__(self, kernel: CompiledKernel, space: AddressSpace, config: Config, params: bytes, names: dict[str, Any]) -> None:
+        self.kernel = kernel
+        self.space = space
+        self.config = config
+        self.checks = config.checks
+        self.files: dict[int, str] = names.get("files", {})
+        self.source: list[str] = names.get("source", [])
+        self.arch: int = names.get("arch", 90)
+        self.random = random.Random(config.seed)
+        self.native = runtime()
+        self.report = Report(kernel.entry.name, compile_seconds=kernel.seconds)
+        self.findings = Findings(self)
+        gx, gy, gz = config.grid
+        cx, cy, cz = config.cluster
+        self.cluster_grid = (gx // cx, gy // cy, gz // cz)
+        self.cluster_count = self.cluster_grid[0] * self.cluster_grid[1] * self.cluster_grid[2]
+        self.cluster_size = cx * cy * cz
+        self.threads = config.block[0] * config.block[1] * config.block[2]
+        self.warps = -(-self.threads // 32)
+        self.shared_size = -(-(kernel.layout.shared_static + config.shared_bytes) // 16) * 16
+        per_cta = self.warps * (1 + PIPES) + _COMPONENT_BARRIERS
+        self.per_cta = per_cta
+        self.components = -(-(per_cta * self.cluster_size) // 16) * 16
+        self.capacity = min(self.cluster_count, max(1, config.sm_count * self._per_sm() // self.cluster_size))
+        self.params = np.frombuffer(params.ljust(64, b"\0"), np.uint8).copy()
+        self._context()
+        self.slots: dict[int, _Slot] = {}
+        self.free_slots: list[int] = []
+        self.active: deque[Cluster] = deque()
+        self.order = self._start_order()
+        self.next = 0
+
+    def _per_sm(self) -> int:
+        """CTAs that share an SM: by threads, and by shared memory."""
+        by_threads = max(1, 2048 // max(32, self.warps * 32))
+        by_shared = max(1, 233_472 // max(1, self.shared_size + 1024))
+        return min(by_threads, by_shared, 32)
+
+    def _start_order(self) -> range:
+        return range(self.cluster_count)
+
+    def _context(self) -> None:
+        config = self.config
+        self.table = self.space.native(self.checks.races, self.checks.initialisation)
+        capacity = self.capacity
+        self.cta_array = np.zeros(capacity * self.cluster_size, CTA.dtype)
+        self.warp_array = np.zeros(capacity * self.cluster_size * self.warps, WARP.dtype)
+        self.fault_array = np.zeros(256, FAULT.dtype)
+        self.trace_array = np.zeros(65536 if self.checks.timeline else 1, TRACE.dtype)
+        blocks = len(self.kernel.flow.blocks)
+        self.hits, self.hit_lanes = np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)
+        self.context = np.zeros(1, CONTEXT.dtype)
+        c = self.context[0]
+        c["fault_capacity"], c["checks"], c["faults"] = len(self.fault_array), self.checks.bits, self.fault_array.ctypes.data
+        c["pages"], c["page_count"] = self.space.pages.ctypes.data, self.space.pages.size
+        c["buffers"], c["warps"], c["ctas"] = self.table.ctypes.data, self.warp_array.ctypes.data, self.cta_array.ctypes.data
+        c["blocks"], c["block_steps"] = self.kernel.table.ctypes.data, self.kernel.steps.ctypes.data
+        c["block_hits"], c["block_lanes"] = self.hits.ctypes.data, self.hit_lanes.ctypes.data
+        c["event_at"] = (1 << 63) - 1
+        c["rng"] = (self.random.getrandbits(63) << 1) | 1
+        c["trace"], c["trace_capacity"] = self.trace_array.ctypes.data, len(self.trace_array) if self.checks.timeline else 0
+        c["queue_capacity"], c["max_mbarriers"] = 4096, _MAX_MBARRIERS
+        for axis, n in zip("xyz", config.block, strict=True):
+            c["ntid_" + axis] = n
+        for axis, n in zip("xyz", config.grid, strict=True):
+            c["nctaid_" + axis] = n
+        for axis, n in zip("xyz", self.cluster_grid, strict=True):
+            c["ncluster_" + axis] = n
+        for axis, n in zip("xyz", config.cluster, strict=True):
+            c["ncta_" + axis] = n
+        c["warp_count"], c["sm_count"] = self.warps, config.sm_count
+        c["dynamic_smem"], c["total_smem"] = config.shared_bytes, self.shared_size
+        c["explicit_cluster"] = int(config.explicit_cluster)
+        c["shared_window"] = 1024 if self.arch >= 90 else 0
+        c["constants"] = self.params.ctypes.data
+        self.param_buffer = self.space.map_range(self.params.ctypes.data, self.params.size, self.params, "kernel parameters", True)
+        self._refresh_buffers()
+        c["param"] = self.param_buffer.va
+        self.sync: NDArray[np.uint32] | None = None
+        padded = -(-self.cluster_count // 16) * 16
+        if "$global_sync" in self.kernel.uses and self.checks.races and self.cluster_count > 1:
+            self.sync = np.zeros(SYNC_OBJECTS * padded, np.uint32)
+            c["sync"] = self.sync.ctypes.data
+        c["cluster_count"] = padded
+        self.padded_clusters = padded
+        self.address = int(self.context.ctypes.data)
+
+    def _refresh_buffers(self) -> None:
+        """The parameter block is a buffer too; its row joins the table."""
+        self.table = self.space.native(self.checks.races, self.checks.initialisation)
+        c = self.context[0]
+        c["buffers"], c["pages"], c["page_count"] = self.table.ctypes.data, self.space.pages.ctypes.data, self.space.pages.size
+
+    # -- clusters ------------------------------------------------------------------------------------------------
+
+    def _make_slot(self, index: int) -> _Slot:
+        n, w, size = self.cluster_size, self.warps, self.shared_size
+        total = n * w
+        layout = self.kernel.layout
+        registers = _aligned(total * max(64, -(-layout.size // 64) * 64))
+        local = _aligned(max(1, total * layout.local_size * 64))
+        clocks = np.zeros(total * 3 * self.components, np.uint32)
+        # Named barriers: 16 a CTA, two vectors each of two halves; the cluster barrier likewise.
+        bar_clocks = np.zeros((n * 16 + 1) * 4 * self.components, np.uint32)
+        mbarriers = []
+        for _ in range(n):
+            mbarriers.append(np.zeros(_MAX_MBARRIERS, MBARRIER.dtype))
+        uses_cp_async = "cp" in self.kernel.uses
+        slot = _Slot(
+            shared=[_aligned(size + 64) for _ in range(n)],
+            cells=[np.zeros(-(-size // 4) + 1, CELL.dtype) for _ in range(n)],
+            maps=[np.zeros(size // 8 + 1, np.uint16) for _ in range(n)],
+            mbarriers=mbarriers, clocks=clocks, bar_clocks=bar_clocks, bars=[np.zeros(16, BARRIER.dtype) for _ in range(n)],
+            registers=registers, local=local, scratch=_aligned(total * SCRATCH_SIZE),
+            queue=np.zeros((total, 4096), QUEUE.dtype) if uses_cp_async else None,
+            ctas=np.zeros(n, CTA.dtype), warps=np.zeros(total, WARP.dtype),
+            known=np.zeros(self.padded_clusters, np.uint32) if self.sync is not None else None,
+        )  # fmt: skip
+        self._template(slot, index)
+        return slot
+
+    def _template(self, slot: _Slot, index: int) -> None:
+        """Everything about a slot's CTAs and warps that does not change from one cluster to the next."""
+        n, w = self.cluster_size, self.warps
+        first_cta, first_warp = index * n, index * n * w
+        register_bytes = slot.registers.size // max(1, n * w)
+        vector = self.components * 4
+        cx, cy, _ = self.config.cluster
+        if self.checks.races:
+            self.mbarrier_clocks = getattr(self, "mbarrier_clocks", {})
+        bar_base = int(slot.bar_clocks.ctypes.data)
+        for r in range(n):
+            cta = slot.ctas[r]
+            cta["slot"], cta["rank"], cta["cluster_size"], cta["cluster_first"] = first_cta + r, r, n, first_cta
+            cta["in_x"], cta["in_y"], cta["in_z"] = r % cx, r // cx % cy, r // (cx * cy)
+            cta["first_warp"], cta["warps"], cta["live_warps"] = first_warp + r * w, w, w
+            cta["shared_size"], cta["threads"], cta["components"] = self.shared_size, self.threads, self.components
+            cta["component_base"] = r * self.per_cta
+            cta["cb_live"] = n * w
+            cta["shared"], cta["cells"] = slot.shared[r].ctypes.data, slot.cells[r].ctypes.data
+            cta["mbarrier_map"], cta["mbarriers"], cta["bars"] = (
+                slot.maps[r].ctypes.data, slot.mbarriers[r].ctypes.data, slot.bars[r].ctypes.data,
+            )  # fmt: skip
+            cta["gclock"] = 1
+            if slot.known is not None:
+                cta["known"] = slot.known.ctypes.data
+            for b in range(16):
+                where = bar_base + (r * 16 + b) * 4 * vector
+                slot.bars[r][b]["acc"], slot.bars[r][b]["done"] = where, where + 2 * vector
+            base = r * self.per_cta + w * (1 + PIPES)
+            clocks = np.zeros((_MAX_MBARRIERS, 4 * self.components), np.uint32)
+            slot_clocks = self.__dict__.setdefault("_barrier_clocks", {})
+            slot_clocks[(index, r)] = clocks
+            slot.mbarriers[r]["component"] = base + np.arange(_MAX_MBARRIERS) % _COMPONENT_BARRIERS
+            at = clocks.ctypes.data + np.arange(_MAX_MBARRIERS, dtype=np.uint64) * np.uint64(4 * vector)
+            slot.mbarriers[r]["acc"], slot.mbarriers[r]["done"] = at, at + np.uint64(2 * vector)
+        last = bar_base + n * 16 * 4 * vector
+        slot.ctas[0]["cb_acc"], slot.ctas[0]["cb_done"] = last, last + 2 * vector
+        lanes = np.arange(32)
+        bx, by, _ = self.config.block
+        local_bytes = self.kernel.layout.local_size
+        for r in range(n):
+            for i in range(w):
+                k = r * w + i
+                warp = slot.warps[k]
+                thread = i * 32 + lanes
+                warp["tid_x"], warp["tid_y"], warp["tid_z"] = thread % bx, thread // bx % by, thread // (bx * by)
+                alive = int((np.uint64(1) << np.uint64(max(0, min(32, self.threads - i * 32)))) - np.uint64(1))
+                warp["alive"] = warp["mask"] = alive
+                warp["index"], warp["id"], warp["join"] = first_warp + k, i, NONE
+                warp["self"] = r * self.per_cta + i
+                warp["pipe"] = r * self.per_cta + w + i * PIPES
+                warp["registers"] = slot.registers.ctypes.data + k * register_bytes
+                warp["local"] = slot.local.ctypes.data + k * local_bytes * 64
+                warp["local_size"] = local_bytes
+                warp["scratch"] = slot.scratch.ctypes.data + k * SCRATCH_SIZE
+                warp["cta"] = self.cta_array.ctypes.data + (first_cta + r) * CTA.size
+                base = slot.clocks.ctypes.data + k * 3 * vector
+                warp["vc"], warp["avc"], warp["tvc"] = base, base + vector, base + 2 * vector
+                if slot.queue is not None:
+                    warp["queue"] = slot.queue[k].ctypes.data
+        self.mbarrier_template = slot.mbarriers[0].copy() if n else None
+
+    def _start(self, number: int) -> Cluster:
+        index = self.free_slots.pop() if self.free_slots else len(self.slots)
+        fresh = index not in self.slots
+        if fresh:
+            self.slots[index] = self._make_slot(index)
+        slot = self.slots[index]
+        n, w = self.cluster_size, self.warps
+        if not fresh:
+            self._wipe(slot, index)
+        gx, gy, _ = self.cluster_grid
+        x, y, z = number % gx, number // gx % gy, number // (gx * gy)
+        cx, cy, cz = self.config.cluster
+        ctas = slot.ctas
+        ctas["cluster_number"], ctas["cluster_x"], ctas["cluster_y"], ctas["cluster_z"] = number, x, y, z
+        ctas["x"], ctas["y"], ctas["z"] = x * cx + ctas["in_x"], y * cy + ctas["in_y"], z * cz + ctas["in_z"]
+        ctas["number"] = ctas["x"] + self.config.grid[0] * (ctas["y"] + self.config.grid[1] * ctas["z"])
+        self.cta_array[index * n : (index + 1) * n] = ctas
+        self.warp_array[index * n * w : (index + 1) * n * w] = slot.warps
+        if self.checks.races:
+            own = slot.clocks.reshape(n * w, 3, self.components)
+            own[np.arange(n * w), :, slot.warps["self"]] = 1
+            own[:, 1:, :] = own[:, 1:, :] * 0
+        return Cluster(index, number, index * n, index * n * w)
+
+    def _wipe(self, slot: _Slot, index: int) -> None:
+        """Back to the state of a fresh slot. Shared memory keeps its garbage, as on a chip."""
+        n = self.cluster_size
+        for r in range(n):
+            slot.cells[r].view(np.uint8).fill(0)
+            used = int(self.cta_array[index * n + r]["mbarrier_count"])
+            if used:
+                slot.maps[r].fill(0)
+                for name in ("live", "expected", "pending", "tx", "phase", "tick"):
+                    slot.mbarriers[r][name][:used] = 0
+                self.__dict__["_barrier_clocks"][(index, r)][:used] = 0
+            for name in ("expected", "arrived", "phase"):
+                slot.bars[r][name] = 0
+        slot.clocks.fill(0)
+        slot.bar_clocks.fill(0)
+        if self.kernel.layout.init_slots:
+            slot.registers.fill(0)
+        if self.kernel.layout.local_size:
+            slot.local.fill(0)
+        if slot.known is not None:
+            slot.known.fill(0)
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def run(self) -> Report:
+        """Run to the end, or to the first fatal finding."""
+        begin = time.perf_counter()
+        try:
+            self._loop()
+            self.findings.at_end()
+        finally:
+            self.space.unmap(self.param_buffer)
+        self.report.seconds = time.perf_counter() - begin
+        self._summarise()
+        if self.report.findings and self.checks.stop_on_finding:
+            raise KernelFault(self.report)
+        return self.report
+
+    def _loop(self) -> None:
+        c = self.context
+        run_cluster = self.native.function("run_cluster")
+        window = 1 if not self.checks.unkind else 1 + self.random.randrange(4)
+        idle = 0
+        last_progress, last_steps = -1, 0
+        while self.active or self.next < self.cluster_count:
+            while len(self.active) < min(window, self.capacity) and self.next < self.cluster_count:
+                self.active.append(self._start(self.order[self.next]))
+                self.next += 1
+            cluster = self.active[0]
+            self._set_event(cluster)
+            status = run_cluster(self.address, cluster.first_warp, self.cluster_size * self.warps, _QUANTUM)
+            if status == Status.HOST:
+                self._host(cluster)
+                idle = 0
+            elif status == Status.EXITED:
+                self._leave(cluster)
+                self.active.popleft()
+                idle = 0
+            elif status == Status.ALL_BLOCKED:
+                if self._force(cluster):
+                    idle = 0
+                    continue
+                self.findings.deadlock(cluster)
+                return
+            elif status == Status.EVENT:
+                self._complete_due(cluster)
+                idle = 0
+            elif status == Status.BUDGET:
+                self.active.rotate(-1)
+                idle += 1
+                # Nobody finished for a round: others may be what they wait for, so let more in.
+                if idle > len(self.active) and window < self.capacity:
+                    window = min(self.capacity, max(window + 1, window * 2))
+                    idle = 0
+            if int(c["fatal"][0]):
+                self.findings.collect()
+                return
+            if status == Status.BUDGET and not self._still_sensible():
+                return
+            progress, steps = int(c["progress"][0]), int(c["steps"][0])
+            if progress != last_progress:
+                last_progress, last_steps = progress, steps
+            elif steps - last_steps > _STALL_LIMIT:
+                self.findings.livelock(steps - last_steps)
+                return
+        self.findings.collect()
+
+    def _still_sensible(self) -> bool:
+        steps = int(self.context["steps"][0])
+        if steps > self.checks.step_limit:
+            self.findings.step_limit(steps)
+            return False
+        return True
+
+    def _host(self, cluster: Cluster) -> None:
+        """The warp that stopped at a host operation."""
+        from .host.state import HostCall
+
+        HostCall.run(self, cluster, int(self.context["host_warp"][0]))
+
+    # -- asynchronous work ---------------------------------------------------------------------------------------
+
+    def steps_now(self) -> int:
+        """The launch's clock: warp instructions so far."""
+        return int(self.context["steps"][0])
+
+    def delay(self) -> int:
+        """A seeded completion time: at once, soon, or only when something waits for it."""
+        if not self.checks.unkind:
+            return 0
+        roll = self.random.random()
+        if roll < 0.25:
+            return 0
+        if roll < 0.6:
+            return self.random.randrange(1, 3000)
+        return 1 << 60
+
+    def schedule(self, cluster: Cluster, op: AsyncOp) -> None:
+        """Put work in flight."""
+        cluster.pending.append(op)
+
+    def _set_event(self, cluster: Cluster) -> None:
+        due = min((op.due for op in cluster.pending), default=(1 << 62))
+        self.context["event_at"] = min(due, (1 << 62))
+
+    def _ready(self, cluster: Cluster) -> list[AsyncOp]:
+        """Work that may complete next: any, except that each named queue completes in order."""
+        heads: dict[str, AsyncOp] = {}
+        free = []
+        for op in cluster.pending:
+            if not op.queue:
+                free.append(op)
+            elif op.queue not in heads:
+                heads[op.queue] = op
+        return [*free, *heads.values()]
+
+    def _complete_due(self, cluster: Cluster) -> None:
+        now = self.steps_now()
+        while True:
+            ready = [op for op in self._ready(cluster) if op.due <= now]
+            if not ready:
+                # The head of a queue holds back those behind it: move their due time to the head's.
+                for op in cluster.pending:
+                    if op.due <= now:
+                        op.due = now + 500
+                return
+            self.complete(cluster, self.random.choice(ready))
+
+    def _force(self, cluster: Cluster) -> bool:
+        """Everything waits: something in flight has to land."""
+        ready = self._ready(cluster)
+        if not ready:
+            return False
+        self.complete(cluster, self.random.choice(ready) if self.checks.unkind else ready[0])
+        return True
+
+    def complete(self, cluster: Cluster, op: AsyncOp) -> None:
+        """Let one operation take effect."""
+        cluster.pending.remove(op)
+        op.run()
+
+    def complete_all(self, cluster: Cluster, queue: str) -> None:
+        """Complete everything in one named queue, in order."""
+        for op in [o for o in cluster.pending if o.queue == queue]:
+            self.complete(cluster, op)
+
+    def _leave(self, cluster: Cluster) -> None:
+        """All warps have exited."""
+        self.findings.cluster_exit(cluster)
+        while cluster.pending:
+            self.complete(cluster, self._ready(cluster)[0])
+        self.free_slots.append(cluster.slot)
+
+    # -- views for the host --------------------------------------------------------------------------------------
+
+    def cta_address(self, slot: int) -> int:
+        """Native address of a CTA's struct."""
+        return int(self.cta_array.ctypes.data) + slot * CTA.size
+
+    def warp_address(self, index: int) -> int:
+        """Native address of a warp's struct."""
+        return int(self.warp_array.ctypes.data) + index * WARP.size
+
+    # -- summary -------------------------------------------------------------------------------------------------
+
+    def _summarise(self) -> None:
+        r, c = self.report, self.context[0]
+        r.steps = int(c["steps"])
+        counters = c["counters"]
+        r.counts = {name: int(counters[i]) for name, i in COUNTER_NAMES.items()} | {k: v for k, v in r.counts.items()}
+        r.instructions, lines, lanes = {}, {}, {}
+        for block in self.kernel.flow.blocks:
+            hits, total = int(self.hits[block.index]), int(self.hit_lanes[block.index])
+            if not hits:
+                continue
+            for i in block.instructions:
+                r.instructions[i.base] = r.instructions.get(i.base, 0) + hits
+                where = self.where(i.line, i.loc)[1] or f"PTX line {i.line}"
+                lines[where] = lines.get(where, 0) + hits
+                lanes[where] = lanes.get(where, 0) + total
+        r.lines = [LineProfile(s, n, lanes[s]) for s, n in lines.items()]
+        for t in self.trace_array[: int(c["trace_count"])]:
+            number = int(t["instruction"])
+            line = self.kernel.instructions[number].line if number < len(self.kernel.instructions) else 0
+            address = int(t["address"])
+            name = "cluster barrier" if address == NONE else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
+            r.waits.append(Wait(int(t["begin"]), int(t["end"]), int(t["cta"]), int(t["warp"]), name, line))
+
+    def where(self, line: int, loc: Any) -> tuple[int, str]:
+        """PTX line and CUDA source position."""
+        if loc is None:
+            return line, ""
+        name = self.files.get(loc.file, f"file {loc.file}").rsplit("/", 1)[-1]
+        return line, f"{name}:{loc.line}:{loc.column}"
+
+

@@ -1,0 +1,1 @@
+"""The native runtime: memory with shadow state, barriers, divergence, the warp scheduler."""
