@@ -11,6 +11,7 @@ from cute_layout import Layout
 from smem_layouts import canonical, store
 
 from nvfp4.emulator.units import swizzle as sw
+from nvfp4.emulator.units.access import Access, intervals_of_chunks, rectangles
 from nvfp4.emulator.units.errors import UnitError
 from nvfp4.emulator.units.tcgen05 import TensorMemory, plan_cp, plan_ld, plan_shift, plan_st, registers, split_address
 
@@ -289,3 +290,14 @@ def test_copy_to_a_pair_reads_each_ctas_own_shared_memory() -> None:
 def test_illegal_copies(args: tuple[Any, ...], message: str) -> None:
     with pytest.raises(UnitError, match=message):
         plan_cp(*args, sm100(0, 0, 128, 0))
+
+
+def test_words_are_the_spans() -> None:
+    rng = np.random.default_rng(0)
+    starts = np.unique(rng.integers(0, 4096, 60)) * 16
+    shared = Access("shared", 0, False, "x", intervals_of_chunks(starts, 16))
+    np.testing.assert_array_equal(shared.words, np.unique((starts[:, None] // 4 + np.arange(4)).reshape(-1)))
+    tensor = Access("tensor", 0, True, "x", rectangles([(0, 2, 5, 8), (1, 3, 6, 7)]))
+    np.testing.assert_array_equal(tensor.words, [5, 6, 7, 512 + 5, 512 + 6, 512 + 7, 1024 + 6])
+    assert Access("tensor", 0, True, "x", rectangles([])).words.size == 0
+    assert Access("shared", 0, True, "x", intervals_of_chunks(np.empty(0), 16)).words.size == 0

@@ -28,7 +28,10 @@ accesses
     ``tuple[Access, ...]`` (`access.Access`): ``space`` ("shared" | "tensor" | "global"), ``cta`` (index into the pair),
     ``write``, ``what`` (for messages: "matrix A", "scale factors of B"), ``spans``: int64 ``[n, 2]`` half-open byte
     intervals, sorted and disjoint ("shared": shared addresses; "global": device addresses), or for "tensor" ``[n, 4]``
-    rectangles (lane0, lane1, column0, column1). `TensorMemory.check_allocated(spans, what)` and
+    rectangles (lane0, lane1, column0, column1). ``access.words`` are the same as sorted indices of 4-byte words,
+    cached:
+    gather shadow state through them when there are many spans (a K block of a swizzled operand has one or two a row).
+    `TensorMemory.check_allocated(spans, what)` and
     `TensorMemory.uninitialised(spans)` serve the checks of tensor memory.
 
 Modules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +28,26 @@ class Access:
     write: bool
     what: str
     spans: Spans
+
+    @cached_property
+    def words(self) -> NDArray[np.intp]:
+        """Indices of the touched 4-byte words ("shared" and "global": address // 4; "tensor": lane * 512 + column),
+        sorted.
+
+        For operands in many pieces (a K block of a swizzled tile is one or two pieces a row) one gather through
+        these is much
+        faster than a loop over `spans`.
+        """
+        if self.space == "tensor":
+            parts = [
+                (np.arange(l0, l1)[:, None] * 512 + np.arange(c0, c1)[None, :]).reshape(-1)
+                for l0, l1, c0, c1 in self.spans
+            ]
+            return np.unique(np.concatenate(parts)).astype(np.intp) if parts else np.empty(0, np.intp)
+        first, last = self.spans[:, 0] >> 2, (self.spans[:, 1] + 3) >> 2
+        counts = last - first
+        offsets = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.unique(np.repeat(first, counts) + offsets).astype(np.intp)
 
 
 def intervals_of_chunks(chunks: NDArray[Any], size: int) -> Spans:
