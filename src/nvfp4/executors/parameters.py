@@ -140,7 +140,7 @@ def tensors(args: tuple[Argument, ...]) -> tuple[torch.Tensor | None, ...]:
 
 
 def writer(block: ParameterBlock, memory: ctypes.Array[ctypes.c_char], start: int) -> Callable[[Sequence[int]], None]:
-    """What writes the addresses of a call, as many as `ParameterBlock.pointers`, into the block at `memory` + `start`."""
+    """What writes the addresses of a call, as many as `ParameterBlock.pointers`, to the block at `memory` + `start`."""
     if block.addresses.size == 8 * block.pointers:
         # Without gaps a slice of an array takes them: 0.2 us less than packing.
         words = (ctypes.c_uint64 * block.pointers).from_buffer(memory, start)

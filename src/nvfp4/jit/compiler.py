@@ -26,6 +26,8 @@ def _flags(kernel: Kernel, target: str, lineinfo: bool) -> list[str]:
     flags = [f"--gpu-architecture={'compute_' if target == 'ptx' else 'sm_'}{number}", "-std=c++17"]
     flags += ["--generate-line-info"] if lineinfo else []
     flags += ["--ptxas-options=-v"] if target == "cubin" else []
+    # NVRTC keeps cubins of its own beside the driver's, and gives them back without the log that has the resources.
+    flags += ["--no-cache"]
     # A default constructor or a variable of static storage in a header would silently become host code.
     flags += ["--device-as-default-execution-space"]
     flags += [f"-D{name}={value}" for name, value in kernel.constants]
