@@ -29,6 +29,7 @@ from .runtime.layout import (
     NONE,
     PIPES,
     QUEUE,
+    SYNC_LOCAL,
     SYNC_OBJECTS,
     TRACE,
     WARP,
@@ -112,7 +113,9 @@ def _aligned(size: int) -> NDArray[np.uint8]:
 class Launch:
     """Runs one kernel once."""
 
-    def __init__(self, kernel: CompiledKernel, space: AddressSpace, config: Config, params: bytes, names: dict[str, Any]) -> None:
+    def __init__(
+        self, kernel: CompiledKernel, space: AddressSpace, config: Config, params: bytes, names: dict[str, Any]
+    ) -> None:
         self.kernel = kernel
         self.space = space
         self.config = config
@@ -165,14 +168,25 @@ class Launch:
         self.hits, self.hit_lanes = np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)
         self.context = np.zeros(1, CONTEXT.dtype)
         c = self.context[0]
-        c["fault_capacity"], c["checks"], c["faults"] = len(self.fault_array), self.checks.bits, self.fault_array.ctypes.data
+        c["fault_capacity"], c["checks"], c["faults"] = (
+            len(self.fault_array),
+            self.checks.bits,
+            self.fault_array.ctypes.data,
+        )
         c["pages"], c["page_count"] = self.space.pages.ctypes.data, self.space.pages.size
-        c["buffers"], c["warps"], c["ctas"] = self.table.ctypes.data, self.warp_array.ctypes.data, self.cta_array.ctypes.data
+        c["buffers"], c["warps"], c["ctas"] = (
+            self.table.ctypes.data,
+            self.warp_array.ctypes.data,
+            self.cta_array.ctypes.data,
+        )
         c["blocks"], c["block_steps"] = self.kernel.table.ctypes.data, self.kernel.steps.ctypes.data
         c["block_hits"], c["block_lanes"] = self.hits.ctypes.data, self.hit_lanes.ctypes.data
         c["event_at"] = (1 << 63) - 1
         c["rng"] = (self.random.getrandbits(63) << 1) | 1
-        c["trace"], c["trace_capacity"] = self.trace_array.ctypes.data, len(self.trace_array) if self.checks.timeline else 0
+        c["trace"], c["trace_capacity"] = (
+            self.trace_array.ctypes.data,
+            len(self.trace_array) if self.checks.timeline else 0,
+        )
         c["queue_capacity"], c["max_mbarriers"] = 4096, _MAX_MBARRIERS
         for axis, n in zip("xyz", config.block, strict=True):
             c["ntid_" + axis] = n
@@ -187,7 +201,9 @@ class Launch:
         c["explicit_cluster"] = int(config.explicit_cluster)
         c["shared_window"] = 1024 if self.arch >= 90 else 0
         c["constants"] = self.params.ctypes.data
-        self.param_buffer = self.space.map_range(self.params.ctypes.data, self.params.size, self.params, "kernel parameters", True)
+        self.param_buffer = self.space.map_range(
+            self.params.ctypes.data, self.params.size, self.params, "kernel parameters", True
+        )
         self._refresh_buffers()
         c["param"] = self.param_buffer.va
         self.sync: NDArray[np.uint32] | None = None
@@ -203,7 +219,11 @@ class Launch:
         """The parameter block is a buffer too; its row joins the table."""
         self.table = self.space.native(self.checks.races, self.checks.initialisation)
         c = self.context[0]
-        c["buffers"], c["pages"], c["page_count"] = self.table.ctypes.data, self.space.pages.ctypes.data, self.space.pages.size
+        c["buffers"], c["pages"], c["page_count"] = (
+            self.table.ctypes.data,
+            self.space.pages.ctypes.data,
+            self.space.pages.size,
+        )
 
     # -- clusters ------------------------------------------------------------------------------------------------
 
@@ -215,7 +235,7 @@ class Launch:
         local = _aligned(max(1, total * layout.local_size * 64))
         clocks = np.zeros(total * 3 * self.components, np.uint32)
         # Named barriers: 16 a CTA, two vectors each of two halves; the cluster barrier likewise.
-        bar_clocks = np.zeros((n * 16 + 1) * 4 * self.components, np.uint32)
+        bar_clocks = np.zeros(((n * 16 + 1) * 4 + SYNC_LOCAL * 2) * self.components, np.uint32)
         mbarriers = []
         for _ in range(n):
             mbarriers.append(np.zeros(_MAX_MBARRIERS, MBARRIER.dtype))
@@ -269,7 +289,11 @@ class Launch:
             at = clocks.ctypes.data + np.arange(_MAX_MBARRIERS, dtype=np.uint64) * np.uint64(4 * vector)
             slot.mbarriers[r]["acc"], slot.mbarriers[r]["done"] = at, at + np.uint64(2 * vector)
         last = bar_base + n * 16 * 4 * vector
-        slot.ctas[0]["cb_acc"], slot.ctas[0]["cb_done"] = last, last + 2 * vector
+        slot.ctas[0]["cb_acc"], slot.ctas[0]["cb_done"], slot.ctas[0]["sync"] = (
+            last,
+            last + 2 * vector,
+            last + 4 * vector,
+        )
         lanes = np.arange(32)
         bx, by, _ = self.config.block
         local_bytes = self.kernel.layout.local_size
@@ -524,7 +548,11 @@ class Launch:
             number = int(t["instruction"])
             line = self.kernel.instructions[number].line if number < len(self.kernel.instructions) else 0
             address = int(t["address"])
-            name = "cluster barrier" if address == NONE else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
+            name = (
+                "cluster barrier"
+                if address == NONE
+                else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
+            )
             r.waits.append(Wait(int(t["begin"]), int(t["end"]), int(t["cta"]), int(t["warp"]), name, line))
 
     def where(self, line: int, loc: Any) -> tuple[int, str]:
@@ -533,5 +561,3 @@ class Launch:
             return line, ""
         name = self.files.get(loc.file, f"file {loc.file}").rsplit("/", 1)[-1]
         return line, f"{name}:{loc.line}:{loc.column}"
-
-

@@ -52,7 +52,9 @@ def byte_span(value: Any) -> tuple[int, int, int]:
             return first, first, 0
         high = sum((n - 1) * int(s) * size for n, s in zip(shape, value.stride(), strict=True))
         return first, first, high + size
-    raise LaunchError(f"{type(value).__name__} is not a buffer: pass a NumPy array, a CPU tensor, a number, bytes or a TensorMap")
+    raise LaunchError(
+        f"{type(value).__name__} is not a buffer: pass a NumPy array, a CPU tensor, a number, bytes or a TensorMap"
+    )
 
 
 @dataclass
@@ -103,7 +105,9 @@ class AddressSpace:
                 return buffer
         return None
 
-    def map_range(self, low: int, size: int, keep: Any, name: str, read_only: bool = False, output: bool = False) -> Buffer:
+    def map_range(
+        self, low: int, size: int, keep: Any, name: str, read_only: bool = False, output: bool = False
+    ) -> Buffer:
         """Register ``size`` bytes at host address ``low``."""
         pages = max(1, -(-size // _PAGE))
         recycled = self.free_ranges.get(pages)

@@ -159,7 +159,9 @@ class Module:
         else:
             c = _triple(cluster, "cluster")
             if required and _triple(required, "cluster") != c:
-                raise LaunchError(f"cluster {c}, but the kernel requires {_triple(required, 'cluster')} (.reqnctapercluster)")
+                raise LaunchError(
+                    f"cluster {c}, but the kernel requires {_triple(required, 'cluster')} (.reqnctapercluster)"
+                )
         threads = b[0] * b[1] * b[2]
         if threads > 1024 or b[2] > 64:
             raise LaunchError(f"block {b} has {threads} threads: at most 1024, and 64 in z")
@@ -186,7 +188,16 @@ class Module:
                 f"{total - reserved} bytes of shared memory ({kernel.layout.shared_static - reserved} static, {shared_bytes} dynamic): "
                 f"{self.target} has {limit_bytes} for a CTA"
             )
-        return Config(g, b, c, cluster is not None or bool(required), shared_bytes, checks, seed, _SM_COUNT.get(self._ast.arch, 132))
+        return Config(
+            g,
+            b,
+            c,
+            cluster is not None or bool(required),
+            shared_bytes,
+            checks,
+            seed,
+            _SM_COUNT.get(self._ast.arch, 132),
+        )
 
     def _parameters(self, kernel: CompiledKernel, args: list[Any], mapped: list[Buffer]) -> bytes:
         layout = kernel.layout.params
@@ -202,7 +213,9 @@ class Module:
         where = f"argument {index} ({v.name}, .{v.type}{f'[{v.count}]' if v.count > 1 else ''})"
         if isinstance(value, TensorMap):
             if v.size != 128:
-                raise LaunchError(f"{where} holds {v.size} bytes, a TensorMap needs 128 (pass tensor maps as __grid_constant__ parameters)")
+                raise LaunchError(
+                    f"{where} holds {v.size} bytes, a TensorMap needs 128 (pass tensor maps as __grid_constant__ parameters)"
+                )
             return self.encode(value, mapped)
         if isinstance(value, (bytes, bytearray, memoryview)):
             data = bytes(value)

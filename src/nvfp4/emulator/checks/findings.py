@@ -45,14 +45,25 @@ class Findings:
             index = self.seen[key]
             old = found[index]
             found[index] = Finding(
-                old.kind, old.message, old.remedy, old.kernel, old.line, old.source, old.cta, old.warp, old.lane, old.count + count
+                old.kind,
+                old.message,
+                old.remedy,
+                old.kernel,
+                old.line,
+                old.source,
+                old.cta,
+                old.warp,
+                old.lane,
+                old.count + count,
             )
             return
         if len(found) >= 100:
             return
         self.seen[key] = len(found)
         line, source = self.position(number)
-        found.append(Finding(kind, message, remedy, self.launch.kernel.entry.name, line, source, cta, warp, lane, count))
+        found.append(
+            Finding(kind, message, remedy, self.launch.kernel.entry.name, line, source, cta, warp, lane, count)
+        )
 
     def position(self, number: int | None) -> tuple[int, str]:
         """PTX line and source position of an instruction."""
@@ -129,7 +140,11 @@ class Findings:
                 "write it first, or wait for the copy that does; check index and tile size",
             )  # fmt: skip
         if kind == Fault.UNINITIALISED_LOCAL:
-            return "uninitialised-local", f"{name} reads local memory at {a:#x}, which nothing has written", "initialise the array"
+            return (
+                "uninitialised-local",
+                f"{name} reads local memory at {a:#x}, which nothing has written",
+                "initialise the array",
+            )
         if kind == Fault.UNINITIALISED_GLOBAL:
             return (
                 "uninitialised-global", f"{name} reads {self.launch.space.describe(a)}, an output that nothing has written",
@@ -160,7 +175,9 @@ class Findings:
             )
             return "out-of-bounds", text, "check the index, or pass more shared_bytes"
         if space == Space.LOCAL:
-            text = f"{name} {verb} {b} bytes at local address {a:#x}; a thread has {self.launch.kernel.layout.local_size}"
+            text = (
+                f"{name} {verb} {b} bytes at local address {a:#x}; a thread has {self.launch.kernel.layout.local_size}"
+            )
             return "out-of-bounds", text, "check the index"
         return (
             "out-of-bounds", f"{name} {verb} {b} bytes at {a:#x}: {self.launch.space.describe(a)}",
@@ -174,7 +191,11 @@ class Findings:
                 "let all threads of the warp reach the same instruction, or use the form without .aligned",
             )  # fmt: skip
         if kind == Fault.READ_ONLY:
-            return "read-only", f"{name} writes to {self.launch.space.describe(a)}, which is read-only", "write to a buffer instead"
+            return (
+                "read-only",
+                f"{name} writes to {self.launch.space.describe(a)}, which is read-only",
+                "write to a buffer instead",
+            )
         if kind == Fault.NOT_AN_MBARRIER:
             state = "was invalidated" if b else "was never initialised"
             return (
@@ -188,11 +209,23 @@ class Findings:
                 2: f"{name} at {a:#x} with a count of {b}",
                 3: f"{name} at {a:#x}: the CTA has {b} mbarriers already, more than the emulator keeps",
             }[c]
-            return "mbarrier", text, "the count given to mbarrier.init must be the number of arrivals of every phase (1 to 1048575)"
+            return (
+                "mbarrier",
+                text,
+                "the count given to mbarrier.init must be the number of arrivals of every phase (1 to 1048575)",
+            )
         if kind == Fault.MBARRIER_OVERWRITTEN:
-            return "mbarrier", f"{name} writes over the live mbarrier at {a:#x}", "keep data and barriers apart, or mbarrier.inval it first"
+            return (
+                "mbarrier",
+                f"{name} writes over the live mbarrier at {a:#x}",
+                "keep data and barriers apart, or mbarrier.inval it first",
+            )
         if kind == Fault.MBARRIER_REINIT:
-            return "mbarrier", f"{name} initialises the mbarrier at {a:#x} again while it is live (phase {b})", "mbarrier.inval it first"
+            return (
+                "mbarrier",
+                f"{name} initialises the mbarrier at {a:#x} again while it is live (phase {b})",
+                "mbarrier.inval it first",
+            )
         if kind == Fault.MBARRIER_UNORDERED:
             return (
                 "race", f"{name} uses the mbarrier at {a:#x}, unordered with its initialisation by {self.actor(b)}, {self.describe(other)}",
@@ -227,7 +260,11 @@ class Findings:
         if kind == Fault.JOIN_OVERFLOW:
             return "divergence", "control flow diverges in more than 32 nested places", "simplify the control flow"
         if kind == Fault.CLUSTER_BARRIER:
-            what = "barrier.cluster.wait without arrive before it" if a else "barrier.cluster.arrive twice without wait between"
+            what = (
+                "barrier.cluster.wait without arrive before it"
+                if a
+                else "barrier.cluster.arrive twice without wait between"
+            )
             return "barrier", what, "every arrive needs exactly one wait"
         return kind.name.lower().replace("_", "-"), f"{name}: {a:#x} {b:#x} {c:#x} {d:#x}", "see the PTX line"
 
@@ -260,7 +297,7 @@ class Findings:
         """Work that nobody waited for, memory that nobody freed."""
         if not self.launch.checks.leaks:
             return
-        for (rank, tmem) in cluster.host.get("tmem", {}).items():
+        for rank, tmem in cluster.host.get("tmem", {}).items():
             if tmem.sizes:
                 held = ", ".join(f"{n} columns at {c:#x}" for c, n in sorted(tmem.sizes.items()))
                 number = int(self.launch.cta_array[cluster.first_cta + rank]["number"])
@@ -357,5 +394,3 @@ class Findings:
         if kind == 4:
             return f"{who}: lanes {address:#010x} to reach {at}; they are elsewhere"
         return f"{who}: {at}"
-
-

@@ -76,7 +76,9 @@ def _load_parameter(e: Emitter, source: Bracket, targets: tuple[Operand, ...], b
     offset, variable = e.layout.params[source.base.name]
     shift = source.base.offset + source.offset
     if shift < 0 or shift + len(targets) * bits // 8 > variable.size:
-        e.fail(f"reads bytes {shift} to {shift + len(targets) * bits // 8} of parameter {variable.name}, which has {variable.size}")
+        e.fail(
+            f"reads bytes {shift} to {shift + len(targets) * bits // 8} of parameter {variable.name}, which has {variable.size}"
+        )
     base = e.context_field("constants")
     pointer = e.cached("P", lambda: e.op(f"inttoptr i64 {base} to ptr"))
     for k, target in enumerate(targets):
@@ -94,13 +96,16 @@ def _store(e: Emitter, i: Instruction) -> None:
     values = i.operands[1].items if isinstance(i.operands[1], Vec) else (i.operands[1],)
     where = e.store_scratch(SCRATCH_ADDRESS, address, 64)
     for k, value in enumerate(values):
-        e.store_scratch(SCRATCH_VALUES + k * 32 * (bits // 8), e.read(value, bits, "f" if kind[0] == "f" else "u"), bits)
+        e.store_scratch(
+            SCRATCH_VALUES + k * 32 * (bits // 8), e.read(value, bits, "f" if kind[0] == "f" else "u"), bits
+        )
     active = e.active()
-    if i.has("release") or i.has("relaxed") or i.has("volatile"):
+    strong = 256 if i.has("release") or i.has("relaxed") or i.has("volatile") else 0
+    if strong:
         ordered = int(i.has("release"))
         e.do(f"call void @sync_lanes(ptr %ctx, ptr %w, i32 {active}, ptr {where}, i32 0, i32 1, i32 {ordered})")
     e.do(
-        f"call void @store(ptr %ctx, ptr %w, i32 {active}, i32 {e.number}, i32 {bits // 8}, i32 {count}, i32 {int(space)}, "
+        f"call void @store(ptr %ctx, ptr %w, i32 {active}, i32 {e.number}, i32 {bits // 8}, i32 {count}, i32 {int(space) | strong}, "
         f"ptr {where}, ptr {e.scratch(SCRATCH_VALUES)})"
     )
 
@@ -132,7 +137,9 @@ def _atomic(e: Emitter, i: Instruction) -> None:
     for k, value in enumerate(values):
         at = e.op(f"add {vec(64)} {address}, {e.splat(k * bits // 8, 64)}") if k else address
         where = e.store_scratch(SCRATCH_ADDRESS, at, 64)
-        e.store_scratch(SCRATCH_VALUES, e.resize(e.read(value, bits, "f" if kind[0] == "f" else "u"), bits, 64, False), 64)
+        e.store_scratch(
+            SCRATCH_VALUES, e.resize(e.read(value, bits, "f" if kind[0] == "f" else "u"), bits, 64, False), 64
+        )
         if len(operands) > 2:
             e.store_scratch(SCRATCH_VALUES + 256, e.resize(e.read(operands[2], bits), bits, 64, False), 64)
         e.do(

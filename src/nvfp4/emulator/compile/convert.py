@@ -39,7 +39,9 @@ def encode_mini(e: Emitter, value: str, fmt: Mini, relu: bool) -> str:
     drop = 23 - fmt.mantissa
     odd = e.op(f"and {k} {e.op(f'lshr {k} {magnitude}, splat (i32 {drop})')}, splat (i32 1)")
     up = e.op(f"add {k} {e.op(f'add {k} {magnitude}, splat (i32 {(1 << (drop - 1)) - 1})')}, {odd}")
-    normal = e.op(f"sub {k} {e.op(f'lshr {k} {up}, splat (i32 {drop})')}, splat (i32 {(127 - fmt.bias) << fmt.mantissa})")
+    normal = e.op(
+        f"sub {k} {e.op(f'lshr {k} {up}, splat (i32 {drop})')}, splat (i32 {(127 - fmt.bias) << fmt.mantissa})"
+    )
     # Below the smallest normal number the FPU rounds for us: adding 2^s aligns the last bit with the format's quantum.
     quantum = 1 - fmt.bias - fmt.mantissa
     magic = (quantum + 23 + 127) << 23
@@ -111,7 +113,9 @@ def _integers(e: Emitter, i: Instruction, target: str, source: str) -> None:
         low = -(1 << (want - 1)) if signed_out else 0
         high = (1 << (want - 1)) - 1 if signed_out else (1 << want) - 1
         for name, bound in (("smax", low), ("smin", high)):
-            value = e.intrinsic(f"llvm.{name}.v32i128", vec(wide), (vec(wide), value), (vec(wide), e.splat(bound, wide)))
+            value = e.intrinsic(
+                f"llvm.{name}.v32i128", vec(wide), (vec(wide), value), (vec(wide), e.splat(bound, wide))
+            )
         value = e.resize(value, wide, want, False)
     else:
         value = e.resize(value, have, want, signed_in)
@@ -314,7 +318,10 @@ def _encode_pair(e: Emitter, i: Instruction, fmt: Mini, source: str, relu: bool)
     low, high = _pair_inputs(e, i, source)
     name = f"encode_{fmt.bits}_{fmt.mantissa}_{int(relu)}"
     f = "<32 x float>"
-    codes = [e.call_helper(name, vec(32), [(f, v)], lambda inner, a: encode_mini(inner, a[0], fmt, relu)) for v in (low, high)]
+    codes = [
+        e.call_helper(name, vec(32), [(f, v)], lambda inner, a: encode_mini(inner, a[0], fmt, relu))
+        for v in (low, high)
+    ]
     shift = 4 if fmt.bits == 4 else 8
     out = e.op(f"or {vec(32)} {codes[0]}, {e.op(f'shl {vec(32)} {codes[1]}, {e.splat(shift, 32)}')}")
     width = 8 if fmt.bits == 4 else 16

@@ -125,7 +125,9 @@ class Emitter:
             value = build(inner, names)
             head = ", ".join(f"{t} {n}" for t, n in zip(parameters, names, strict=True))
             body = "\n".join(inner.lines)
-            self.helpers[name] = f"define internal {result} @{name}({head}) noinline nounwind {{\n{body}\n  ret {result} {value}\n}}"
+            self.helpers[name] = (
+                f"define internal {result} @{name}({head}) noinline nounwind {{\n{body}\n  ret {result} {value}\n}}"
+            )
         return name
 
     def call_helper(
@@ -165,18 +167,24 @@ class Emitter:
     def warp_field(self, name: str) -> str:
         """Load a field of the warp, once per block."""
         f = WARP.fields[name]
-        return self.cached(f"w.{name}", lambda: self.op(f"load {_llvm(f.type)}, ptr {self.field_pointer('%w', f.offset)}"))
+        return self.cached(
+            f"w.{name}", lambda: self.op(f"load {_llvm(f.type)}, ptr {self.field_pointer('%w', f.offset)}")
+        )
 
     def context_field(self, name: str) -> str:
         """Load a field of the launch context, once per block."""
         f = CONTEXT.fields[name]
-        return self.cached(f"c.{name}", lambda: self.op(f"load {_llvm(f.type)}, ptr {self.field_pointer('%ctx', f.offset)}"))
+        return self.cached(
+            f"c.{name}", lambda: self.op(f"load {_llvm(f.type)}, ptr {self.field_pointer('%ctx', f.offset)}")
+        )
 
     def cta_field(self, name: str) -> str:
         """Load a field of the CTA, once per block."""
         f = CTA.fields[name]
         cta = self.warp_field("cta")
-        return self.cached(f"t.{name}", lambda: self.op(f"load {_llvm(f.type)}, ptr {self.field_pointer(cta, f.offset)}"))
+        return self.cached(
+            f"t.{name}", lambda: self.op(f"load {_llvm(f.type)}, ptr {self.field_pointer(cta, f.offset)}")
+        )
 
     def registers(self) -> str:
         """Base of the register file."""
@@ -253,7 +261,11 @@ class Emitter:
         yes, no = f"u{self.counter}", f"v{self.counter}"
         self.do(f"br i1 {test}, label %{yes}, label %{no}")
         self.lines.append(f"{yes}:")
-        index = self.layout.register_names.index(register) if register in self.layout.register_names else len(self.layout.register_names)
+        index = (
+            self.layout.register_names.index(register)
+            if register in self.layout.register_names
+            else len(self.layout.register_names)
+        )
         if index == len(self.layout.register_names):
             self.layout.register_names.append(register)
         self.do(f"call void @uninitialised(ptr %ctx, ptr %w, i32 {self.number}, i32 {missing}, i32 {index})")

@@ -11,7 +11,19 @@ from collections.abc import Callable
 from ..ptx.ast import Instruction, Operand, type_bits
 from .emitter import Emitter, Unsupported, vec
 
-__all__ = ["FLOAT_TYPES", "HANDLERS", "canonical", "compare_floats", "compare_pairs", "flush", "is_float", "pack", "round_double", "to_odd_float", "unpack"]
+__all__ = [
+    "FLOAT_TYPES",
+    "HANDLERS",
+    "canonical",
+    "compare_floats",
+    "compare_pairs",
+    "flush",
+    "is_float",
+    "pack",
+    "round_double",
+    "to_odd_float",
+    "unpack",
+]
 
 Handler = Callable[[Emitter, Instruction], None]
 FLOAT_TYPES = {"f16", "f16x2", "bf16", "bf16x2", "f32", "f32x2", "f64"}
@@ -131,7 +143,9 @@ def to_odd_float(e: Emitter, value: str, n: int) -> str:
     even = e.op(f"icmp eq {k} {e.op(f'and {k} {raw}, splat (i32 1)')}, zeroinitializer")
     fix = e.op(f"and <{n} x i1> {e.op(f'fcmp one {d} {back}, {value}')}, {even}")
     e.declare(f"declare {d} @llvm.fabs.v{n}f64({d})")
-    small = e.op(f"fcmp olt {d} {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {back})')}, {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {value})')}")
+    small = e.op(
+        f"fcmp olt {d} {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {back})')}, {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {value})')}"
+    )
     step = e.op(f"select <{n} x i1> {small}, {k} splat (i32 1), {k} splat (i32 -1)")
     step = e.op(f"select <{n} x i1> {fix}, {k} {step}, {k} zeroinitializer")
     return e.op(f"bitcast {k} {e.op(f'add {k} {raw}, {step}')} to {f}")
@@ -275,10 +289,18 @@ def _mixed(e: Emitter, i: Instruction, kind: str) -> None:
     t = "<32 x float>"
     mode = _mode(i)
     if i.base == "fma":
-        value = e.intrinsic("llvm.fma.v32f32", t, *((t, v) for v in values)) if mode == "rn" else _directed(e, "fma", *values, 32, mode)
+        value = (
+            e.intrinsic("llvm.fma.v32f32", t, *((t, v) for v in values))
+            if mode == "rn"
+            else _directed(e, "fma", *values, 32, mode)
+        )
     else:
         code = "f" + i.base
-        value = e.op(f"{code} {t} {values[0]}, {values[1]}") if mode == "rn" else _directed(e, code, values[0], values[1], None, 32, mode)
+        value = (
+            e.op(f"{code} {t} {values[0]}, {values[1]}")
+            if mode == "rn"
+            else _directed(e, code, values[0], values[1], None, 32, mode)
+        )
     _finish(e, i, value, "f32", "float", t, 32)
 
 
@@ -370,7 +392,9 @@ def _odd_from_residual(e: Emitter, q: str, residual: str, b: str) -> str:
     raw = e.op(f"bitcast {d} {q} to {k}")
     even = e.op(f"icmp eq {k} {e.op(f'and {k} {raw}, splat (i64 1)')}, zeroinitializer")
     fix = e.op(f"and <32 x i1> {inexact}, {even}")
-    more = e.op(f"icmp eq <32 x i1> {e.op(f'fcmp ogt {d} {residual}, zeroinitializer')}, {e.op(f'fcmp ogt {d} {b}, zeroinitializer')}")
+    more = e.op(
+        f"icmp eq <32 x i1> {e.op(f'fcmp ogt {d} {residual}, zeroinitializer')}, {e.op(f'fcmp ogt {d} {b}, zeroinitializer')}"
+    )
     away = e.op(f"icmp eq <32 x i1> {more}, {e.op(f'fcmp ogt {d} {q}, zeroinitializer')}")
     step = e.op(f"select <32 x i1> {away}, {k} splat (i64 1), {k} splat (i64 -1)")
     step = e.op(f"select <32 x i1> {fix}, {k} {step}, {k} zeroinitializer")
@@ -394,7 +418,9 @@ def _unary(e: Emitter, i: Instruction) -> None:
             d = "<32 x double>"
             wide = e.op(f"fpext {t} {a} to {d}")
             q = e.op(f"fdiv {d} splat (double 1.0), {wide}")
-            value = round_double(e, _odd_from_residual(e, q, _residual(e, "splat (double 1.0)", wide, q), wide), 32, mode)
+            value = round_double(
+                e, _odd_from_residual(e, q, _residual(e, "splat (double 1.0)", wide, q), wide), 32, mode
+            )
         else:
             value = e.op(f"fdiv {t} {one}, {a}")
     elif base == "sqrt":
@@ -444,7 +470,9 @@ def _copysign(e: Emitter, i: Instruction) -> None:
     bits = type_bits(i.parts[-1])
     a, b = (e.read(o, bits, "f") for o in i.operands[1:3])
     sign = 1 << (bits - 1)
-    value = e.op(f"or {vec(bits)} {e.op(f'and {vec(bits)} {b}, {e.splat(~sign, bits)}')}, {e.op(f'and {vec(bits)} {a}, {e.splat(sign, bits)}')}")
+    value = e.op(
+        f"or {vec(bits)} {e.op(f'and {vec(bits)} {b}, {e.splat(~sign, bits)}')}, {e.op(f'and {vec(bits)} {a}, {e.splat(sign, bits)}')}"
+    )
     e.write(i.operands[0], value, bits)
 
 

@@ -182,7 +182,9 @@ class _Inliner:
             if names:
                 guard = names.get(i.guard) if i.guard else None
                 i = replace(
-                    i, operands=tuple(_rename(o, names) for o in i.operands), guard=guard.name if isinstance(guard, Reg) else i.guard
+                    i,
+                    operands=tuple(_rename(o, names) for o in i.operands),
+                    guard=guard.name if isinstance(guard, Reg) else i.guard,
                 )
             if i.base == "call":
                 self.call(i, depth)
@@ -276,7 +278,13 @@ def build_flow(module: PtxModule, entry: Function, kind_of: object) -> Flow:
                 skip = f"$skip{serial}"
                 fresh() if blocks[-1].kind != "plain" else None
                 blocks[-1].instructions.append(
-                    replace(item, opcode="bra", parts=("bra",), operands=(Label(skip),), guard_negated=not item.guard_negated)
+                    replace(
+                        item,
+                        opcode="bra",
+                        parts=("bra",),
+                        operands=(Label(skip),),
+                        guard_negated=not item.guard_negated,
+                    )
                 )
                 blocks.append(Block(len(blocks)))
                 blocks[-1].instructions.append(replace(item, guard=None, guard_negated=False))
@@ -297,7 +305,9 @@ def build_flow(module: PtxModule, entry: Function, kind_of: object) -> Flow:
     last = blocks[-1]
     end_line = inlined.body[-1].line if inlined.body and isinstance(inlined.body[-1], Instruction) else entry.line
     last.instructions.append(Instruction("ret", ("ret",), (), end_line, None))
-    flow = Flow(entry.name, blocks, inlined.registers, inlined.variables, labels, inlined.branch_targets, set(), inlined.slots)
+    flow = Flow(
+        entry.name, blocks, inlined.registers, inlined.variables, labels, inlined.branch_targets, set(), inlined.slots
+    )
     _link(flow)
     _post_dominators(flow)
     _liveness(flow)
@@ -459,5 +469,3 @@ def assign(i: Instruction, now: set[str], in_flight: set[str]) -> None:
             now.discard(w)
         else:
             now.add(w)
-
-

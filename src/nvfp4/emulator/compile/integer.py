@@ -244,14 +244,19 @@ def _truth(e: Emitter, a: str, b: str, c: str, table: int) -> str:
                     return e.op(f"{code} {kind} {x}, {y}")
             # The third operand joins a pair.
         for inner, fold2 in (("and", lambda x, y: x & y), ("or", lambda x, y: x | y), ("xor", lambda x, y: x ^ y)):
-            for x, tx, y, ty, z, tz in ((a, 0xF0, b, 0xCC, c, 0xAA), (a, 0xF0, c, 0xAA, b, 0xCC), (b, 0xCC, c, 0xAA, a, 0xF0)):
+            for x, tx, y, ty, z, tz in (
+                (a, 0xF0, b, 0xCC, c, 0xAA),
+                (a, 0xF0, c, 0xAA, b, 0xCC),
+                (b, 0xCC, c, 0xAA, a, 0xF0),
+            ):
                 if fold(fold2(tx, ty), tz) == table:
                     return e.op(f"{code} {kind} {e.op(f'{inner} {kind} {x}, {y}')}, {z}")
     result = "zeroinitializer"
     for index in range(8):
         if table >> index & 1:
             terms = [
-                v if index >> bit & 1 else e.op(f"xor {kind} {v}, {e.splat(-1, 32)}") for v, bit in ((a, 2), (b, 1), (c, 0))
+                v if index >> bit & 1 else e.op(f"xor {kind} {v}, {e.splat(-1, 32)}")
+                for v, bit in ((a, 2), (b, 1), (c, 0))
             ]
             term = e.op(f"and {kind} {e.op(f'and {kind} {terms[0]}, {terms[1]}')}, {terms[2]}")
             result = e.op(f"or {kind} {result}, {term}")
@@ -344,7 +349,9 @@ def _prmt(e: Emitter, i: Instruction) -> None:
         return
     vc = e.read(c, 32)
     w = vec(64)
-    both = e.op(f"or {w} {e.op(f'shl {w} {e.resize(vb, 32, 64, False)}, {e.splat(32, 64)}')}, {e.resize(va, 32, 64, False)}")
+    both = e.op(
+        f"or {w} {e.op(f'shl {w} {e.resize(vb, 32, 64, False)}, {e.splat(32, 64)}')}, {e.resize(va, 32, 64, False)}"
+    )
     wide_c = e.resize(vc, 32, 64, False)
     result = "zeroinitializer"
     one, two, three = e.splat(1, 64), e.splat(3, 64), e.splat(7, 64)
@@ -426,7 +433,9 @@ def _szext(e: Emitter, i: Instruction) -> None:
     n = e.op(f"and {vec(32)} {n}, {e.splat(31, 32)}") if i.has("wrap") else n
     keep = e.intrinsic("llvm.usub.sat.v32i32", vec(32), (vec(32), e.splat(32, 32)), (vec(32), n))
     k = vec(64)
-    wide = e.op(f"shl {k} {e.resize(a, 32, 64, False)}, {e.op(f'add {k} {e.resize(keep, 32, 64, False)}, {e.splat(32, 64)}')}")
+    wide = e.op(
+        f"shl {k} {e.resize(a, 32, 64, False)}, {e.op(f'add {k} {e.resize(keep, 32, 64, False)}, {e.splat(32, 64)}')}"
+    )
     back = e.op(f"add {k} {e.resize(keep, 32, 64, False)}, {e.splat(32, 64)}")
     far = e.op(f"icmp ugt {k} {back}, {e.splat(63, 64)}")
     wide = e.op(f"{'ashr' if signed else 'lshr'} {k} {wide}, {e.op(f'and {k} {back}, {e.splat(63, 64)}')}")
@@ -436,7 +445,18 @@ def _szext(e: Emitter, i: Instruction) -> None:
 
 # -- comparison and selection ----------------------------------------------------------------------------------------
 
-_INTEGER = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
+_INTEGER = {
+    "eq": "eq",
+    "ne": "ne",
+    "lt": "lt",
+    "le": "le",
+    "gt": "gt",
+    "ge": "ge",
+    "lo": "lt",
+    "ls": "le",
+    "hi": "gt",
+    "hs": "ge",
+}
 
 
 def compare_integers(e: Emitter, name: str, kind: str, bits: int, a: str, b: str) -> str:

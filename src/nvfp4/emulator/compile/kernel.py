@@ -86,7 +86,9 @@ def _layout(module: PtxModule, flow: Flow, entry: Function, globals_: dict[str, 
                 used.update(_symbols(operand))
     offset = SHARED_RESERVED if module.arch >= 90 else 0
     dynamic: list[str] = []
-    shared = [v for v in (*module.variables.values(), *flow.variables.values()) if v.space == "shared" and v.name in used]
+    shared = [
+        v for v in (*module.variables.values(), *flow.variables.values()) if v.space == "shared" and v.name in used
+    ]
     for variable in shared:
         if variable.size == 0:
             dynamic.append(variable.name)
@@ -183,7 +185,14 @@ class _Kernel:
             else:
                 self.functions.append(self.block(block))
         declarations = [runtime().declaration(name) for name in runtime().names()]
-        text = "\n".join([*declarations, *sorted(self.declared - set(declarations)), *self.helpers.values(), *filter(None, self.functions)])
+        text = "\n".join(
+            [
+                *declarations,
+                *sorted(self.declared - set(declarations)),
+                *self.helpers.values(),
+                *filter(None, self.functions),
+            ]
+        )
         lines = text.count("\n")
         # Block-local values are already in registers and constants folded, so the middle end has little to add; code generation
         # without optimisation is slower to run and hardly faster to compile (measured in benchmarks/emulator.py).
@@ -284,7 +293,9 @@ class _Kernel:
         e.do(f"ret i32 {e.op(f'select i1 {everyone}, i32 {to}, i32 {block.fall}')}")
         e.lines.append("split:")
         join = block.join if block.join >= 0 else 0xFFFFFFFF
-        e.do(f"ret i32 {e.op(f'call i32 @diverge(ptr %ctx, ptr %w, i32 {taken}, i32 {to}, i32 {block.fall}, i32 {join})')}")
+        e.do(
+            f"ret i32 {e.op(f'call i32 @diverge(ptr %ctx, ptr %w, i32 {taken}, i32 {to}, i32 {block.fall}, i32 {join})')}"
+        )
 
     def indexed(self, e: Emitter, block: Block, i: Instruction, number: int) -> None:
         e.begin_instruction(i, number)
@@ -297,7 +308,9 @@ class _Kernel:
         e.flush(block.live_out)
         join = block.join if block.join >= 0 else 0xFFFFFFFF
         pointer = e.op(f"inttoptr i64 {targets.ctypes.data} to ptr")
-        e.do(f"ret i32 {e.op(f'call i32 @branch_index(ptr %ctx, ptr %w, i32 %m, ptr {where}, ptr {pointer}, i32 {len(targets)}, i32 {join})')}")
+        e.do(
+            f"ret i32 {e.op(f'call i32 @branch_index(ptr %ctx, ptr %w, i32 %m, ptr {where}, ptr {pointer}, i32 {len(targets)}, i32 {join})')}"
+        )
 
 
 _lock = threading.Lock()
@@ -334,7 +347,11 @@ def _try(module: PtxModule, function: Function, i: Instruction, supports: Callab
     flow = Flow(function.name, [], function.registers, function.variables, {}, {}, set(), {})
     layout = KernelLayout()
     for variable in (*module.variables.values(), *function.variables.values()):
-        table = layout.shared if variable.space == "shared" else (layout.local if variable.space in ("local", "param") else layout.globals)
+        table = (
+            layout.shared
+            if variable.space == "shared"
+            else (layout.local if variable.space in ("local", "param") else layout.globals)
+        )
         table[variable.name] = 0
     for parameter in (*function.parameters, *function.returns):
         layout.params[parameter.name] = (0, parameter)
@@ -355,5 +372,3 @@ def _try(module: PtxModule, function: Function, i: Instruction, supports: Callab
     except (StopIteration, KeyError, ValueError, IndexError, AssertionError, AttributeError, TypeError) as error:
         raise PtxSyntaxError(f"{i.opcode}: malformed operands or modifiers ({error})", i.line, i.text) from None
     return True
-
-

@@ -18,7 +18,12 @@ def mma_is_native(i: Instruction) -> bool:
     if i.base != "mma" or any(p.startswith("kind") or p == "sp" or p.startswith("sp::") for p in i.parts):
         return False
     types = i.parts[-4:]
-    return i.parts[3].startswith("m16n8k") and types[0] == types[3] == "f32" and types[1] in _NATIVE and types[2] in _NATIVE
+    return (
+        i.parts[3].startswith("m16n8k")
+        and types[0] == types[3] == "f32"
+        and types[1] in _NATIVE
+        and types[2] in _NATIVE
+    )
 
 
 def _aligned(e: Emitter, i: Instruction) -> None:
@@ -79,7 +84,9 @@ def _mma(e: Emitter, i: Instruction) -> None:
     assert isinstance(b, Vec)
     groups = k_extent // (4 * per_register)
     if (len(a.items), len(b.items), len(d.items)) != (2 * groups, groups, 4):
-        e.fail(f"A, B and D take {2 * groups}, {groups} and 4 registers, got {len(a.items)}, {len(b.items)} and {len(d.items)}")
+        e.fail(
+            f"A, B and D take {2 * groups}, {groups} and 4 registers, got {len(a.items)}, {len(b.items)} and {len(d.items)}"
+        )
     if isinstance(c, Vec):
         accumulators = [e.read(item, 32, "f") for item in c.items]
     else:
@@ -135,8 +142,12 @@ def _mma_function(e: Emitter, name: str, kind_a: str, kind_b: str, groups: int, 
         if len(parts) == 1:
             return parts[0]
         # Bytes of a register are consecutive k: interleave the four vectors of 32 lanes.
-        first = inner.op(f"shufflevector <32 x float> {parts[0]}, <32 x float> {parts[1]}, <64 x i32> {_interleave(32)}")
-        second = inner.op(f"shufflevector <32 x float> {parts[2]}, <32 x float> {parts[3]}, <64 x i32> {_interleave(32)}")
+        first = inner.op(
+            f"shufflevector <32 x float> {parts[0]}, <32 x float> {parts[1]}, <64 x i32> {_interleave(32)}"
+        )
+        second = inner.op(
+            f"shufflevector <32 x float> {parts[2]}, <32 x float> {parts[3]}, <64 x i32> {_interleave(32)}"
+        )
         order = []
         for lane in range(32):
             order += [2 * lane, 2 * lane + 1, 64 + 2 * lane, 64 + 2 * lane + 1]
@@ -168,11 +179,15 @@ def _mma_function(e: Emitter, name: str, kind_a: str, kind_b: str, groups: int, 
             spread = inner.op(f"shufflevector <8 x double> {one}, <8 x double> poison, <8 x i32> zeroinitializer")
             column = inner.op(f"getelementptr [{groups * row} x <8 x double>], ptr %b, i64 0, i64 {r * row + j}")
             value = inner.op(f"load <8 x double>, ptr {column}, align 64")
-            total = inner.op(f"call <8 x double> @llvm.fma.v8f64(<8 x double> {spread}, <8 x double> {value}, <8 x double> {total})")
+            total = inner.op(
+                f"call <8 x double> @llvm.fma.v8f64(<8 x double> {spread}, <8 x double> {value}, <8 x double> {total})"
+            )
     c_at = inner.op("getelementptr float, ptr %c, i64 %out")
     even = inner.op(f"load <4 x float>, ptr {c_at}, align 4")
     odd = inner.op(f"load <4 x float>, ptr {inner.op(f'getelementptr float, ptr {c_at}, i64 32')}, align 4")
-    mixed = inner.op(f"shufflevector <4 x float> {even}, <4 x float> {odd}, <8 x i32> <i32 0, i32 4, i32 1, i32 5, i32 2, i32 6, i32 3, i32 7>")
+    mixed = inner.op(
+        f"shufflevector <4 x float> {even}, <4 x float> {odd}, <8 x i32> <i32 0, i32 4, i32 1, i32 5, i32 2, i32 6, i32 3, i32 7>"
+    )
     addend = inner.op(f"fpext <8 x float> {mixed} to <8 x double>")
     from .floating import _odd_sum
 

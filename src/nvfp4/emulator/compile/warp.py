@@ -242,7 +242,9 @@ def _barrier(e: Emitter, i: Instruction) -> str:
         aligned = int(i.has("aligned"))
         if p[2] == "arrive":
             release = int(not i.has("relaxed"))
-            return e.op(f"call i32 @cluster_arrive(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {aligned}, i32 {release})")
+            return e.op(
+                f"call i32 @cluster_arrive(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {aligned}, i32 {release})"
+            )
         return e.op(f"call i32 @cluster_wait(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {aligned})")
     aligned = int(p[0] == "bar" or i.has("aligned"))
     arguments = f"ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}"
@@ -250,7 +252,9 @@ def _barrier(e: Emitter, i: Instruction) -> str:
         operands = i.operands[1:]
         number, threads = _scalar(e, operands[0]), _scalar(e, operands[1]) if len(operands) > 2 else "0"
         predicate = e.op(f"bitcast <32 x i1> {e.read(operands[-1], 1)} to i32")
-        status = e.op(f"call i32 @barrier_reduce({arguments}, i32 {number}, i32 {threads}, i32 {aligned}, i32 {predicate})")
+        status = e.op(
+            f"call i32 @barrier_reduce({arguments}, i32 {number}, i32 {threads}, i32 {aligned}, i32 {predicate})"
+        )
         what = 0 if "and" in p else (1 if "or" in p else 2)
         result = e.op(f"call i32 @barrier_result(ptr %ctx, ptr %w, i32 {number}, i32 {what})")
         if what == 2:

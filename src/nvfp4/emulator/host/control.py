@@ -20,5 +20,7 @@ def _setmaxnreg(call: HostCall) -> bool:
     call.aligned()
     count = call.value(call.instruction.operands[0])
     if count % 8 or not 24 <= count <= 256:
-        call.fatal("illegal-instruction", f"setmaxnreg with {count} registers", "it takes a multiple of 8 from 24 to 256")
+        call.fatal(
+            "illegal-instruction", f"setmaxnreg with {count} registers", "it takes a multiple of 8 from 24 to 256"
+        )
     return True

@@ -73,7 +73,9 @@ class HostCall:
         try:
             done = handler(call)
         except UnitError as error:
-            launch.findings.add("illegal-instruction", f"{call.instruction.opcode}: {error.message}", error.remedy, call)
+            launch.findings.add(
+                "illegal-instruction", f"{call.instruction.opcode}: {error.message}", error.remedy, call
+            )
             launch.context["fatal"] = 1
             return
         except Fatal:
@@ -295,11 +297,17 @@ class HostCall:
                     part["init"] = 15
                 part["rclock"], part["ractor"], part["rmask"], part["rinstr"] = date, component, 15, self.number + 1
 
-    def _race(self, part: NDArray[Any], first: int, rank: int, what: str, vc: Any, avc: Any, write: bool, checks: int) -> None:
+    def _race(
+        self, part: NDArray[Any], first: int, rank: int, what: str, vc: Any, avc: Any, write: bool, checks: int
+    ) -> None:
         flags = part["flags"]
         if write and (flags & 2).any():
             at = first + int(np.argmax(flags & 2))
-            self.finding("race", f"{self.instruction.opcode}: {what} overwrites the live mbarrier at {(rank << 24) + at * 4:#x}", "keep tiles and barriers apart")
+            self.finding(
+                "race",
+                f"{self.instruction.opcode}: {what} overwrites the live mbarrier at {(rank << 24) + at * 4:#x}",
+                "keep tiles and barriers apart",
+            )
         wactor, wclock = part["wactor"], part["wclock"]
         late = vc[wactor] < wclock
         if late.any():
@@ -333,8 +341,12 @@ class HostCall:
             )  # fmt: skip
         record = slot.mbarriers[rank][index - 1]
         cell = slot.cells[rank][offset >> 2]
-        if int(self.launch.context["checks"][0]) & Check.RACES and int(self.vector("vc")[int(cell["wactor"])]) < int(cell["wclock"]):
-            self.launch.findings.race(self, "write", "the mbarrier's initialisation", (rank << 24) + offset, cell, False)
+        if int(self.launch.context["checks"][0]) & Check.RACES and int(self.vector("vc")[int(cell["wactor"])]) < int(
+            cell["wclock"]
+        ):
+            self.launch.findings.race(
+                self, "write", "the mbarrier's initialisation", (rank << 24) + offset, cell, False
+            )
             cell["wclock"] = 0
         return rank, offset, record
 
@@ -355,5 +367,3 @@ class HostCall:
 
 def _view(address: int, size: int) -> NDArray[np.uint8]:
     return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-
-

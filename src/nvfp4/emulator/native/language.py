@@ -175,7 +175,9 @@ class _Compiler:
         head = ", ".join(f"{t.llvm} %{n}.in" for n, t in s.parameters)
         attributes = "alwaysinline nounwind" if s.inline else "nounwind"
         linkage = "internal " if s.inline else ""
-        return "\n".join([f"define {linkage}{result} @{s.name}({head}) {attributes} {{", "entry:", *self.allocas, *self.lines, "}"])
+        return "\n".join(
+            [f"define {linkage}{result} @{s.name}({head}) {attributes} {{", "entry:", *self.allocas, *self.lines, "}"]
+        )
 
     # -- statements ----------------------------------------------------------------------------------------------
 
@@ -473,7 +475,11 @@ class _Compiler:
         if isinstance(a.type, Pointer):
             if not isinstance(op, (ast.Add, ast.Sub)):
                 self.fail(node, "pointer arithmetic is + or -")
-            offset = self.convert(b, I64, node) if b.type is None or b.type == I64 else self.convert(b, U64 if not _signed(b) else I64, node)
+            offset = (
+                self.convert(b, I64, node)
+                if b.type is None or b.type == I64
+                else self.convert(b, U64 if not _signed(b) else I64, node)
+            )
             if isinstance(op, ast.Sub):
                 offset = self.value(f"sub i64 0, {offset.text}", I64)
             return self.element(a, offset)
@@ -552,7 +558,9 @@ class _Compiler:
             s = self.library.signatures[name]
             if len(s.parameters) != len(node.args):
                 self.fail(node, f"{name} takes {len(s.parameters)} arguments")
-            given = [self.convert(self.expression(a), t, node) for a, (_, t) in zip(node.args, s.parameters, strict=True)]
+            given = [
+                self.convert(self.expression(a), t, node) for a, (_, t) in zip(node.args, s.parameters, strict=True)
+            ]
             text = ", ".join(f"{t.llvm} {g.text}" for g, (_, t) in zip(given, s.parameters, strict=True))
             if s.result is None:
                 if not allow_void:
@@ -572,7 +580,11 @@ class _Compiler:
         if name == "local":
             kind, count = parse_type(ast.unparse(node.args[0])), self.expression(node.args[1]).literal
             slot = "%" + self.fresh("local")
-            element = f"[{count} x {kind.llvm}]" if not isinstance(kind, StructType) else f"[{int(count or 1) * kind.size} x i8]"
+            element = (
+                f"[{count} x {kind.llvm}]"
+                if not isinstance(kind, StructType)
+                else f"[{int(count or 1) * kind.size} x i8]"
+            )
             self.allocas.append(f"  {slot} = alloca {element}, align 64")
             return _Value(slot, Pointer(kind))
         arguments = [self.expression(a) for a in node.args]
@@ -597,7 +609,9 @@ class _Compiler:
             return self.value(f"select i1 {chosen.text}, {kind2.llvm} {a.text}, {kind2.llvm} {b.text}", kind2)
         if name == "copy":
             size = self.convert(arguments[2], U64, node)
-            self.emit(f"call void @llvm.memcpy.p0.p0.i64(ptr {arguments[0].text}, ptr {arguments[1].text}, i64 {size.text}, i1 false)")
+            self.emit(
+                f"call void @llvm.memcpy.p0.p0.i64(ptr {arguments[0].text}, ptr {arguments[1].text}, i64 {size.text}, i1 false)"
+            )
             return _Value("", None, 0)
         if name == "merge":
             # merge(into, source, n): element-wise maximum of n clocks, n a multiple of 16.
@@ -607,7 +621,9 @@ class _Compiler:
         if name == "fill":
             size = self.convert(arguments[2], U64, node)
             byte = self.convert(arguments[1], SCALARS["u8"], node)
-            self.emit(f"call void @llvm.memset.p0.i64(ptr {arguments[0].text}, i8 {byte.text}, i64 {size.text}, i1 false)")
+            self.emit(
+                f"call void @llvm.memset.p0.i64(ptr {arguments[0].text}, i8 {byte.text}, i64 {size.text}, i1 false)"
+            )
             return _Value("", None, 0)
         if name == "bits":
             found = arguments[0]
@@ -635,7 +651,9 @@ class _Compiler:
             # invoke(function address, context, warp, mask): one basic block of a kernel.
             where = self.value(f"inttoptr i64 {self.convert(arguments[0], U64, node).text} to ptr", Pointer(U64))
             mask = self.convert(arguments[3], U32, node)
-            return self.value(f"call i32 {where.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32)
+            return self.value(
+                f"call i32 {where.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32
+            )
         self.fail(node, f"unknown function {name}")
 
 

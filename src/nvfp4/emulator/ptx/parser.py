@@ -277,7 +277,9 @@ class _Parser:
             size = 0 if open_ended and extern else element * count
             if initial is not None:
                 initial = initial.ljust(size, b"\0")
-            found.append(Variable(name, space, kind, align or element, size, line, initial, tuple(relocations), count * vector))
+            found.append(
+                Variable(name, space, kind, align or element, size, line, initial, tuple(relocations), count * vector)
+            )
             if not self.accept(","):
                 break
         self.expect(";")
@@ -445,7 +447,8 @@ class _Parser:
             item = body[index]
             if isinstance(item, Instruction) and item.base in ("bra", "brx"):
                 item.operands = tuple(
-                    Label(labels[o.name]) if isinstance(o, (Label, Sym)) and o.name in labels else o for o in item.operands
+                    Label(labels[o.name]) if isinstance(o, (Label, Sym)) and o.name in labels else o
+                    for o in item.operands
                 )
         for name, targets in self.function.branch_targets.items():
             self.function.branch_targets[name] = tuple(labels.get(t, t) for t in targets)
@@ -524,7 +527,9 @@ class _Parser:
             else:
                 self.take()
         self.expect(";")
-        return Instruction(opcode, parts, (Vec(results), target, Vec(arguments)), line, self.loc, guard, negated, opcode)
+        return Instruction(
+            opcode, parts, (Vec(results), target, Vec(arguments)), line, self.loc, guard, negated, opcode
+        )
 
     def argument_list(self) -> tuple[Operand, ...]:
         self.expect("(")
@@ -657,5 +662,3 @@ def parse(text: str) -> PtxModule:
         PtxSyntaxError: with the line and its text, where the module is malformed.
     """
     return _Parser(text).parse()
-
-

@@ -136,7 +136,9 @@ def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
 
 
 @native
-def atomic(ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u64]) -> None:
+def atomic(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u64]
+) -> None:
     """packed: op | kind << 8 | width << 12 | space << 20 | ordered << 24. values: b in [0, 32), c in [32, 64)."""
     op = packed & 255
     kind = (packed >> 8) & 15
@@ -184,7 +186,9 @@ def atomic(ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr
                 cell = cta.cells + (offset >> 2)
                 if unlikely((cell.init & byte_mask(offset, width)) != byte_mask(offset, width)) and op != AT_EXCH:
                     fault(ctx, w, F_UNINITIALISED_SHARED, instruction, lane, 0, a, cell.init, width, cta.rank)
+            sync_acquire(ctx, w, a)
             shared_atomic_check(ctx, w, cta, offset, width, instruction, lane)
+            sync_release(ctx, w, a, ordered)
             out[lane] = combine(op, kind, width, pointer(u8, cta.shared + offset), values[lane], values[32 + lane])
 
 
@@ -195,9 +199,31 @@ def shared_atomic_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64
         cell = cta.cells + ((offset >> 2) + i)
         if ctx.checks & CK_RACES:
             if (cell.flags & 4) == 0 and cell.wmask and unlikely(w.vc[cell.wactor] < cell.wclock):
-                fault(ctx, w, F_RACE_WRITE_AFTER_WRITE, instruction, lane, cell.winstr, offset + (u64(cta.rank) << 24), cell.wactor, cell.wclock, cell.flags & 1)
+                fault(
+                    ctx,
+                    w,
+                    F_RACE_WRITE_AFTER_WRITE,
+                    instruction,
+                    lane,
+                    cell.winstr,
+                    offset + (u64(cta.rank) << 24),
+                    cell.wactor,
+                    cell.wclock,
+                    cell.flags & 1,
+                )
             if cell.rmask and unlikely(w.vc[cell.ractor] < cell.rclock):
-                fault(ctx, w, F_RACE_WRITE_AFTER_READ, instruction, lane, cell.rinstr, offset + (u64(cta.rank) << 24), cell.ractor, cell.rclock, 0)
+                fault(
+                    ctx,
+                    w,
+                    F_RACE_WRITE_AFTER_READ,
+                    instruction,
+                    lane,
+                    cell.rinstr,
+                    offset + (u64(cta.rank) << 24),
+                    cell.ractor,
+                    cell.rclock,
+                    0,
+                )
                 cell.rclock = 0
         cell.wmask = 15
         cell.wclock = w.vc[w.self]

@@ -134,7 +134,9 @@ def barrier_sync(ctx: Context, w: Warp, mask: u32, instruction: u32, number: u32
 
 
 @native
-def barrier_reduce(ctx: Context, w: Warp, mask: u32, instruction: u32, number: u32, threads: u32, aligned: u32, pred: u32) -> i32:
+def barrier_reduce(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, number: u32, threads: u32, aligned: u32, pred: u32
+) -> i32:
     """Like barrier_sync; the result is read from the barrier afterwards (barrier_result)."""
     if w.retry == 0:
         if number < 16:
@@ -172,7 +174,9 @@ def barrier_result(ctx: Context, w: Warp, number: u32, what: u32) -> u32:
 
 
 @native
-def barrier_arrive_only(ctx: Context, w: Warp, mask: u32, instruction: u32, number: u32, threads: u32, aligned: u32) -> i32:
+def barrier_arrive_only(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, number: u32, threads: u32, aligned: u32
+) -> i32:
     if barrier_arrive(ctx, w, mask, instruction, number, threads, aligned) == 0:
         barrier_settle(ctx, w, instruction, number)
     return 0
@@ -363,7 +367,9 @@ def mbarrier_settle(ctx: Context, cta: Cta, bar: MBarrier) -> None:
 
 
 @native
-def mbarrier_arrive(ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u64]) -> None:
+def mbarrier_arrive(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u64]
+) -> None:
     """packed: 1 arrive, 2 expect_tx, 4 complete_tx, 8 drop, 16 release, 32 noComplete, space << 8.
 
     values: arrival counts in [0, 32), bytes in [32, 64). out: the state before, phase | pending << 32.
@@ -401,7 +407,9 @@ def mbarrier_arrive(ctx: Context, w: Warp, mask: u32, instruction: u32, packed: 
 
 
 @native
-def mbarrier_complete(ctx: Context, cta: Cta, offset: u32, bytes: u64, arrivals: u32, component: u32, clock: u32) -> u32:
+def mbarrier_complete(
+    ctx: Context, cta: Cta, offset: u32, bytes: u64, arrivals: u32, component: u32, clock: u32
+) -> u32:
     """An asynchronous engine completes ``bytes`` and arrives ``arrivals`` times; 0 when there is no such mbarrier.
 
     component, clock: what its operations are stamped with (component NONE: the mbarrier itself dates them).
@@ -422,7 +430,9 @@ def mbarrier_complete(ctx: Context, cta: Cta, offset: u32, bytes: u64, arrivals:
 
 
 @native
-def mbarrier_wait(ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u32]) -> i32:
+def mbarrier_wait(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u32]
+) -> i32:
     """packed: 1 parity, 2 try (may suspend), 4 acquire, space << 8. values: parity or state. out[0]: lanes whose phase is over."""
     ready = u32(0)
     m = mask
@@ -495,7 +505,9 @@ def queue_run(ctx: Context, w: Warp, until: u32) -> u32:
 
 
 @native
-def cp_async(ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, space: u32, dst: P[u64], src: P[u64], count: P[u64]) -> None:
+def cp_async(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, space: u32, dst: P[u64], src: P[u64], count: P[u64]
+) -> None:
     m = mask
     ctx.counters[N_ASYNC_COPY_BYTES] += popcount(mask) * size
     while m:

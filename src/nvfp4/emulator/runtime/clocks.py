@@ -51,9 +51,13 @@ def fence_memory(ctx: Context, w: Warp) -> None:
 @native
 def sync_release(ctx: Context, w: Warp, a: u64, ordered: u32) -> None:
     """A strong write to ``a``: publishes if it releases, or if a fence went before."""
-    if ctx.sync == 0 or (ordered == 0 and w.release_fence == 0):
+    if ordered == 0 and w.release_fence == 0:
         return
     head = ctx.ctas + w.cta.cluster_first
+    head.sync_used = 1
+    release_to(w, head.sync + ((a >> 2) % SYNC_LOCAL) * (2 * head.components))
+    if ctx.sync == 0:
+        return
     n = ctx.cluster_count
     vector = ctx.sync + ((a >> 2) % SYNC_OBJECTS) * n
     merge(vector, head.known, n)
@@ -64,18 +68,18 @@ def sync_release(ctx: Context, w: Warp, a: u64, ordered: u32) -> None:
 
 @native
 def sync_acquire(ctx: Context, w: Warp, a: u64) -> None:
-    """A strong read of ``a``."""
+    """A strong read of ``a``. Taken at once, also without a fence behind it: relaxed polling followed by a barrier is common."""
+    head = ctx.ctas + w.cta.cluster_first
+    if head.sync_used:
+        acquire_from(w, head.sync + ((a >> 2) % SYNC_LOCAL) * (2 * head.components))
     if ctx.sync == 0:
         return
-    head = ctx.ctas + w.cta.cluster_first
     n = ctx.cluster_count
     merge(head.known, ctx.sync + ((a >> 2) % SYNC_OBJECTS) * n, n)
 
 
 @native
 def sync_lanes(ctx: Context, w: Warp, mask: u32, addr: P[u64], acquire: u32, release: u32, ordered: u32) -> None:
-    if ctx.sync == 0:
-        return
     m = mask
     while m:
         lane = ctz(m)

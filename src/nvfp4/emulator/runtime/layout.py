@@ -22,6 +22,7 @@ __all__ = [
     "QUEUE",
     "SHARED_BASE",
     "SHARED_RESERVED",
+    "SYNC_LOCAL",
     "SYNC_OBJECTS",
     "TRACE",
     "VA_BASE",
@@ -47,6 +48,7 @@ NONE = 0xFFFFFFFF
 PIPES = 4
 # Global locations used for synchronisation hash to this many vectors of cluster clocks (collisions only hide races).
 SYNC_OBJECTS = 256
+SYNC_LOCAL = 16
 
 
 class Space(IntEnum):
@@ -309,8 +311,9 @@ CTA = struct(
     bars: P[Barrier]
     cb_acc: P[u32]
     cb_done: P[u32]
+    sync: P[u32]         # SYNC_LOCAL pairs of clock vectors: synchronisation through memory inside the cluster (first CTA)
     gclock: u32          # cluster's clock for other clusters (in the cluster's first CTA)
-    pad: u32
+    sync_used: u32
     known: P[u32]        # per cluster: up to which gclock its writes are known here
     """,
 )

@@ -9,6 +9,7 @@ from .layout import (
     PAGE_BITS,
     PIPES,
     SHARED_BASE,
+    SYNC_LOCAL,
     SYNC_OBJECTS,
     VA_BASE,
     Atom,
@@ -23,7 +24,16 @@ from .layout import (
 __all__ = ["library"]
 
 library = Library()
-library.constant(SHARED_BASE=SHARED_BASE, LOCAL_BASE=LOCAL_BASE, VA_BASE=VA_BASE, PAGE_BITS=PAGE_BITS, NONE=NONE, PIPES=PIPES, SYNC_OBJECTS=SYNC_OBJECTS)
+library.constant(
+    SHARED_BASE=SHARED_BASE,
+    LOCAL_BASE=LOCAL_BASE,
+    VA_BASE=VA_BASE,
+    PAGE_BITS=PAGE_BITS,
+    NONE=NONE,
+    PIPES=PIPES,
+    SYNC_OBJECTS=SYNC_OBJECTS,
+    SYNC_LOCAL=SYNC_LOCAL,
+)
 for _prefix, _enum in (
     ("F_", Fault), ("SP_", Space), ("ST_", State), ("S_", Status), ("CK_", Check), ("N_", Counter), ("AT_", Atom),
 ):  # fmt: skip

@@ -34,7 +34,9 @@ def load_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32,
     """ldmatrix.m8n8.b16 (PTX ISA 9.7.14.5.15): lane l names row l % 8 of matrix l / 8; register k of lane l holds, of matrix k, row
     l / 4, elements 2 (l % 4) and the next (transposed: column and row exchanged)."""
     ctx.counters[N_SHARED_REQUESTS] += 1
-    ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(u32(0xFFFFFFFF) if count == 4 else (u32(1) << (8 * count)) - 1, addr, 16)
+    ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(
+        u32(0xFFFFFFFF) if count == 4 else (u32(1) << (8 * count)) - 1, addr, 16
+    )
     ctx.counters[N_SHARED_LOAD_BYTES] += count * 128
     for k in range(count):
         for r in range(8):
@@ -54,7 +56,9 @@ def load_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32,
 def store_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32, addr: P[u64], values: P[u32]) -> None:
     ctx.progress += 1
     ctx.counters[N_SHARED_REQUESTS] += 1
-    ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(u32(0xFFFFFFFF) if count == 4 else (u32(1) << (8 * count)) - 1, addr, 16)
+    ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(
+        u32(0xFFFFFFFF) if count == 4 else (u32(1) << (8 * count)) - 1, addr, 16
+    )
     ctx.counters[N_SHARED_STORE_BYTES] += count * 128
     for k in range(count):
         for r in range(8):

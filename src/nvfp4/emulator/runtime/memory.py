@@ -24,7 +24,9 @@ def random(ctx: Context) -> u32:
 
 
 @native
-def fault(ctx: Context, w: Warp, kind: u32, instruction: u32, lane: u32, other: u32, a: u64, b: u64, c: u64, d: u64) -> None:
+def fault(
+    ctx: Context, w: Warp, kind: u32, instruction: u32, lane: u32, other: u32, a: u64, b: u64, c: u64, d: u64
+) -> None:
     for i in range(ctx.fault_count):
         f = ctx.faults + i
         if f.kind == kind and f.instruction == instruction and f.other == other:
@@ -83,7 +85,9 @@ def find_buffer(ctx: Context, a: u64) -> P[Buffer]:
 
 
 @native
-def translate_shared(ctx: Context, w: Warp, a: u64, bytes: u64, space: u32, instruction: u32, lane: u32, write: u32) -> P[Cta]:
+def translate_shared(
+    ctx: Context, w: Warp, a: u64, bytes: u64, space: u32, instruction: u32, lane: u32, write: u32
+) -> P[Cta]:
     """The CTA whose shared memory address ``a`` names, or null after a fault."""
     cta = w.cta
     rank = u32(a >> 24)
@@ -123,10 +127,37 @@ def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, 
     for i in range(count):
         cell = cta.cells + (first + i)
         if unlikely((cell.init & bm) != bm) and (ctx.checks & CK_INIT):
-            fault(ctx, w, F_UNINITIALISED_SHARED, instruction, lane, 0, ((first + i) << 2) + (u64(cta.rank) << 24), cell.init, bytes, cta.rank)
+            fault(
+                ctx,
+                w,
+                F_UNINITIALISED_SHARED,
+                instruction,
+                lane,
+                0,
+                ((first + i) << 2) + (u64(cta.rank) << 24),
+                cell.init,
+                bytes,
+                cta.rank,
+            )
             cell.init = 15
-        if (cell.wmask & bm) and unlikely(vc[cell.wactor] < cell.wclock) and (ctx.checks & CK_RACES):
-            fault(ctx, w, F_RACE_READ_AFTER_WRITE, instruction, lane, cell.winstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.wactor, cell.wclock, cell.flags & 1)
+        if (
+            (cell.wmask & bm)
+            and unlikely(vc[cell.wactor] < cell.wclock)
+            and (ctx.checks & CK_RACES)
+            and (cell.flags & 4) == 0
+        ):
+            fault(
+                ctx,
+                w,
+                F_RACE_READ_AFTER_WRITE,
+                instruction,
+                lane,
+                cell.winstr,
+                ((first + i) << 2) + (u64(cta.rank) << 24),
+                cell.wactor,
+                cell.wclock,
+                cell.flags & 1,
+            )
             cell.wclock = 0
         if cell.ractor == me or vc[cell.ractor] >= cell.rclock or (u32(first + i) + u32(now)) & 1:
             cell.rclock = now
@@ -147,12 +178,45 @@ def shared_write_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64,
         cell = cta.cells + (first + i)
         if ctx.checks & CK_RACES:
             if (cell.wmask & bm) and unlikely(vc[cell.wactor] < cell.wclock):
-                fault(ctx, w, F_RACE_WRITE_AFTER_WRITE, instruction, lane, cell.winstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.wactor, cell.wclock, cell.flags & 1)
+                fault(
+                    ctx,
+                    w,
+                    F_RACE_WRITE_AFTER_WRITE,
+                    instruction,
+                    lane,
+                    cell.winstr,
+                    ((first + i) << 2) + (u64(cta.rank) << 24),
+                    cell.wactor,
+                    cell.wclock,
+                    cell.flags & 1,
+                )
             if (cell.rmask & bm) and unlikely(vc[cell.ractor] < cell.rclock):
-                fault(ctx, w, F_RACE_WRITE_AFTER_READ, instruction, lane, cell.rinstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.ractor, cell.rclock, 0)
+                fault(
+                    ctx,
+                    w,
+                    F_RACE_WRITE_AFTER_READ,
+                    instruction,
+                    lane,
+                    cell.rinstr,
+                    ((first + i) << 2) + (u64(cta.rank) << 24),
+                    cell.ractor,
+                    cell.rclock,
+                    0,
+                )
                 cell.rclock = 0
             if unlikely(cell.flags & 2):
-                fault(ctx, w, F_MBARRIER_OVERWRITTEN, instruction, lane, 0, ((first + i) << 2) + (u64(cta.rank) << 24), 0, 0, 0)
+                fault(
+                    ctx,
+                    w,
+                    F_MBARRIER_OVERWRITTEN,
+                    instruction,
+                    lane,
+                    0,
+                    ((first + i) << 2) + (u64(cta.rank) << 24),
+                    0,
+                    0,
+                    0,
+                )
         if cell.wactor == me and cell.wclock == now:
             cell.wmask = cell.wmask | u8(bm)
         else:
@@ -184,13 +248,37 @@ def global_read_check(ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64,
             if cell.cluster and (cell.wmask & bm) and (cell.flags & 1) == 0:
                 if cell.cluster == mine:
                     if unlikely(w.vc[cell.wactor] < cell.wclock):
-                        fault(ctx, w, F_RACE_READ_AFTER_WRITE, instruction, lane, cell.winstr, b.va + ((first + i) << 2), cell.wactor, cell.wclock, 2)
+                        fault(
+                            ctx,
+                            w,
+                            F_RACE_READ_AFTER_WRITE,
+                            instruction,
+                            lane,
+                            cell.winstr,
+                            b.va + ((first + i) << 2),
+                            cell.wactor,
+                            cell.wclock,
+                            2,
+                        )
                 elif unlikely(head.known == 0 or head.known[cell.cluster - 1] < cell.gclock):
-                    fault(ctx, w, F_GLOBAL_RACE, instruction, lane, cell.winstr, b.va + ((first + i) << 2), cell.cluster - 1, 0, 0)
+                    fault(
+                        ctx,
+                        w,
+                        F_GLOBAL_RACE,
+                        instruction,
+                        lane,
+                        cell.winstr,
+                        b.va + ((first + i) << 2),
+                        cell.cluster - 1,
+                        0,
+                        0,
+                    )
 
 
 @native
-def global_write_check(ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64, instruction: u32, lane: u32, atomic: u32) -> None:
+def global_write_check(
+    ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64, instruction: u32, lane: u32, atomic: u32
+) -> None:
     b.flags = b.flags | 2
     if b.init:
         fill(pointer(u8, b.init) + offset, 1, bytes)
@@ -206,9 +294,31 @@ def global_write_check(ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64
             if cell.cluster and (cell.wmask & bm) and (cell.flags & atomic) == 0:
                 if cell.cluster == mine:
                     if unlikely(w.vc[cell.wactor] < cell.wclock):
-                        fault(ctx, w, F_RACE_WRITE_AFTER_WRITE, instruction, lane, cell.winstr, b.va + ((first + i) << 2), cell.wactor, cell.wclock, 2)
+                        fault(
+                            ctx,
+                            w,
+                            F_RACE_WRITE_AFTER_WRITE,
+                            instruction,
+                            lane,
+                            cell.winstr,
+                            b.va + ((first + i) << 2),
+                            cell.wactor,
+                            cell.wclock,
+                            2,
+                        )
                 elif unlikely(head.known == 0 or head.known[cell.cluster - 1] < cell.gclock):
-                    fault(ctx, w, F_GLOBAL_RACE, instruction, lane, cell.winstr, b.va + ((first + i) << 2), cell.cluster - 1, 1, 0)
+                    fault(
+                        ctx,
+                        w,
+                        F_GLOBAL_RACE,
+                        instruction,
+                        lane,
+                        cell.winstr,
+                        b.va + ((first + i) << 2),
+                        cell.cluster - 1,
+                        1,
+                        0,
+                    )
             if cell.cluster == mine and cell.wactor == w.self and (cell.flags & 1) == atomic:
                 cell.wmask = cell.wmask | u8(bm)
             else:
@@ -310,7 +420,9 @@ def local_pointer(ctx: Context, w: Warp, a: u64, bytes: u64, instruction: u32, l
 
 
 @native
-def load(ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, space: u32, addr: P[u64], out: P[u8]) -> None:
+def load(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, space: u32, addr: P[u64], out: P[u8]
+) -> None:
     bytes = u64(size * n)
     b = pointer(Buffer, 0)
     m = mask
@@ -375,7 +487,12 @@ def load(ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, 
 
 
 @native
-def store(ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, space: u32, addr: P[u64], values: P[u8]) -> None:
+def store(
+    ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, where_to: u32, addr: P[u64], values: P[u8]
+) -> None:
+    """where_to: the space, and 256 for strong stores (volatile, relaxed, release), which do not race with one another."""
+    space = where_to & 255
+    strong = where_to >> 8
     bytes = u64(size * n)
     b = pointer(Buffer, 0)
     m = mask
@@ -409,7 +526,7 @@ def store(ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32,
             if unlikely(b.flags & 1):
                 fatal(ctx, w, F_READ_ONLY, instruction, lane, a, bytes, b.space, 0)
                 continue
-            global_write_check(ctx, w, b, a - b.va, bytes, instruction, lane, 0)
+            global_write_check(ctx, w, b, a - b.va, bytes, instruction, lane, strong)
             b.written += bytes
             take(pointer(u8, b.host + (a - b.va)), values, size, n, lane)
             if a >> 5 != previous:
@@ -428,7 +545,10 @@ def store(ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32,
                 if cta == 0:
                     continue
             if ctx.checks & (CK_INIT | CK_RACES):
-                shared_write_check(ctx, w, cta, offset, bytes, instruction, lane)
+                if strong:
+                    shared_atomic_check(ctx, w, cta, offset, bytes, instruction, lane)
+                else:
+                    shared_write_check(ctx, w, cta, offset, bytes, instruction, lane)
             take(pointer(u8, cta.shared + offset), values, size, n, lane)
             shared += 1
     if ctx.checks & CK_COUNT:
