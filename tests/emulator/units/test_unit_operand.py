@@ -261,6 +261,19 @@ def test_wgmma(
         np.testing.assert_array_equal(accumulator_matrix(silicon, n).view(dtype), (product + start).astype(dtype))
 
 
+def test_nan_results_have_one_encoding() -> None:
+    smem = np.zeros(SMEM, np.uint8)
+    smem[0:2] = (0x00, 0x7C)  # infinity times zero
+    spec = WgmmaSpec(8, "f32", "f16", "f16")
+    plan = plan_wgmma(spec, sm90(0, 128, 256, 0), sm90(32768, 128, 256, 0))
+    out = plan.run(smem, np.zeros((4, 4, 32), np.uint32), None, False)
+    assert (accumulator_matrix(out, 8)[0] == 0x7FFFFFFF).all()
+    assert not accumulator_matrix(out, 8)[1:].any()
+    half = plan_wgmma(WgmmaSpec(8, "f16", "f16", "f16"), sm90(0, 128, 256, 0), sm90(32768, 128, 256, 0))
+    out = half.run(smem, np.zeros((4, 2, 32), np.uint32), None, True)
+    assert (half_matrix(out, 8).view(np.uint16)[0] == 0x7FFF).all()
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

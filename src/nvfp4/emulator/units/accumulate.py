@@ -66,31 +66,43 @@ def gemm(a: F32, b: F32, exact_bound: float | None = None) -> F32 | F64:
     every partial sum is an
     integer multiple below 2**24 of one granule, hence exact in any order; else in float64.
     """
-    if exact_bound is not None and exact_bound <= EXACT_F32:
-        out: F32 = a @ b.T
-        return out
-    wide: F64 = a.astype(np.float64) @ b.T.astype(np.float64)
-    return wide
+    with np.errstate(invalid="ignore", over="ignore"):
+        if exact_bound is not None and exact_bound <= EXACT_F32:
+            out: F32 = a @ b.T
+            return out
+        wide: F64 = a.astype(np.float64) @ b.T.astype(np.float64)
+        return wide
+
+
+def _one_nan(out: F32) -> F32:
+    """The results with every NaN as 0x7FFFFFFF, as tensor cores write it."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(out.sum()):  # one cheap pass decides whether to look closer
+            nan = np.isnan(out)
+            if nan.any():
+                out = np.where(nan, np.uint32(0x7FFFFFFF), out.view(np.uint32)).astype(np.uint32).view(np.float32)
+    return out
 
 
 def add_f32(c: F32 | None, product: F32 | F64) -> F32:
     """The float32 result of accumulator plus product matrix, rounded once; c None: the product alone."""
-    if c is None:
-        with np.errstate(over="ignore"):
-            alone: F32 = product.astype(np.float32, copy=False)
-        return alone
-    if product.dtype == np.float32:
-        with np.errstate(over="ignore", invalid="ignore"):
-            total: F32 = np.add(c, product, dtype=np.float32)  # both exact, one rounding
-        return total
-    return add_round_f32(c, product.astype(np.float64, copy=False))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if c is None:
+            return _one_nan(product.astype(np.float32, copy=False))
+        if product.dtype == np.float32:
+            return _one_nan(np.add(c, product, dtype=np.float32))  # both exact, one rounding
+    return _one_nan(add_round_f32(c, product.astype(np.float64, copy=False)))
 
 
 def add_f16(c: NDArray[np.float16] | None, product: F32 | F64) -> NDArray[np.float16]:
-    """The float16 result of accumulator plus product matrix, rounded once from float64."""
+    """The float16 result of accumulator plus product matrix, rounded once from float64; every NaN is 0x7FFF."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = product.astype(np.float64) if c is None else product.astype(np.float64) + c.astype(np.float64)
-        return total.astype(np.float16)
+        out = total.astype(np.float16)
+    nan = np.isnan(out)
+    if nan.any():
+        out = np.where(nan, np.uint16(0x7FFF), out.view(np.uint16)).astype(np.uint16).view(np.float16)
+    return out
 
 
 def add_s32(c: NDArray[np.int32] | None, product: F32 | F64, saturate: bool) -> NDArray[np.int32]:

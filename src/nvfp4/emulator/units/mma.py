@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from nvfp4.emulator.units import accumulate as acc
 from nvfp4.emulator.units.accumulate import Alignment
 from nvfp4.emulator.units.errors import UnitError
-from nvfp4.emulator.units.numerics import F32, F64, FORMATS, add_round_f32
+from nvfp4.emulator.units.numerics import F32, F64, FORMATS
 from nvfp4.emulator.units.tcgen05_cp import E2M1_SHIFT
 
 U32 = NDArray[np.uint32]
@@ -252,12 +252,11 @@ def mma_sync(
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     if scales:
         wide_a, wide_b = _scale(wide_a, scales[0]), _scale(wide_b, scales[1])
-    total: F64 = wide_a @ wide_b.swapaxes(-1, -2)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total: F64 = wide_a @ wide_b.swapaxes(-1, -2)
     if spec.d_type == "f32":
-        return from_accumulators(add_round_f32(c, total)).view(np.uint32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = (total + c).astype(np.float16)
-    return _half_registers(half)
+        return from_accumulators(acc.add_f32(c, total)).view(np.uint32)
+    return _half_registers(acc.add_f16(c.astype(np.float16), total))
 
 
 def _read_c(regs: U32, spec: MmaSpec) -> F32:

@@ -330,7 +330,8 @@ class MmaPlan:
         bound = i.k * _spread(i.a_type, i.scale_type, a[1]) * _spread(i.b_type, i.scale_type, b[1])
         if bound <= acc.EXACT_F32:
             return acc.add_f32(c, _apply32(a[0], scale_a) @ _apply32(b[0], scale_b).T)
-        product: F64 = _apply(a[0], scale_a) @ _apply(b[0], scale_b).T
+        with np.errstate(invalid="ignore", over="ignore"):
+            product: F64 = _apply(a[0], scale_a) @ _apply(b[0], scale_b).T
         return acc.add_f32(c, product)
 
 
