@@ -15,10 +15,10 @@ from nvfp4.cli import output
 from nvfp4.contest.tasks import task_of
 from nvfp4.device import capability
 from nvfp4.errors import InputError
-from nvfp4.problem import Problem
+from nvfp4.problem import Op, Problem
 
-# The kernels that the emulator runs by default: plain CUDA, compiled for the architecture that most users have.
-_EMULATED_BACKEND, _EMULATED_ARCH = "sm80", "sm_90a"
+# Whose kernels the emulator runs by default: those that dispatch would choose on the GPU that most users have.
+_EMULATED_ARCH = "sm_90a"
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,18 @@ def _problems(ops: list[str] | None, shapes: list[str] | None) -> list[Problem]:
     return [task_of(op).problem(case) for op in chosen for case in task_of(op).benchmarks]
 
 
-def _small(problem: Problem) -> Problem:
-    """The first of the contest's test shapes for the operation: small enough to emulate in a moment."""
-    task = task_of(problem.op)
-    return task.problem(task.tests[0])
+def _emulated(problems: list[Problem]) -> list[Problem]:
+    """The problem of each operation with the fewest FLOPs: at full size, and seconds of emulation rather than minutes."""
+    by_op: dict[Op, Problem] = {}
+    for problem in problems:
+        smallest = by_op.setdefault(problem.op, problem)
+        by_op[problem.op] = min(smallest, problem, key=lambda p: p.flops)
+    return list(by_op.values())
 
 
 def _targets(device: str, names: list[str], arch: str | None) -> list[Target]:
     if arch:
-        return [Target("cpu", name, arch) for name in names or [_EMULATED_BACKEND]]
+        return [Target("cpu", name, arch) for name in names] or [Target("cpu", None, arch)]
     return [Target(device, name) for name in names] or [Target(device)]
 
 
@@ -116,7 +119,7 @@ def solve(
     """Compute the four operations and check every element against the exact reference.
 
     With a GPU it is used, and times are of cold inputs. Without one, everything runs on the CPU at full size, and the
-    CUDA kernels run in the emulator, at a small size unless --emulate and --shape ask for more.
+    CUDA kernels for Hopper run in the emulator for one full-size shape of each operation; --emulate runs all of them.
     """
     if device == "auto":
         device = "cpu" if emulate or not torch.cuda.is_available() else "cuda"
@@ -127,8 +130,7 @@ def solve(
     targets = _targets(device, names, emulate or None)
     work = [(problem, target) for target in targets for problem in problems]
     if device == "cpu" and not (emulate or names or shape):
-        small = {problem.op: _small(problem) for problem in problems}
-        work += [(problem, Target("cpu", _EMULATED_BACKEND, _EMULATED_ARCH)) for problem in small.values()]
+        work += [(problem, Target("cpu", None, _EMULATED_ARCH)) for problem in _emulated(problems)]
     rows: list[Row] = []
     where = capability(device)
     with output.progress(quiet=as_json) as bar:
