@@ -96,27 +96,33 @@ def addresses(operands: Operands) -> list[int]:
     return found
 
 
-def repeated(build: Callable[[Operands], Sequence[Launch]]) -> Callable[[Operands], None]:
+def repeated(
+    build: Callable[[Operands, Sequence[torch.Tensor]], Sequence[Launch]],
+    scratch: Callable[[Operands], Sequence[torch.Tensor]] | None = None,
+) -> Callable[[Operands], None]:
     """A computation that builds its launches at the first call, and from then on only passes addresses.
 
     Args:
-        build: Gives the launches for some operands. All calls must have operands of the same shapes, formats, device
-            and number of tensor scales, contiguous and 16-byte aligned. On the CPU the launches are built, and run in
-            the emulator, at every call.
+        build: Gives the launches for some operands and the tensors of `scratch`. All calls have operands of the same
+            shapes, formats, device and number of tensor scales, contiguous and 16-byte aligned. On the CPU the
+            launches are built, and run in the emulator, at every call.
+        scratch: Memory that the launches need beside the operands. Called for every call: what torch allocates belongs
+            to the current queue or graph, so that calls in several queues do not share it.
     """
     program: Program | None = None
 
     def run(operands: Operands) -> None:
         nonlocal program
+        extra = scratch(operands) if scratch is not None else ()
         if program is not None:
-            program(addresses(operands))
+            program([*addresses(operands), *(tensor.data_ptr() for tensor in extra)] if extra else addresses(operands))
             return
-        launches = build(operands)
-        tensors = flatten(operands)
+        launches = build(operands, extra)
         executor = executors.choose(operands.out[0].device)
+        tensors = [*flatten(operands), *extra]
         if executor.name == "driver" and not aliased(tensors):
             program = Program(launches, tensors)
-            program(addresses(operands))
+            program([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
         else:  # The CPU; or such as gemm(a, a), which is right, but tells nothing about other operands.
             executor.run(launches)
 

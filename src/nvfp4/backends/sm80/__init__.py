@@ -61,7 +61,7 @@ class Sm80Backend:
 
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
         """
-        return repeated(lambda operands: self.launches(plan, problem, operands))
+        return repeated(lambda operands, _: self.launches(plan, problem, operands))
 
 
 def _blocks(problem: Problem) -> int:
