@@ -125,6 +125,29 @@ class NVFP4Tensor:
         put(self, "device", codes.device)
         put(self, "format", _FORMATS[layout.name, scale is not None])
 
+    @classmethod
+    def _trusted(
+        cls, codes: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor | None, scale_layout: str
+    ) -> NVFP4Tensor:
+        """A tensor from parts that are known to be what the constructor makes of its arguments: nothing is checked.
+
+        `scales` may be bytes. For callers that validated operands of the same shapes, types and alignment before.
+        """
+        *batch, rows, half = codes.shape
+        self = cls.__new__(cls)
+        put = object.__setattr__
+        put(self, "codes", codes)
+        put(self, "scales", scales.view(torch.float8_e4m3fn))
+        put(self, "tensor_scale", tensor_scale)
+        put(self, "scale_layout", scale_layout)
+        put(self, "shape", (*batch, rows, 2 * half))
+        put(self, "L", batch[0] if batch else 1)
+        put(self, "rows", rows)
+        put(self, "k", 2 * half)
+        put(self, "device", codes.device)
+        put(self, "format", _FORMATS[scale_layout, tensor_scale is not None])
+        return self
+
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"NVFP4Tensor is immutable: `{name}` cannot be set; build a new one")
 

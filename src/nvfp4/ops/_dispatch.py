@@ -99,13 +99,18 @@ def signature(x: object) -> Hashable:
     return (type(x),)
 
 
-def _plain(operands: Sequence[object]) -> bool:
+def plain(operands: Sequence[object]) -> bool:
     """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""
     for x in operands:
         kind = type(x.codes) if isinstance(x, NVFP4Tensor) else type(x)
         if kind not in _PLAIN and issubclass(kind, torch.Tensor):
             return False
     return True
+
+
+def find(key: Hashable) -> Prepared | None:
+    """The prepared call of `key`."""
+    return _prepared.get(key)
 
 
 def keep(key: Hashable, prepared: Prepared) -> Prepared:
@@ -269,29 +274,10 @@ def call(
     key = _key(spec, a, b, offsets, out_dtype, out, backend)
     prepared = _prepared.get(key)
     if prepared is None:
-        if not _plain((*a, *b, offsets, out)):
+        if not plain((*a, *b, offsets, out)):
             return None
-        prepared = keep(key, _prepare_one(spec, a, b, offsets, out_dtype, out, backend))
-    return _run(spec, prepared, Operands(a, b, () if out is None else (out,), offsets))
-
-
-def implement(
-    spec: Spec,
-    a: tuple[Operand, ...],
-    b: tuple[Operand, ...],
-    offsets: torch.Tensor | None,
-    out_dtype: torch.dtype,
-    out: torch.Tensor | None,
-    backend: str | None,
-) -> torch.Tensor:
-    """What the registered operator does: as `call`, below torch's dispatcher."""
-    key = _key(spec, a, b, offsets, out_dtype, out, backend)
-    prepared = _prepared.get(key)
-    if prepared is None:
-        prepared = _prepare_one(spec, a, b, offsets, out_dtype, out, backend)
-        if _plain((*a, *b, offsets, out)):
-            keep(key, prepared)
-    return _run(spec, prepared, Operands(a, b, () if out is None else (out,), offsets))
+        prepared = keep(key, prepare_one(spec, a, b, offsets, out_dtype, out, backend))
+    return run(spec, prepared, Operands(a, b, () if out is None else (out,), offsets))
 
 
 def _key(
@@ -314,7 +300,7 @@ def _key(
     )
 
 
-def _prepare_one(
+def prepare_one(
     spec: Spec,
     a: tuple[Operand, ...],
     b: tuple[Operand, ...],
@@ -323,11 +309,13 @@ def _prepare_one(
     out: torch.Tensor | None,
     backend: str | None,
 ) -> Prepared:
+    """Validate a call, and prepare it. Arguments as of `call`."""
     described = spec.describe(*a, *b, *(() if offsets is None else (offsets,)), out_dtype)
     return prepare(spec.op, described, Operands(a, b, (), offsets), () if out is None else (out,), backend)
 
 
-def _run(spec: Spec, prepared: Prepared, operands: Operands) -> torch.Tensor:
+def run(spec: Spec, prepared: Prepared, operands: Operands) -> torch.Tensor:
+    """Run a prepared call; allocates the result where ``operands.out`` is empty."""
     if operands.out:
         _separate(spec, operands)
     else:
@@ -348,9 +336,7 @@ def call_lists(
 
     Arguments as of `call`; `out` has one tensor for each group.
     """
-    return (
-        implement_lists(spec, a, b, out_dtype, out, backend) if _direct() and _plain((*a, *b, *(out or ()))) else None
-    )
+    return implement_lists(spec, a, b, out_dtype, out, backend) if _direct() and plain((*a, *b, *(out or ()))) else None
 
 
 def implement_lists(
@@ -378,7 +364,7 @@ def implement_lists(
         if outs is not None:
             _validate.out_count(spec.op, outs, len(a))
         prepared = prepare(spec.op, described, Operands(a, b, ()), outs or (), backend)
-        if _plain((*a, *b)):
+        if plain((*a, *b)):
             keep(key, prepared)
     if outs is None:
         operands = Operands(a, b, tuple(map(prepared.allocate, range(len(a)))))

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from nvfp4.backends.base import Operand
+from nvfp4.backends.base import Operand, Operands
 from nvfp4.errors import InputError
 from nvfp4.formats import as_bytes
 from nvfp4.ops import _dispatch, _validate
-from nvfp4.ops._dispatch import Spec
+from nvfp4.ops._dispatch import Spec, signature
 from nvfp4.tensor import NVFP4Tensor
 
 _library = torch.library.Library("nvfp4", "DEF")  # type: ignore[no-untyped-call]
@@ -53,6 +53,18 @@ def unflatten(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tens
     if scales is None:
         return data
     return NVFP4Tensor(data, scales, scale, scale_layout=layout, validate=False)
+
+
+def _trusted(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tensor | None, layout: str) -> Operand:
+    """`unflatten` for arguments of a kind that was validated before."""
+    return data if scales is None else NVFP4Tensor._trusted(data, scales, scale, layout)
+
+
+def _same_memory(x: Operand, data: torch.Tensor, scales: torch.Tensor | None) -> bool:
+    """Whether the constructor of NVFP4Tensor copied nothing to align it: then `_trusted` makes the same."""
+    if not isinstance(x, NVFP4Tensor) or scales is None:
+        return True
+    return x.codes.data_ptr() == data.data_ptr() and x.scales.data_ptr() == scales.data_ptr()
 
 
 def flatten_list(op: str, name: str, operands: Sequence[object]) -> FlatList:
@@ -165,9 +177,20 @@ def register(spec: Spec, left: tuple[str, ...], right: tuple[str, ...], *, stack
         return (operands, rest[0], rest[1:]) if stacked else (operands, None, rest)
 
     def run(*args: Any) -> torch.Tensor:
-        operands, offsets, (out_dtype, backend, *out) = split(args)
-        a, b = tuple(operands[: len(left)]), tuple(operands[len(left) :])
-        return _dispatch.implement(spec, a, b, offsets, _dtype(spec, out_dtype), out[0] if out else None, backend)
+        # What the first call of a kind is validated for holds for every call of that kind.
+        key = ("operator", spec.name, *[signature(x) if isinstance(x, torch.Tensor) else x for x in args])
+        prepared = _dispatch.find(key)
+        make = unflatten if prepared is None else _trusted
+        operands = [make(*args[4 * i : 4 * i + 4]) for i in range(count)]
+        a, b, rest = tuple(operands[: len(left)]), tuple(operands[len(left) :]), args[4 * count :]
+        offsets = rest[0] if stacked else None
+        out_dtype, backend, *out = rest[1:] if stacked else rest
+        if prepared is None:
+            dtype = _dtype(spec, out_dtype)
+            prepared = _dispatch.prepare_one(spec, a, b, offsets, dtype, out[0] if out else None, backend)
+            if _dispatch.plain(args) and all(_same_memory(x, *args[4 * i : 4 * i + 2]) for i, x in enumerate(operands)):
+                _dispatch.keep(key, prepared)
+        return _dispatch.run(spec, prepared, Operands(a, b, tuple(out), offsets))
 
     def run_out(*args: Any) -> None:
         run(*args)
