@@ -516,6 +516,16 @@ class Launch:
             self.complete(cluster, self._ready(cluster)[0])
         self.free_slots.append(cluster.slot)
 
+    def cancel(self) -> tuple[int, int, int] | None:
+        """clusterlaunchcontrol: give the next cluster away. Its first CTA, or None when all have started."""
+        if self.next >= self.cluster_count:
+            return None
+        number = self.order[self.next]
+        self.next += 1
+        gx, gy, _ = self.cluster_grid
+        cx, cy, cz = self.config.cluster
+        return number % gx * cx, number // gx % gy * cy, number // (gx * gy) * cz
+
     # -- views for the host --------------------------------------------------------------------------------------
 
     def cta_address(self, slot: int) -> int:

@@ -25,6 +25,7 @@ class Findings:
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.seen: dict[tuple[str, int, str], int] = {}
+        self.what: list[str] = []
 
     # -- adding --------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,7 @@ class Findings:
         rest -= launch.warps
         if rest < launch.warps * PIPES:
             warp, pipe = divmod(rest, PIPES)
-            name = ("cp.async", "wgmma", "bulk copies", "tcgen05 operations")[pipe]
+            name = ("cp.async", "wgmma", "bulk copies", "tcgen05 operations", "tcgen05.ld/st")[pipe]
             return f"{name} issued by warp {warp}{where}"
         return f"an asynchronous copy that completes on an mbarrier{where}"
 
@@ -119,6 +120,8 @@ class Findings:
         name = self.opcode(number)
         a, b, c, d = (int(f[x]) for x in "abcd")
         other = int(f["other"]) - 1
+        if d & 64:
+            return self._async(kind, name, a, b, c, d, other)
         if kind == Fault.OUT_OF_BOUNDS:
             return self._bounds(name, a, b, Space(c), bool(d))
         if kind == Fault.MISALIGNED:
@@ -164,6 +167,35 @@ class Findings:
                 "release in the writer (__threadfence() and an atomic, or .release) and acquire in the reader, or use another launch",
             )  # fmt: skip
         return self._rest(kind, name, a, b, c, d, other)
+
+    def _async(self, kind: Fault, name: str, a: int, b: int, c: int, d: int, other: int) -> tuple[str, str, str]:
+        """Faults of asynchronous engines: c names the operand and the CTA."""
+        what, rank = self.what[c & 255], c >> 8
+        if d & 4:
+            place = f"tensor memory at lane {a // 4 // 512}, column {a // 4 % 512}" + (f" of CTA rank {rank}" if rank else "")
+        else:
+            place = f"shared memory at {(rank << 24) + a:#x}"
+        if kind == Fault.UNINITIALISED_SHARED:
+            return (
+                "uninitialised-tensor-memory" if d & 4 else "uninitialised-shared", f"{name}: {what} includes {place}, which nothing has written",
+                "write the whole tile before it is used; check tile size, descriptor and address",
+            )  # fmt: skip
+        if kind == Fault.PROXY_FENCE:
+            return (
+                "missing-proxy-fence",
+                f"{name}: {what} goes through the async proxy to {place}, which {self.actor(b)} wrote through the generic proxy, "
+                f"{self.describe(other)}, without a fence.proxy.async since",
+                "fence.proxy.async.shared::cta after the writes, in the writing threads, before the barrier that precedes this operation",
+            )
+        if kind == Fault.TCGEN05_FENCE:
+            return (
+                "missing-tcgen05-fence",
+                f"{name}: {what} in {place} is ordered after {self.actor(b)}, {self.describe(other)}, only by thread synchronisation",
+                "tcgen05.fence::after_thread_sync between the wait and this operation (PTX ISA 9.7.16.6.4)",
+            )
+        verb = {Fault.RACE_READ_AFTER_WRITE: ("reads", "write"), Fault.RACE_WRITE_AFTER_WRITE: ("writes", "write"),
+                Fault.RACE_WRITE_AFTER_READ: ("writes", "read")}[kind]  # fmt: skip
+        return "race", f"{name}: {what} {verb[0]} {place}, unordered with the {verb[1]} by {self.actor(b)}, {self.describe(other)}", _FENCE_REMEDY
 
     def _bounds(self, name: str, a: int, b: int, space: Space, write: bool) -> tuple[str, str, str]:
         verb = "writes" if write else "reads"
@@ -271,7 +303,7 @@ class Findings:
     # -- host faults ---------------------------------------------------------------------------------------------
 
     def race(self, call: HostCall, other: str, what: str, address: int, cell: Any, write: bool) -> None:
-        """An asynchronous engine touches shared memory unordered with somebody else."""
+        """A host operation touches shared memory unordered with somebody else."""
         actor, number = ("ractor", "rinstr") if other == "read" else ("wactor", "winstr")
         self.add(
             "race",
@@ -279,17 +311,6 @@ class Findings:
             f"{other} by {self.actor(int(cell[actor]))}, {self.describe(int(cell[number]) - 1)}",
             _FENCE_REMEDY, call,
         )  # fmt: skip
-
-    def proxy(self, call: HostCall, what: str, address: int, cell: Any) -> None:
-        """A generic write that the async proxy need not see."""
-        self.add(
-            "missing-proxy-fence",
-            f"{call.instruction.opcode}: {what} goes through the async proxy to shared memory at {address:#x}, which "
-            f"{self.actor(int(cell['wactor']))} wrote through the generic proxy, {self.describe(int(cell['winstr']) - 1)}, without a "
-            "fence.proxy.async since",
-            "fence.proxy.async.shared::cta after the writes, in the writing threads, before the barrier that precedes this operation",
-            call,
-        )
 
     # -- ends ----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ class Checks:
     initialisation: reads of registers, shared, local, tensor memory and ``Output`` buffers that nothing wrote.
     races: unordered conflicting accesses, missing waits, fences and cluster barriers.
     proxy: missing ``fence.proxy.async`` between generic writes and asynchronous reads.
+    tcgen05_fences: missing ``tcgen05.fence::after_thread_sync`` between a wait and a tcgen05 operation that relies on it.
     deadlock: blocked warps are explained (otherwise the launch only says that it is stuck).
     outputs: bytes of ``Output`` buffers that nothing wrote.
     leaks: tensor memory that is never freed, mbarriers or copies left in flight at exit.
@@ -30,6 +31,7 @@ class Checks:
     initialisation: bool = True
     races: bool = True
     proxy: bool = True
+    tcgen05_fences: bool = True
     deadlock: bool = True
     outputs: bool = True
     leaks: bool = True

@@ -1,10 +1,13 @@
-"""mma.sync forms that have no native code: integers, half and double precision, mixed narrow types, block scaling."""
+"""The forms of mma.sync that native code leaves to the units: integers, f64, f16 accumulators, block scaling (PTX ISA 9.7.14.5)."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from ..ptx.ast import Operand
+import numpy as np
+from numpy.typing import NDArray
+
+from ..ptx.ast import Instruction
 from ..runtime.layout import Counter
 from ..units.mma import mma_sync, parse_mma
 from .registry import register
@@ -13,26 +16,30 @@ from .state import HostCall
 __all__: list[str] = []
 
 
-def _wide(call: HostCall, operand: Operand) -> np.ndarray:
-    """A vector of 64-bit registers as uint64 [n, 32]."""
-    return np.stack([call.values(item) for item in call.items(operand)])
-
-
 @register("mma")
 def _mma(call: HostCall) -> bool:
-    """mma.sync d, a, b, c {, scale-a, {byte, thread}, scale-b, {byte, thread}} (PTX ISA 9.7.14.5.14)."""
+    if call.mask != int(call.warp["alive"]) and not call.warp["retry"]:
+        return False
     call.aligned()
-    spec = parse_mma(call.instruction.opcode)
-    d, a, b, c, *rest = call.instruction.operands
-    read = _wide if spec.a_type == "f64" else HostCall.registers
-    scales, selectors = None, (0, 0, 0, 0)
+    i: Instruction = call.instruction
+    spec = parse_mma(i.opcode)
+    wide = spec.a_type == "f64"
+
+    def registers(index: int) -> NDArray[Any]:
+        values = np.stack([call.values(item) for item in call.items(i.operands[index])])
+        return values if wide else values.astype(np.uint32)
+
+    operands = (registers(1), registers(2), registers(3))
+    scales = None
+    selectors = (0, 0, 0, 0)
     if spec.scales:
-        scale_a, of_a, scale_b, of_b = rest
-        scales = (call.values(scale_a).astype(np.uint32), call.values(scale_b).astype(np.uint32))
-        chosen = [call.uniform(item, "scale selector") for o in (of_a, of_b) for item in call.items(o)]
-        selectors = (chosen[0], chosen[1], chosen[2], chosen[3])
-    out = mma_sync(spec, (read(call, a), read(call, b), read(call, c)), scales, selectors)
-    for target, values in zip(call.items(d), out, strict=True):
-        call.write(target, values)
-    call.launch.context["counters"][0, int(Counter.MMA_FLOPS)] += 2 * spec.m * 8 * spec.k
+        data_a, select_a, data_b, select_b = i.operands[4:8]
+        scales = (call.values(data_a).astype(np.uint32), call.values(data_b).astype(np.uint32))
+        byte_a, thread_a = (call.value(x) for x in call.items(select_a))
+        byte_b, thread_b = (call.value(x) for x in call.items(select_b))
+        selectors = (byte_a, thread_a, byte_b, thread_b)
+    out = mma_sync(spec, operands, scales, selectors)
+    for item, values in zip(call.items(i.operands[0]), out, strict=True):
+        call.write(item, values)
+    call.launch.context["counters"][0][int(Counter.MMA_FLOPS)] += np.uint64(2 * spec.m * 8 * spec.k)
     return True

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..compile.emitter import register_bits
+from ..memory import Buffer
 from ..ptx.ast import Bracket, Imm, Instruction, Operand, Reg, Sink, Sym, Vec
-from ..runtime.layout import NONE, PIPES, SHARED_BASE, Check
+from ..runtime.layout import CELL, GCELL, NONE, PIPES, SHARED_BASE, Check, Space
 from ..units.errors import UnitError
+from ..units.tcgen05 import TensorMemory
 from .registry import find
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["Fatal", "HostCall", "Spans"]
 
 Spans = NDArray[np.int64]
 U64 = NDArray[np.uint64]
-CPASYNC, WGMMA, BULK, TCGEN05 = range(PIPES)
+CPASYNC, WGMMA, BULK, TCGEN05, TRANSFER = range(PIPES)
 
 
 class Fatal(Exception):
@@ -265,67 +266,103 @@ class HostCall:
         dates[component] = dates.get(component, 0) + 1
         return int(dates[component])
 
-    def shared_read(self, spans: Iterable[Any], rank: int, what: str, component: int, date: int) -> None:
-        """An asynchronous engine will read: check initialisation, writers and proxy fences, and leave its mark."""
-        self._shared(spans, rank, what, component, date, False)
-
-    def shared_write(self, spans: Iterable[Any], rank: int, what: str, component: int, date: int) -> None:
-        """An asynchronous engine will write."""
-        self._shared(spans, rank, what, component, date, True)
-
-    def _shared(self, spans: Iterable[Any], rank: int, what: str, component: int, date: int, write: bool) -> None:
-        checks = int(self.launch.context["checks"][0])
-        if not checks & (Check.INIT | Check.RACES):
-            return
+    def access(self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool) -> None:
+        """An asynchronous engine will touch these words of a CTA's shared memory."""
         cells = self.launch.slots[self.cluster.slot].cells[rank]
-        vc, avc = self.vector("vc"), self.vector("avc")
-        for low, high in spans:
-            first, last = int(low) >> 2, (int(high) + 3) >> 2
-            part = cells[first:last]
-            if checks & Check.RACES:
-                self._race(part, first, rank, what, vc, avc, write, checks)
-            if write:
-                part["wclock"], part["wactor"], part["wmask"] = date, component, 15
-                part["init"], part["flags"], part["winstr"] = 15, 1, self.number + 1
-            else:
-                if checks & Check.INIT and (part["init"] != 15).any():
-                    at = first + int(np.argmax(part["init"] != 15))
-                    self.finding(
-                        "uninitialised-shared", f"{self.instruction.opcode}: {what} includes shared address {(rank << 24) + at * 4:#x}, which nothing has written",
-                        "write the whole tile before it is used, and check tile size and address",
-                    )  # fmt: skip
-                    part["init"] = 15
-                part["rclock"], part["ractor"], part["rmask"], part["rinstr"] = date, component, 15, self.number + 1
-
-    def _race(
-        self, part: NDArray[Any], first: int, rank: int, what: str, vc: Any, avc: Any, write: bool, checks: int
-    ) -> None:
-        flags = part["flags"]
-        if write and (flags & 2).any():
-            at = first + int(np.argmax(flags & 2))
-            self.finding(
-                "race",
-                f"{self.instruction.opcode}: {what} overwrites the live mbarrier at {(rank << 24) + at * 4:#x}",
-                "keep tiles and barriers apart",
+        if words.size and (int(words[-1]) >= cells.size or int(words[0]) < 0):
+            self.fatal(
+                "out-of-bounds",
+                f"{self.instruction.opcode}: {what} reaches shared address {(rank << 24) + int(words[-1]) * 4 + 3:#x}; the CTA has "
+                f"{self.launch.shared_size} bytes",
+                "check address, tile size and descriptor, or pass more shared_bytes",
             )
-        wactor, wclock = part["wactor"], part["wclock"]
-        late = vc[wactor] < wclock
-        if late.any():
-            k = int(np.argmax(late))
-            self.launch.findings.race(self, "write", what, (rank << 24) + (first + k) * 4, part[k], write)
-            part["wclock"][late] = 0
-        generic = (flags & 1) == 0
-        hidden = generic & (avc[wactor] < wclock) & ~late
-        if checks & Check.PROXY and hidden.any():
-            k = int(np.argmax(hidden))
-            self.launch.findings.proxy(self, what, (rank << 24) + (first + k) * 4, part[k])
-            part["wclock"][hidden] = 0
-        if write:
-            early = vc[part["ractor"]] < part["rclock"]
-            if early.any():
-                k = int(np.argmax(early))
-                self.launch.findings.race(self, "read", what, (rank << 24) + (first + k) * 4, part[k], write)
-                part["rclock"][early] = 0
+        self._check(cells, words, rank, what, component, date, int(write) | 2, NONE)
+
+    def tensor_access(self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool, own: int) -> None:
+        """A tcgen05 operation will touch these words of a CTA's tensor memory."""
+        flags = int(write) | 4 | (16 if self.launch.checks.tcgen05_fences else 0)
+        self._check(self.tensor_cells(rank), words, rank, what, component, date, flags, own)
+
+    def _check(
+        self, cells: NDArray[Any], words: NDArray[np.intp], rank: int, what: str, component: int, date: int, flags: int, own: int
+    ) -> None:  # fmt: skip
+        if not int(self.launch.context["checks"][0]) & (Check.INIT | Check.RACES):
+            return
+        names = self.launch.findings.what
+        if what not in names:
+            names.append(what)
+        index = np.ascontiguousarray(words, np.int64)
+        self.launch.native.function("async_access")(
+            self.launch.address, self.launch.warp_address(self.index), cells.ctypes.data, index.ctypes.data, index.size, self.number,
+            component, date, flags, own, names.index(what) | rank << 8,
+        )  # fmt: skip
+
+    # -- tensor memory -------------------------------------------------------------------------------------------
+
+    def tmem(self, rank: int) -> TensorMemory:
+        """Tensor memory of a CTA of the cluster."""
+        held: dict[int, TensorMemory] = self.cluster.host.setdefault("tmem", {})
+        if rank not in held:
+            held[rank] = TensorMemory()
+        return held[rank]
+
+    def tensor_cells(self, rank: int) -> NDArray[Any]:
+        """Shadow of a CTA's tensor memory: one cell a word, lane * 512 + column."""
+        held: dict[int, NDArray[Any]] = self.cluster.host.setdefault("tensor_cells", {})
+        if rank not in held:
+            held[rank] = np.zeros(128 * 512, CELL.dtype)
+        return held[rank]
+
+    # -- global memory -------------------------------------------------------------------------------------------
+
+    def buffer(self, address: int, size: int, what: str, write: bool, lane: int | None = None) -> Buffer:
+        """The buffer that holds a range of device addresses."""
+        found = self.launch.space.find(address)
+        if found is None or address + size > found.va + found.size:
+            self.fatal(
+                "out-of-bounds", f"{self.instruction.opcode}: {what} {'writes' if write else 'reads'} {size} bytes at {address:#x}: "
+                f"{self.launch.space.describe(address)}", "make pointer, size and tensor map agree with the allocation", lane,
+            )  # fmt: skip
+        assert found is not None
+        if write and found.read_only:
+            self.fatal("read-only", f"{self.instruction.opcode}: {what} writes to {found.name}, which is read-only", "write to a buffer", lane)
+        return found
+
+    def global_write(self, buffer: Buffer, spans: Spans) -> None:
+        """Mark device bytes as written by this cluster."""
+        row = self.launch.table[buffer.index]
+        row["flags"] |= 2
+        stamp = buffer.cells.view(GCELL.dtype) if buffer.cells is not None else None
+        head = self.launch.cta_array[self.cluster.first_cta]
+        for low, high in spans:
+            a, b = int(low) - buffer.va, int(high) - buffer.va
+            if buffer.init is not None:
+                buffer.init[a:b] = 1
+            row["written"] += np.uint64(b - a)
+            if stamp is not None:
+                part = stamp[a >> 2 : (b + 3) >> 2]
+                part["wclock"], part["wactor"], part["wmask"], part["flags"] = 0, int(self.warp["self"]), 15, 0
+                part["cluster"], part["gclock"], part["winstr"] = int(head["cluster_number"]) + 1, int(head["gclock"]), self.number + 1
+
+    def memory(self, address: int, size: int, what: str, write: bool, lane: int | None = None) -> NDArray[np.uint8]:
+        """Bytes at a generic address: shared or global."""
+        if address >> 56 == 1:
+            rank, offset = self.locate(address, size, what, lane)
+            return self.smem(rank)[offset : offset + size]
+        buffer = self.buffer(address, size, what, write, lane)
+        start = address - buffer.va
+        return buffer.bytes[start : start + size]
+
+    def store32(self, address: int, value: int, space: Space) -> None:
+        """A generic store by the first active lane, checked like any other."""
+        scratch = _view(int(self.warp["scratch"]), 512)
+        lane = self.leader
+        scratch.view(np.uint64)[lane] = address
+        scratch[256:].view(np.uint32)[lane] = value
+        base = int(self.warp["scratch"])
+        self.launch.native.function("store")(
+            self.launch.address, self.launch.warp_address(self.index), 1 << lane, self.number, 4, 1, int(space), base, base + 256
+        )
 
     # -- mbarriers -----------------------------------------------------------------------------------------------
 

@@ -1,1 +1,342 @@
-"""Placeholder to be filled."""
+"""tcgen05: tensor memory and the fifth-generation tensor core (PTX ISA 9.7.16)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..launch import AsyncOp
+from ..ptx.ast import Bracket, Imm, Operand, Reg, Vec
+from ..runtime.layout import Counter, Space
+from ..units.tcgen05 import MmaOp, TensorMemory, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
+from .registry import register
+from .state import TCGEN05, TRANSFER, HostCall
+
+__all__: list[str] = []
+
+
+def _group(call: HostCall) -> int:
+    return 2 if call.instruction.has("cta_group::2") else 1
+
+
+def _ranks(call: HostCall, group: int) -> list[int]:
+    """Ranks of the CTA, or of the pair (even first)."""
+    if group == 1:
+        return [call.rank]
+    first = call.rank & ~1
+    if first + 1 >= call.launch.cluster_size:
+        call.fatal(
+            "illegal-instruction", f"{call.instruction.opcode} in a cluster of {call.launch.cluster_size} CTA(s)",
+            ".cta_group::2 needs a cluster whose size is a multiple of 2",
+        )  # fmt: skip
+    return [first, first + 1]
+
+
+def _one_group(call: HostCall) -> None:
+    """All tcgen05 instructions of a kernel use one .cta_group (PTX ISA 9.7.16.5)."""
+    used: dict[int, int] = call.cluster.host.setdefault("cta_group", {})
+    group = _group(call)
+    before = used.setdefault(0, group)
+    if before != group:
+        call.fatal("illegal-instruction", f"{call.instruction.opcode} after tcgen05 instructions with .cta_group::{before}", "use one .cta_group in the whole kernel")
+
+
+def _queue(call: HostCall) -> str:
+    return f"tcgen05:{call.index}"
+
+
+def _in_flight(call: HostCall, run: Callable[[], None], what: str, queue: str) -> AsyncOp:
+    op = AsyncOp(run, call.launch.steps_now() + call.launch.delay(), what, queue, call.instruction.line)
+    call.launch.schedule(call.cluster, op)
+    return op
+
+
+# -- allocation ------------------------------------------------------------------------------------------------------
+
+
+@register("tcgen05.alloc")
+def _alloc(call: HostCall) -> bool:
+    call.aligned()
+    _one_group(call)
+    _ranks(call, _group(call))
+    columns = call.uniform(call.instruction.operands[1], "number of columns") & 0xFFFFFFFF
+    tmem = call.tmem(call.rank)
+    address = tmem.allocate(columns)
+    if address is None:
+        return False
+    space = Space.SHARED if any(p.startswith("shared") for p in call.instruction.parts) else Space.GENERIC
+    call.store32(call.value(call.instruction.operands[0]), address, space)
+    cells = call.tensor_cells(call.rank).reshape(128, 512)
+    cells["init"][:, address : address + columns] = 0
+    return True
+
+
+@register("tcgen05.dealloc")
+def _dealloc(call: HostCall) -> bool:
+    call.aligned()
+    _one_group(call)
+    address = call.uniform(call.instruction.operands[0], "tensor-memory address") & 0xFFFFFFFF
+    columns = call.uniform(call.instruction.operands[1], "number of columns") & 0xFFFFFFFF
+    tmem = call.tmem(call.rank)
+    start = tmem.check_deallocate(address, columns)
+    cells = call.tensor_cells(call.rank).reshape(128, 512)
+    part = cells[:, start : start + columns]
+    if call.launch.checks.races:
+        vc = call.vector("vc")
+        late = (vc[part["wactor"]] < part["wclock"]) | (vc[part["ractor"]] < part["rclock"])
+        if late.any():
+            lane, column = (int(x) for x in np.argwhere(late)[0])
+            cell = part[lane, column]
+            writer = vc[int(cell["wactor"])] < int(cell["wclock"])
+            actor, number = ("wactor", "winstr") if writer else ("ractor", "rinstr")
+            call.finding(
+                "race", f"{call.instruction.opcode} frees tensor memory (lane {lane}, column {start + column}), unordered with the "
+                f"{'write' if writer else 'read'} by {call.launch.findings.actor(int(cell[actor]))}, "
+                f"{call.launch.findings.describe(int(cell[number]) - 1)}",
+                "wait for the operation (tcgen05.wait, or commit and mbarrier) and synchronise the warps before freeing",
+            )  # fmt: skip
+    part["init"] = 0
+    part["wclock"] = 0
+    part["rclock"] = 0
+    tmem.deallocate(address, columns)
+    call.launch.native.function("wake")(call.launch.address, call.launch.cta_address(call.cta_slot))
+    return True
+
+
+@register("tcgen05.relinquish_alloc_permit")
+def _relinquish(call: HostCall) -> bool:
+    call.aligned()
+    call.tmem(call.rank).relinquish()
+    return True
+
+
+# -- products and copies ---------------------------------------------------------------------------------------------
+
+
+def _mma_op(call: HostCall, lane: int) -> tuple[MmaOp, bool]:
+    i = call.instruction
+    group = _group(call)
+    kind = next(p[6:] for p in i.parts if p.startswith("kind::"))
+    vector = next((p for p in i.parts if p in ("block16", "block32") or p.startswith("scale_vec")), "")
+    collector = next((p[len("collector::") :] for p in i.parts if p.startswith("collector::")), "")
+    operands = list(i.operands)
+    d, a, b, idesc = operands[:4]
+    rest = operands[4:]
+    scale_a = scale_b = None
+    if i.has("block_scale"):
+        scale_a, scale_b = (call.value(x, lane) & 0xFFFFFFFF for x in rest[:2])
+        rest = rest[2:]
+    disabled = 0
+    if rest and isinstance(rest[0], Vec):
+        for k, item in enumerate(rest[0].items):
+            disabled |= (call.value(item, lane) & 0xFFFFFFFF) << (32 * k)
+        rest = rest[1:]
+    accumulate = bool(call.value(rest[0], lane)) if rest else True
+    scale_d = 0
+    ws = i.has("ws")
+    if not ws and len(rest) > 1 and isinstance(rest[1], Imm):
+        scale_d = int(rest[1].value)
+    in_tmem = isinstance(a, Bracket)
+    op = MmaOp(
+        kind, group, call.value(d, lane) & 0xFFFFFFFF, call.value(b, lane), call.value(idesc, lane) & 0xFFFFFFFF,
+        None if in_tmem else call.value(a, lane), (call.value(a, lane) & 0xFFFFFFFF) if in_tmem else None, scale_a, scale_b, vector,
+        disabled, scale_d, ws, i.has("ashift"), collector,
+    )  # fmt: skip
+    return op, accumulate
+
+
+@register("tcgen05.mma")
+def _mma(call: HostCall) -> bool:
+    _one_group(call)
+    group = _group(call)
+    ranks = _ranks(call, group)
+    for lane in call.lanes:
+        op, accumulate = _mma_op(call, lane)
+        plan = plan_mma(op)
+        tmems = [call.tmem(r) for r in ranks]
+        smems = [call.smem(r) for r in ranks]
+        own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
+        for access in plan.accesses_of(accumulate):
+            rank = ranks[access.cta]
+            if access.space == "tensor":
+                tmems[access.cta].check_allocated(access.spans, f"{call.instruction.opcode}: {access.what}")
+                call.tensor_access(access.words, rank, access.what, own, date, access.write, own)
+            else:
+                call.access(access.words, rank, access.what, own, date, False)
+
+        def run(s: object = None, p: object = plan, sm: list[object] = smems, tm: list[TensorMemory] = tmems, acc: bool = accumulate) -> None:  # type: ignore[assignment]
+            p.run(sm, tm, acc)  # type: ignore[attr-defined]
+
+        call.launch.context["counters"][0][int(Counter.MMA_FLOPS)] += np.uint64(plan.flops)
+        _in_flight(call, run, "tcgen05.mma", _queue(call))
+    return True
+
+
+@register("tcgen05.cp")
+def _cp(call: HostCall) -> bool:
+    _one_group(call)
+    i = call.instruction
+    group = _group(call)
+    ranks = _ranks(call, group)
+    shape = next(p for p in i.parts if p in ("128x256b", "4x256b", "128x128b", "64x128b", "32x128b"))
+    multicast = next((p for p in i.parts if p.startswith("warpx")), "")
+    source = next((p for p in i.parts if p in ("b4x16_p64", "b6x16_p32")), "")
+    for lane in call.lanes:
+        plan = plan_cp(shape, multicast, group, call.value(i.operands[0], lane) & 0xFFFFFFFF, call.value(i.operands[1], lane), source)
+        tmems, smems = [call.tmem(r) for r in ranks], [call.smem(r) for r in ranks]
+        own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
+        for access in plan.accesses:
+            rank = ranks[access.cta]
+            if access.space == "tensor":
+                tmems[access.cta].check_allocated(access.spans, f"{i.opcode}: {access.what}")
+                call.tensor_access(access.words, rank, access.what, own, date, True, own)
+            else:
+                call.access(access.words, rank, access.what, own, date, False)
+        _in_flight(call, lambda p=plan, s=smems, t=tmems: p.run(s, t), "tcgen05.cp", _queue(call))  # type: ignore[misc]
+    return True
+
+
+@register("tcgen05.shift")
+def _shift(call: HostCall) -> bool:
+    _one_group(call)
+    group = _group(call)
+    ranks = _ranks(call, group)
+    for lane in call.lanes:
+        plan = plan_shift(call.value(call.instruction.operands[0], lane) & 0xFFFFFFFF, group)
+        tmems = [call.tmem(r) for r in ranks]
+        own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
+        for access in plan.accesses:
+            tmems[access.cta].check_allocated(access.spans, call.instruction.opcode)
+            call.tensor_access(access.words, ranks[access.cta], access.what, own, date, access.write, own)
+        _in_flight(call, lambda p=plan, t=tmems: p.run(t), "tcgen05.shift", _queue(call))  # type: ignore[misc]
+    return True
+
+
+@register("tcgen05.commit")
+def _commit(call: HostCall) -> bool:
+    """The mbarrier learns of everything that this thread has issued (PTX ISA 9.7.16.12.1)."""
+    _one_group(call)
+    i = call.instruction
+    component = call.pipe(TCGEN05)
+    for lane in call.lanes:
+        address = call.shared_address(call.value(i.operands[0], lane))
+        targets = [address]
+        if i.has("multicast::cluster"):
+            mask = call.value(i.operands[1], lane) & 0xFFFF
+            targets = [(r << 24) | (address & 0xFFFFFF) for r in range(16) if mask >> r & 1]
+        date = call.cluster.host.get("pipes", {}).get(component, 0)
+        signals = [call.mbarrier(t, lane)[:2] for t in targets]
+
+        def run(where: list[tuple[int, int]] = signals, d: int = date) -> None:
+            for rank, offset in where:
+                call.arrive(rank, offset, 0, 1, component, d)
+
+        _in_flight(call, run, "tcgen05.commit", _queue(call))
+    return True
+
+
+# -- loads and stores ------------------------------------------------------------------------------------------------
+
+
+def _shape(call: HostCall) -> tuple[str, int, bool, int]:
+    i = call.instruction
+    shape = next(p for p in i.parts if p in ("32x32b", "16x64b", "16x128b", "16x256b", "16x32bx2"))
+    num = int(next(p for p in i.parts if p[0] == "x" and p[1:].isdigit())[1:])
+    packed = i.has("pack::16b") or i.has("unpack::16b")
+    split = 0
+    if shape == "16x32bx2":
+        split = next(int(o.value) for o in i.operands if isinstance(o, Imm))
+    return shape, num, packed, split
+
+
+def _transfer_queue(call: HostCall, kind: str) -> str:
+    return f"tcgen05.{kind}:{call.index}"
+
+
+@register("tcgen05.ld")
+def _ld(call: HostCall) -> bool:
+    call.aligned()
+    i = call.instruction
+    shape, num, packed, split = _shape(call)
+    reduced = i.has("red")
+    targets = call.items(i.operands[0])
+    address = call.uniform(i.operands[2 if reduced else 1], "tensor-memory address") & 0xFFFFFFFF
+    plan = plan_ld(shape, num, address, call.warp_id % 4, packed, split)
+    tmem = call.tmem(call.rank)
+    component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
+    for access in plan.accesses:
+        tmem.check_allocated(access.spans, i.opcode)
+        call.tensor_access(access.words, call.rank, access.what, component, date, False, component)
+    outputs: tuple[Operand, ...] = (*targets, *([i.operands[1]] if reduced else []))
+    for item in outputs:
+        if isinstance(item, Reg):
+            call.mark_init(item.name, call.mask, False)
+
+    def run() -> None:
+        found = plan.run(tmem)
+        for item, values in zip(targets, found, strict=True):
+            call.write(item, values)
+        if reduced:
+            op = "min" if i.has("min") else "max"
+            call.write(i.operands[1], plan.reduce(found, op, i.parts[-1], i.has("abs"), i.has("NaN")))
+
+    _in_flight(call, run, "tcgen05.ld", _transfer_queue(call, "ld"))
+    return True
+
+
+@register("tcgen05.st")
+def _st(call: HostCall) -> bool:
+    call.aligned()
+    i = call.instruction
+    shape, num, packed, split = _shape(call)
+    address = call.uniform(i.operands[0], "tensor-memory address") & 0xFFFFFFFF
+    plan = plan_st(shape, num, address, call.warp_id % 4, packed, split)
+    tmem = call.tmem(call.rank)
+    component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
+    for access in plan.accesses:
+        tmem.check_allocated(access.spans, i.opcode)
+        call.tensor_access(access.words, call.rank, access.what, component, date, True, component)
+    registers = call.registers(i.operands[-1])
+    _in_flight(call, lambda: plan.run(tmem, registers), "tcgen05.st", _transfer_queue(call, "st"))
+    return True
+
+
+def _wait(call: HostCall, kind: str) -> bool:
+    call.aligned()
+    call.launch.complete_all(call.cluster, _transfer_queue(call, kind))
+    component = call.pipe(TRANSFER)
+    date = call.cluster.host.get("pipes", {}).get(component, 0)
+    others = any(op.queue == _transfer_queue(call, "st" if kind == "ld" else "ld") for op in call.cluster.pending)
+    if not others:
+        for name in ("vc", "tvc"):
+            vector = call.vector(name)
+            vector[component] = max(int(vector[component]), date)
+    return True
+
+
+@register("tcgen05.wait::ld")
+def _wait_ld(call: HostCall) -> bool:
+    return _wait(call, "ld")
+
+
+@register("tcgen05.wait::st")
+def _wait_st(call: HostCall) -> bool:
+    return _wait(call, "st")
+
+
+@register("tcgen05.fence::before_thread_sync")
+def _fence_before(call: HostCall) -> bool:
+    """What the thread issued so far is ordered before what its next synchronisation orders. Product and copy pipes are in order anyway:
+    whoever is told of this fence may issue behind them."""
+    component = call.pipe(TCGEN05)
+    date = call.cluster.host.get("pipes", {}).get(component, 0)
+    pipelined = call.vector("tvc")
+    pipelined[component] = max(int(pipelined[component]), date)
+    return True
+
+
+@register("tcgen05.fence::after_thread_sync")
+def _fence_after(call: HostCall) -> bool:
+    call.launch.native.function("fence_tcgen05_after")(call.launch.address, call.launch.warp_address(call.index))
+    return True

@@ -44,8 +44,8 @@ PAGE_BITS = 16
 # The driver keeps the first kilobyte of shared memory on sm_90 and later; address 0 is therefore never a variable.
 SHARED_RESERVED = 1024
 NONE = 0xFFFFFFFF
-# Clock components of a warp beside its own: cp.async, wgmma, bulk groups, tcgen05 (see clocks.py).
-PIPES = 4
+# Clock components of a warp beside its own: cp.async, wgmma, bulk groups, tcgen05.mma/cp, tcgen05.ld/st (see clocks.py).
+PIPES = 5
 # Global locations used for synchronisation hash to this many vectors of cluster clocks (collisions only hide races).
 SYNC_OBJECTS = 256
 SYNC_LOCAL = 16
@@ -146,6 +146,7 @@ class Fault(IntEnum):
     UNINITIALISED_LOCAL = 24
     GLOBAL_RACE = 25
     MBARRIER_UNORDERED = 26
+    TCGEN05_FENCE = 27
 
 
 class Atom(IntEnum):
