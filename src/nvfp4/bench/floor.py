@@ -93,7 +93,11 @@ def launch(plan: FloorPlan, arch: str, data: torch.Tensor, partials: torch.Tenso
     if partials.dtype != torch.int32 or partials.shape != (plan.blocks,):
         got = f"{partials.dtype} {tuple(partials.shape)}"
         raise InputError("floor", "partials", f"int32 [{plan.blocks}]", got, "Allocate one word for each block.")
-    constants = (("CONSUMERS", plan.consumers), ("STAGES", plan.stages), ("STAGE_BYTES", plan.stage_bytes))
+    constants = (
+        ("CONFIG_CONSUMERS", plan.consumers),
+        ("CONFIG_STAGES", plan.stages),
+        ("CONFIG_STAGE_BYTES", plan.stage_bytes),
+    )
     kernel = Kernel(SOURCE, "read_floor_bulk" if plan.bulk else "read_floor_loads", constants, arch)
     return Launch(
         kernel,

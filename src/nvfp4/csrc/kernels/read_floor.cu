@@ -23,21 +23,14 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/types.cuh"
 
-#ifndef CONSUMERS
-#define CONSUMERS 8
-#endif
-#ifndef STAGES
-#define STAGES 4
-#endif
-#ifndef STAGE_BYTES
-#define STAGE_BYTES 16384
-#endif
+constexpr int CONSUMERS = CONFIG_CONSUMERS;      // warps that fold
+constexpr int STAGES = CONFIG_STAGES;            // stages of the ring
+constexpr int STAGE_BYTES = CONFIG_STAGE_BYTES;  // bytes of one stage
+constexpr int CONSUMER_THREADS = 32 * CONSUMERS;
+constexpr int LOADS = 8;  // vectors in flight a thread in read_floor_loads
 
 static_assert(CONSUMERS >= 1 && CONSUMERS <= 16, "one producer warp and up to 16 consumer warps");
 static_assert(STAGE_BYTES % (32 * CONSUMERS * 16) == 0, "every consumer thread folds whole 16-byte vectors");
-
-constexpr int CONSUMER_THREADS = 32 * CONSUMERS;
-constexpr int LOADS = 8;  // vectors in flight a thread in read_floor_loads
 
 __device__ __forceinline__ u32 fold(u32x4 value) { return value.x ^ value.y ^ value.z ^ value.w; }
 
