@@ -62,7 +62,7 @@ def _problems(ops: list[str] | None, shapes: list[str] | None) -> list[Problem]:
 
 
 def _emulated(problems: list[Problem]) -> list[Problem]:
-    """The problem of each operation with the fewest FLOPs: at full size, and seconds of emulation rather than minutes."""
+    """The problem of each operation with the fewest FLOPs: full size, and seconds of emulation rather than minutes."""
     by_op: dict[Op, Problem] = {}
     for problem in problems:
         smallest = by_op.setdefault(problem.op, problem)
