@@ -1,0 +1,1 @@
+"""Programs by instruction class, what an NVIDIA GPU answered to them, and the means to record and to compare."""
