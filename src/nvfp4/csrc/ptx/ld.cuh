@@ -45,12 +45,6 @@ __device__ __forceinline__ u32 ld_global_nc_u8(const void* address) {
     return value;
 }
 
-__device__ __forceinline__ float ld_global_nc_f32(const void* address) {
-    float value;
-    asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));
-    return value;
-}
-
 __device__ __forceinline__ u32x4 ld_shared_v4_b32(u32 address) {
     u32x4 value;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
