@@ -233,7 +233,7 @@ class Launch:
         layout = self.kernel.layout
         registers = _aligned(total * max(64, -(-layout.size // 64) * 64))
         local = _aligned(max(1, total * layout.local_size * 64))
-        clocks = np.zeros(total * 3 * self.components, np.uint32)
+        clocks = np.zeros(total * 4 * self.components, np.uint32)
         # Named barriers: 16 a CTA, two vectors each of two halves; the cluster barrier likewise.
         bar_clocks = np.zeros(((n * 16 + 1) * 4 + SYNC_LOCAL * 2) * self.components, np.uint32)
         mbarriers = []
@@ -313,8 +313,8 @@ class Launch:
                 warp["local_size"] = local_bytes
                 warp["scratch"] = slot.scratch.ctypes.data + k * SCRATCH_SIZE
                 warp["cta"] = self.cta_array.ctypes.data + (first_cta + r) * CTA.size
-                base = slot.clocks.ctypes.data + k * 3 * vector
-                warp["vc"], warp["avc"], warp["tvc"] = base, base + vector, base + 2 * vector
+                base = slot.clocks.ctypes.data + k * 4 * vector
+                warp["vc"], warp["avc"], warp["tvc"], warp["rvc"] = base, base + vector, base + 2 * vector, base + 3 * vector
                 if slot.queue is not None:
                     warp["queue"] = slot.queue[k].ctypes.data
         self.mbarrier_template = slot.mbarriers[0].copy() if n else None
@@ -338,9 +338,8 @@ class Launch:
         self.cta_array[index * n : (index + 1) * n] = ctas
         self.warp_array[index * n * w : (index + 1) * n * w] = slot.warps
         if self.checks.races:
-            own = slot.clocks.reshape(n * w, 3, self.components)
-            own[np.arange(n * w), :, slot.warps["self"]] = 1
-            own[:, 1:, :] = own[:, 1:, :] * 0
+            own = slot.clocks.reshape(n * w, 4, self.components)
+            own[np.arange(n * w), 0, slot.warps["self"]] = 1
         return Cluster(index, number, index * n, index * n * w)
 
     def _wipe(self, slot: _Slot, index: int) -> None:

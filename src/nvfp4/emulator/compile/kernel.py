@@ -71,7 +71,6 @@ class CompiledKernel:
     instructions: list[Instruction]
     host: dict[int, Instruction]
     uses: set[str] = field(default_factory=set)
-    targets: list[NDArray[np.uint32]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -163,7 +162,7 @@ class _Kernel:
         self.instructions: list[Instruction] = []
         self.host: dict[int, Instruction] = {}
         self.host_numbers: dict[int, int] = {}
-        self.targets: list[NDArray[np.uint32]] = []
+        self.tables: list[str] = []
         for register in _doubtful(self.flow):
             self.layout.init_slots[register] = self.layout.size
             self.layout.size += 4
@@ -189,6 +188,7 @@ class _Kernel:
             [
                 *declarations,
                 *sorted(self.declared - set(declarations)),
+                *self.tables,
                 *self.helpers.values(),
                 *filter(None, self.functions),
             ]
@@ -202,7 +202,7 @@ class _Kernel:
         if any(self.synchronises(i) for i in self.instructions):
             uses.add("$global_sync")
         kernel = CompiledKernel(
-            self.entry, self.flow, self.layout, code, table, steps, self.instructions, self.host, uses, self.targets,
+            self.entry, self.flow, self.layout, code, table, steps, self.instructions, self.host, uses,
             self.layout.register_names, time.perf_counter() - begin,
         )  # fmt: skip
         return kernel
@@ -302,12 +302,14 @@ class _Kernel:
         index = e.read(i.operands[0], 32)
         table = i.operands[1]
         assert isinstance(table, (Label, Sym))
-        targets = np.array([self.flow.labels[t] for t in self.flow.branch_targets[table.name]], np.uint32)
-        self.targets.append(targets)
+        targets = [self.flow.labels[t] for t in self.flow.branch_targets[table.name]]
+        name = f"targets{len(self.tables)}"
+        listed = ", ".join(f"i32 {t}" for t in targets)
+        self.tables.append(f"@{name} = internal constant [{len(targets)} x i32] [{listed}]")
         where = e.store_scratch(0, index, 32)
         e.flush(block.live_out)
         join = block.join if block.join >= 0 else 0xFFFFFFFF
-        pointer = e.op(f"inttoptr i64 {targets.ctypes.data} to ptr")
+        pointer = f"@{name}"
         e.do(
             f"ret i32 {e.op(f'call i32 @branch_index(ptr %ctx, ptr %w, i32 %m, ptr {where}, ptr {pointer}, i32 {len(targets)}, i32 {join})')}"
         )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -12,6 +16,8 @@ __all__ = ["NativeModule", "compile_ir", "host_features"]
 
 _lock = threading.Lock()
 _ready = False
+# Object files kept on disk: machine code depends only on the IR and the CPU, and the runtime alone takes over a second to compile.
+_KEEP = 512
 
 
 def _initialise() -> None:
@@ -50,6 +56,42 @@ class NativeModule:
         return ctypes.CFUNCTYPE(result, *arguments)(self.address(name))
 
 
+def _directory() -> Path:
+    return Path.home() / ".cache" / "nvfp4" / "emulator"
+
+
+def _key(text: str, level: int, optimise: bool) -> str:
+    digest = hashlib.sha256(text.encode())
+    digest.update(f"{level}{optimise}{llvm.llvm_version_info}{llvm.get_host_cpu_name()}{host_features()}".encode())
+    return digest.hexdigest()[:40]
+
+
+def _load(key: str) -> bytes | None:
+    """A stored object file; damaged or missing ones count as a miss."""
+    try:
+        raw = (_directory() / f"{key}.o").read_bytes()
+    except OSError:
+        return None
+    digest, data = raw[:32], raw[32:]
+    return data if hashlib.sha256(data).digest() == digest else None
+
+
+def _store(key: str, data: bytes) -> None:
+    """Keep an object file: written aside, then renamed, so that other processes see all of it or nothing."""
+    try:
+        folder = _directory()
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(data).digest() + data)
+        os.replace(name, folder / f"{key}.o")
+        files = sorted(folder.glob("*.o"), key=lambda p: p.stat().st_mtime)
+        for old in files[:-_KEEP]:
+            old.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
 def compile_ir(text: str, level: int, optimise: bool, symbols: dict[str, int] | None = None) -> NativeModule:
     """Compile IR text.
 
@@ -57,6 +99,11 @@ def compile_ir(text: str, level: int, optimise: bool, symbols: dict[str, int] | 
     functions that the text declares.
     """
     _initialise()
+    key = _key(text, level, optimise)
+    stored = _load(key)
+    if stored is not None:
+        # An object file needs no IR behind it: an empty module carries the engine.
+        text, optimise = "", False
     module = llvm.parse_assembly(text)
     machine = llvm.Target.from_default_triple().create_target_machine(
         opt=level, cpu=llvm.get_host_cpu_name(), features=host_features(), jit=True
@@ -73,5 +120,9 @@ def compile_ir(text: str, level: int, optimise: bool, symbols: dict[str, int] | 
     for name, where in (symbols or {}).items():
         llvm.add_symbol(name, where)
     engine = llvm.create_mcjit_compiler(module, machine)
+    if stored is not None:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(stored))
+    else:
+        engine.set_object_cache(lambda _, data: _store(key, data), lambda _: None)
     engine.finalize_object()
     return NativeModule(engine)

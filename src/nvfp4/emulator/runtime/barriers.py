@@ -451,8 +451,11 @@ def mbarrier_wait(
             over = bar.phase != u32(values[lane])
         if over:
             ready = ready | (u32(1) << lane)
-            if (packed & 4) and bar != last:
-                acquire_from(w, bar.done)
+            if bar != last:
+                if packed & 4:
+                    acquire_from(w, bar.done)
+                else:
+                    merge(w.rvc, bar.done, w.cta.components)
             last = bar
         else:
             want = bar.address
@@ -542,6 +545,8 @@ def cp_async(
             cell = cta.cells + ((offset >> 2) + i)
             cell.wactor = u16(w.pipe)
             cell.wclock = w.cp_group + 1
+            if (ctx.checks & CK_STRICT) == 0:
+                cell.flags = cell.flags | 1
         if w.q_tail - w.q_head >= ctx.queue_capacity:
             queue_run(ctx, w, (w.queue + (w.q_head % ctx.queue_capacity)).group)
         e = w.queue + (w.q_tail % ctx.queue_capacity)

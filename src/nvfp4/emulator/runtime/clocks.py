@@ -41,6 +41,7 @@ def fence_proxy_async(ctx: Context, w: Warp) -> None:
 @native
 def fence_tcgen05_after(ctx: Context, w: Warp) -> None:
     merge(w.tvc, w.vc, w.cta.components)
+    merge(w.tvc, w.rvc, w.cta.components)
 
 
 @native
@@ -106,30 +107,33 @@ def async_access(
 ) -> None:
     """An asynchronous engine will touch words of shared or tensor memory: check order and initialisation, leave its mark.
 
-    flags: 1 write, 2 through the async proxy (generic writes need a proxy fence), 4 tensor memory, 8 does not set the mark. own: a
+    flags: 1 write, 2 through the async proxy (generic writes need a proxy fence), 4 tensor memory, 8 does not set the mark, 16 only tcgen05.fence orders. own: a
     component that is in order with this operation whatever the clocks say. place: what | rank << 8, for messages.
     """
     vc = w.vc
-    if flags & 16:
-        vc = w.tvc
+    tvc = w.vc
+    if flags & 4:
+        tvc = w.tvc
+        if flags & 16:
+            vc = w.tvc
     for i in range(n):
         cell = cells + words[i]
         where = u64(words[i]) * 4
         if ctx.checks & CK_RACES:
-            if unlikely(vc[cell.wactor] < cell.wclock) and cell.wactor != own:
+            if unlikely(vc[cell.wactor] < cell.wclock) and tvc[cell.wactor] < cell.wclock and cell.wactor != own:
                 kind = F_RACE_READ_AFTER_WRITE
                 if flags & 1:
                     kind = F_RACE_WRITE_AFTER_WRITE
-                if (flags & 16) and w.vc[cell.wactor] >= cell.wclock:
+                if (flags & 4) and max(w.vc[cell.wactor], w.rvc[cell.wactor]) >= cell.wclock:
                     kind = F_TCGEN05_FENCE
                 fault(ctx, w, u32(kind), instruction, 0, cell.winstr, where, cell.wactor, place, (flags & 4) | 64)
                 cell.wclock = 0
-            elif (flags & 2) and (cell.flags & 1) == 0 and unlikely(w.avc[cell.wactor] < cell.wclock) and (ctx.checks & CK_PROXY):
+            elif (flags & 2) and ((flags & 1) == 0 or (ctx.checks & CK_STRICT)) and (cell.flags & 1) == 0 and unlikely(w.avc[cell.wactor] < cell.wclock) and (ctx.checks & CK_PROXY):
                 fault(ctx, w, F_PROXY_FENCE, instruction, 0, cell.winstr, where, cell.wactor, place, 64)
                 cell.wclock = 0
-            if (flags & 1) and unlikely(vc[cell.ractor] < cell.rclock) and cell.ractor != own:
+            if (flags & 1) and unlikely(vc[cell.ractor] < cell.rclock) and tvc[cell.ractor] < cell.rclock and cell.ractor != own:
                 kind = F_RACE_WRITE_AFTER_READ
-                if (flags & 16) and w.vc[cell.ractor] >= cell.rclock:
+                if (flags & 4) and max(w.vc[cell.ractor], w.rvc[cell.ractor]) >= cell.rclock:
                     kind = F_TCGEN05_FENCE
                 fault(ctx, w, u32(kind), instruction, 0, cell.rinstr, where, cell.ractor, place, (flags & 4) | 64)
                 cell.rclock = 0

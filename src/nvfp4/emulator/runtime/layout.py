@@ -93,6 +93,7 @@ class Check(IntEnum):
     TRACE = 8
     PROXY = 16
     SPURIOUS = 32
+    STRICT = 64
 
 
 class Counter(IntEnum):
@@ -327,7 +328,8 @@ WARP = struct(
     cta: P[Cta]
     vc: P[u32]
     avc: P[u32]
-    tvc: P[u32]
+    tvc: P[u32]          # what tcgen05 operations are ordered after beyond vc (fence::after_thread_sync)
+    rvc: P[u32]          # seen by relaxed waits only
     queue: P[Queued]
     index: u32
     id: u32

@@ -167,7 +167,25 @@ def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, 
 
 
 @native
+def same_value(p: P[u8], values: P[u8], size: u32, n: u32, lane: u32) -> u32:
+    """Whether memory already holds what a lane is about to store."""
+    for k in range(n):
+        for i in range(size):
+            if p[k * size + i] != values[(k * 32 + lane) * size + i]:
+                return 0
+    return 1
+
+
+@native
 def shared_write_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32) -> None:
+    shared_store_check(ctx, w, cta, offset, bytes, instruction, lane, pointer(u8, 0), 0, 0)
+
+
+@native
+def shared_store_check(
+    ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32, values: P[u8], size: u32, n: u32
+) -> None:
+    """values, size, n: what is stored, so that unordered writes of one value can be told from harmful ones; values may be null."""
     first = offset >> 2
     count = (bytes + 3) >> 2
     bm = byte_mask(offset, bytes)
@@ -178,45 +196,18 @@ def shared_write_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64,
         cell = cta.cells + (first + i)
         if ctx.checks & CK_RACES:
             if (cell.wmask & bm) and unlikely(vc[cell.wactor] < cell.wclock):
-                fault(
-                    ctx,
-                    w,
-                    F_RACE_WRITE_AFTER_WRITE,
-                    instruction,
-                    lane,
-                    cell.winstr,
-                    ((first + i) << 2) + (u64(cta.rank) << 24),
-                    cell.wactor,
-                    cell.wclock,
-                    cell.flags & 1,
-                )
+                if values != 0 and (ctx.checks & CK_STRICT) == 0:
+                    if same_value(pointer(u8, cta.shared + offset), values, size, n, lane):
+                        return
+                fault(ctx, w, F_RACE_WRITE_AFTER_WRITE, instruction, lane, cell.winstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.wactor, cell.wclock, cell.flags & 1)
             if (cell.rmask & bm) and unlikely(vc[cell.ractor] < cell.rclock):
-                fault(
-                    ctx,
-                    w,
-                    F_RACE_WRITE_AFTER_READ,
-                    instruction,
-                    lane,
-                    cell.rinstr,
-                    ((first + i) << 2) + (u64(cta.rank) << 24),
-                    cell.ractor,
-                    cell.rclock,
-                    0,
-                )
+                if values != 0 and (ctx.checks & CK_STRICT) == 0:
+                    if same_value(pointer(u8, cta.shared + offset), values, size, n, lane):
+                        return
+                fault(ctx, w, F_RACE_WRITE_AFTER_READ, instruction, lane, cell.rinstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.ractor, cell.rclock, 0)
                 cell.rclock = 0
             if unlikely(cell.flags & 2):
-                fault(
-                    ctx,
-                    w,
-                    F_MBARRIER_OVERWRITTEN,
-                    instruction,
-                    lane,
-                    0,
-                    ((first + i) << 2) + (u64(cta.rank) << 24),
-                    0,
-                    0,
-                    0,
-                )
+                fault(ctx, w, F_MBARRIER_OVERWRITTEN, instruction, lane, 0, ((first + i) << 2) + (u64(cta.rank) << 24), 0, 0, 0)
         if cell.wactor == me and cell.wclock == now:
             cell.wmask = cell.wmask | u8(bm)
         else:
@@ -548,7 +539,7 @@ def store(
                 if strong:
                     shared_atomic_check(ctx, w, cta, offset, bytes, instruction, lane)
                 else:
-                    shared_write_check(ctx, w, cta, offset, bytes, instruction, lane)
+                    shared_store_check(ctx, w, cta, offset, bytes, instruction, lane, values, size, n)
             take(pointer(u8, cta.shared + offset), values, size, n, lane)
             shared += 1
     if ctx.checks & CK_COUNT:
