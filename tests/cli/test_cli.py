@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -173,3 +174,81 @@ def test_options_may_repeat_and_hold_commas():
     assert output.operations(["gemm,gemv", "dual_gemm"]) == (Op.GEMM, Op.GEMV, Op.DUAL_GEMM)
     with pytest.raises(InputError, match="Name an operation"):
         output.operations(["gem"])
+
+
+KERNEL = """
+extern "C" __global__ void scale(const float* x, float* y, float a, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) y[i] = a * x[i];
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def ptx(tmp_path_factory):
+    """A file of PTX from plain CUDA, as a user has it."""
+    from cuda.bindings import nvrtc
+
+    _, program = nvrtc.nvrtcCreateProgram(KERNEL.encode(), b"scale.cu", 0, [], [])
+    options = [b"--gpu-architecture=compute_90", b"-lineinfo"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    assert int(status) == 0
+    _, size = nvrtc.nvrtcGetPTXSize(program)
+    text = b" " * size
+    nvrtc.nvrtcGetPTX(program, text)
+    path = tmp_path_factory.mktemp("ptx") / "scale.ptx"
+    path.write_bytes(text.rstrip(b"\0"))
+    return path
+
+
+def test_emulate_runs_a_file_and_saves_its_buffers(ptx, tmp_path):
+    saved = tmp_path / "out.npz"
+    arguments = [
+        "--grid",
+        "4",
+        "--block",
+        "64",
+        "--arg",
+        "f32[200]=arange",
+        "--arg",
+        "f32[200]",
+        "--arg",
+        "2.0f",
+        "--arg",
+        "200",
+    ]
+    data = _json("emulate", str(ptx), *arguments, "--save", str(saved))
+    assert data["findings"] == []
+    with np.load(saved) as buffers:
+        assert np.array_equal(buffers["arg1"], 2 * np.arange(200, dtype=np.float32))
+
+
+def test_emulate_reports_what_is_out_of_bounds_with_its_line(ptx):
+    arguments = [
+        "--grid",
+        "4",
+        "--block",
+        "64",
+        "--arg",
+        "f32[200]=rand",
+        "--arg",
+        "f32[200]",
+        "--arg",
+        "2.0f",
+        "--arg",
+        "201",
+    ]
+    result = _shell("emulate", str(ptx), *arguments)
+    assert result.returncode == 1
+    assert "out-of-bounds" in result.stderr
+    assert "scale.cu:4" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_emulate_lists_kernels_and_refuses_malformed_files(ptx, tmp_path):
+    assert _json("emulate", str(ptx), "--list") == {"entries": ["scale"], "unsupported": []}
+    broken = tmp_path / "broken.ptx"
+    broken.write_text(ptx.read_text().replace("ret;", "frobnicate.b32;"))
+    result = _shell("emulate", str(broken), "--arg", "1")
+    assert result.returncode == 1
+    assert "frobnicate" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,8 @@ def emulate(
     seed: Annotated[int, typer.Option(help="Which interleaving of warps and asynchronous work.")] = 0,
     checks: Annotated[bool, typer.Option("--checks/--no-checks", help="All checks, or none.")] = True,
     save: Annotated[Path | None, typer.Option(help="Save every buffer after the launch to this .npz file.")] = None,
+    profile: Annotated[bool, typer.Option(help="Also print which source lines execute most.")] = False,
+    timeline: Annotated[bool, typer.Option(help="Also print where the warps of the first block wait.")] = False,
     show: Annotated[bool, typer.Option("--list", help="Only list the kernels and what cannot be run.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -103,6 +106,7 @@ def emulate(
         buffers = {f"arg{i}": value for i, value in enumerate(arguments) if isinstance(value, np.ndarray)}
         np.savez(save, allow_pickle=False, **buffers)
     if as_json:
-        output.emit(report.to_json())
+        output.emit(asdict(report))
     else:
-        output.console.print(str(report), highlight=False, markup=False)
+        parts = [str(report)] + ([report.profile()] if profile else []) + ([report.timeline()] if timeline else [])
+        output.console.print("\n\n".join(parts), highlight=False, markup=False)
