@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..launch import AsyncOp
 from ..ptx.ast import Bracket, Imm, Operand, Reg, Vec
@@ -14,6 +15,8 @@ from .registry import register
 from .state import TCGEN05, TRANSFER, HostCall
 
 __all__: list[str] = []
+
+Vector = NDArray[np.uint32]
 
 
 def _group(call: HostCall) -> int:
@@ -227,9 +230,13 @@ def _commit(call: HostCall) -> bool:
             targets = [(r << 24) | (address & 0xFFFFFF) for r in range(16) if mask >> r & 1]
         date = call.cluster.host.get("pipes", {}).get(component, 0)
         signals = [call.mbarrier(t, lane)[:2] for t in targets]
+        # What the thread knew when it issued: the products ran behind it (the copies that filled their operands, for one), so whoever
+        # waits for them learns it too.
+        known = np.concatenate((call.vector("vc"), call.vector("avc")))
 
-        def run(where: list[tuple[int, int]] = signals, d: int = date) -> None:
+        def run(where: list[tuple[int, int]] = signals, d: int = date, known: np.ndarray = known) -> None:
             for rank, offset in where:
+                call.teach(rank, offset, known)
                 call.arrive(rank, offset, 0, 1, component, d)
 
         _in_flight(call, run, "tcgen05.commit", _queue(call))
