@@ -10,15 +10,6 @@
 #include "ptx/cvt.cuh"
 #include "ptx/types.cuh"
 
-// Codes I and I + 4 of the eight in `codes`, as bf16x2 times 2^-126.
-template <int I>
-__device__ __forceinline__ u32 e2m1_to_bf16x2(u32 codes) {
-    static_assert(I >= 0 && I < 4, "codes I and I + 4");
-    const u32 sign = I < 3 ? codes << (12 - 4 * I) : codes;
-    const u32 magnitude = I < 2 ? codes << (I < 2 ? 6 - 4 * I : 0) : codes >> (I < 2 ? 0 : 4 * I - 6);
-    return (sign & 0x80008000u) | (magnitude & 0x01C001C0u);
-}
-
 // Two E4M3 scales (the low byte first) as bf16x2 times 2^118, exactly.
 __device__ __forceinline__ u32 e4m3x2_to_bf16x2_scaled(u32 scales) {
     const u32 pair = e4m3x2_to_f16x2(scales);

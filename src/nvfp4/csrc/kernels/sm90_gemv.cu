@@ -34,12 +34,18 @@
 #include "ptx/ld.cuh"
 #include "ptx/ld_stream.cuh"
 #include "ptx/mbarrier.cuh"
+#include "ptx/prefetch.cuh"
 #include "ptx/shfl.cuh"
 #include "ptx/st.cuh"
 #include "ptx/types.cuh"
 
-// K, WARPS_K, WARPS_R, CHUNKS, ROWS, A_LAYOUT, X_LAYOUT, OUT (0 fp16, 1 bf16, 2 fp32) come from the plan; so do
-// STAGES of gemv_ring and BATCHES (batches of rows a warp) of gemv_direct, and MIN_BLOCKS (blocks that must fit on an SM).
+// From the plan. gemv_direct also takes CONFIG_BATCHES, the batches of rows of a warp; gemv_ring takes CONFIG_STAGES.
+constexpr int K = CONFIG_K;
+constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, CHUNKS = CONFIG_CHUNKS, ROWS = CONFIG_ROWS;
+constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
+constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
+constexpr int OUT = CONFIG_OUT;  // 0 fp16, 1 bf16, 2 fp32
+
 static_assert(K % 16 == 0, "K counts whole scale blocks");
 static_assert(WARPS_K * CHUNKS * 1024 >= K, "the warps cover a row");
 static_assert((ROWS & (ROWS - 1)) == 0 && ROWS <= 32, "the butterfly halves the rows");
@@ -168,8 +174,11 @@ __device__ __forceinline__ void finish(const float* partial, int rows, i64 row, 
     }
 }
 
-#ifdef BATCHES
+#ifdef CONFIG_BATCHES
 
+constexpr int BATCHES = CONFIG_BATCHES;
+constexpr int AHEAD = CONFIG_AHEAD;      // batches that are fetched into L2 before their turn
+constexpr int TRIGGER = CONFIG_TRIGGER;  // the batch at which the next kernel may start
 constexpr int BLOCK_ROWS = ROWS * WARPS_R * BATCHES;
 
 struct Batch {
@@ -211,10 +220,37 @@ __device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x,
     if (lane % LANES_PER_ROW == 0 && row >= skip) partial[(row - skip) * WARPS_K + warp_k] = sum;
 }
 
+// Fetches `rows` rows of A from `row` on, as far as they exist, into L2: two instructions for any size.
+__device__ __forceinline__ void prefetch_rows(const u8* codes, const u8* scales, int row, int rows, int m) {
+    if constexpr (WHOLE_VECTORS) {
+        const int exist = row + rows < m ? rows : m - row;
+        if (exist <= 0) return;
+        cp_async_bulk_prefetch_L2_global(codes + static_cast<i64>(row) * (K / 2), exist * (K / 2));
+        if constexpr (A_LAYOUT == SCALES_LINEAR && BLOCKS % 16 == 0) {
+            cp_async_bulk_prefetch_L2_global(scales + static_cast<i64>(row) * BLOCKS, exist * BLOCKS);
+        }
+    }
+}
+
+// The previous kernel may be writing x now; in L2 it will be seen as written all the same.
+__device__ __forceinline__ void prefetch_x(const Arguments& args, int l, int warp_k, int lane) {
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        const int element = chunk_element(chunk, warp_k, lane);
+        if (lane % 8 == 0 && element < K) prefetch_global_L2(args.x_codes + (static_cast<i64>(l) * K + element) / 2);
+        if (X_LAYOUT == SCALES_LINEAR && lane == 0 && element < K) {
+            prefetch_global_L2(args.x_scales + static_cast<i64>(l) * BLOCKS + element / 16);
+        }
+    }
+}
+
 // grid (ceil(M / BLOCK_ROWS), L)
-extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS) gemv_direct(const __grid_constant__ Arguments args) {
+extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
+    gemv_direct(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
+                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 l_count) {
+    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, l_count};
     __shared__ float partial[BLOCK_ROWS * WARPS_K];
-    griddepcontrol_launch_dependents();
+    if (TRIGGER < 0) griddepcontrol_launch_dependents();
     const int lane = threadIdx.x % 32, warp_k = threadIdx.x / 32 % WARPS_K, warp_r = threadIdx.x / 32 / WARPS_K;
     const int l = blockIdx.y, block_row = blockIdx.x * BLOCK_ROWS, first = block_row + warp_r * ROWS * BATCHES;
     const u8* codes = args.a_codes + static_cast<i64>(l) * args.m * (K / 2);
@@ -225,12 +261,17 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS) gemv_direct
     const int last = args.m - ROWS;
     Batch batches[2];
     load_batch(batches[0], codes, scales, first < last ? first : last, warp_k, lane);
+    const bool prefetcher = AHEAD > 0 && warp_k == 0 && lane == 0;
+    if (prefetcher) prefetch_rows(codes, scales, first + ROWS, ROWS * AHEAD, args.m);
+    if (AHEAD > 0 && warp_r == 0) prefetch_x(args, l, warp_k, lane);
     griddepcontrol_wait();
     Lane x;
     load_x(x, args, l, warp_k, lane);
 #pragma unroll
     for (int i = 0; i < BATCHES; i++) {
+        if (i == TRIGGER) griddepcontrol_launch_dependents();
         const int row = first + i * ROWS, next = row + ROWS;
+        if (prefetcher && i + AHEAD + 1 < BATCHES) prefetch_rows(codes, scales, next + AHEAD * ROWS, ROWS, args.m);
         if (i + 1 < BATCHES) load_batch(batches[(i + 1) % 2], codes, scales, next < last ? next : last, warp_k, lane);
         compute_batch(batches[i % 2], x, mine + i * ROWS * WARPS_K, row < last ? 0 : row - last, warp_k, lane);
     }
@@ -241,137 +282,87 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS) gemv_direct
 
 #endif
 
-#ifdef STAGES
+#ifdef CONFIG_SLICES
 
-static_assert(A_LAYOUT == SCALES_LINEAR && K % 256 == 0, "stages are contiguous, aligned bytes of codes and of scales");
+constexpr int SLICES = CONFIG_SLICES;
+static_assert(A_LAYOUT == SCALES_LINEAR && K % 256 == 0, "slices are contiguous, aligned bytes of codes and of scales");
 
-constexpr int STAGE_ROWS = ROWS * WARPS_R;
-constexpr int CODE_BYTES = STAGE_ROWS * K / 2, SCALE_BYTES = STAGE_ROWS * BLOCKS;
-constexpr int STAGE_BYTES = (CODE_BYTES + SCALE_BYTES + 127) / 128 * 128;
-constexpr int FLUSH_STAGES = (64 + STAGE_ROWS - 1) / STAGE_ROWS;  // stages whose partial sums wait for each other
+constexpr int SLICE_ROWS = ROWS * WARPS_R, BLOCK_ROWS = SLICE_ROWS * SLICES;
+constexpr int CODE_BYTES = SLICE_ROWS * (K / 2), SCALE_BYTES = SLICE_ROWS * BLOCKS;
 
-// The rows of a block, flat over all matrices: an equal share, to one row.
-struct Share {
-    i64 begin, end;
-};
-
-__device__ __forceinline__ Share share(const Arguments& args) {
-    const i64 rows = static_cast<i64>(args.m) * args.l;
-    return {rows * blockIdx.x / gridDim.x, rows * (blockIdx.x + 1) / gridDim.x};
-}
-
-// Rows of the stage that starts at `row`: at most STAGE_ROWS, all of matrix l.
-__device__ __forceinline__ int stage_rows(i64 row, const Share& mine, int l, int m) {
-    const i64 matrix_end = static_cast<i64>(l + 1) * m, end = mine.end < matrix_end ? mine.end : matrix_end;
-    return end - row < STAGE_ROWS ? static_cast<int>(end - row) : STAGE_ROWS;
-}
-
-struct Ring {
-    u32 full, empty, data;
-    int stage;
-    u32 parity;
-
-    __device__ __forceinline__ void advance() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
+// The sums of a warp's rows of one slice, of which `rows` exist, over the lane's part of K. FULL: all of them.
+template <bool FULL>
+__device__ __forceinline__ void add_slice(float (&sums)[ROWS], u32 codes, u32 scales, int rows, const Lane& x, int warp_k,
+                                          int warp_r, int lane) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        const int local = warp_r * ROWS + r, row = FULL || local < rows ? local : rows - 1;
+        sums[r] = 0.0f;
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            // Lanes beyond the end of a row read its beginning; their part of x is zero.
+            const int element = chunk_element(chunk, warp_k, lane), inside = K % 1024 == 0 || element < K ? element : 0;
+            const Piece piece = {ld_shared_v4_b32(codes + row * (K / 2) + inside / 2),
+                                 ld_shared_b16(scales + row * BLOCKS + inside / 16)};
+            sums[r] = add_piece(sums[r], piece, x, chunk);
+        }
     }
-};
+}
 
 __device__ __forceinline__ void wait(u32 barrier, u32 parity) {
     while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
     }
 }
 
-__device__ __forceinline__ void produce(Ring ring, const Share& mine, const Arguments& args) {
-    int l = static_cast<int>(mine.begin / args.m);
-    for (i64 row = mine.begin; row < mine.end;) {
-        const int rows = stage_rows(row, mine, l, args.m);
-        const u32 full = ring.full + 8 * ring.stage, data = ring.data + ring.stage * STAGE_BYTES;
-        wait(ring.empty + 8 * ring.stage, ring.parity ^ 1);  // the first round finds every stage empty
-        mbarrier_arrive_expect_tx_shared_b64(full, rows * (K / 2 + BLOCKS));
-        cp_async_bulk_shared_global_mbarrier(data, args.a_codes + row * (K / 2), rows * (K / 2), full);
-        cp_async_bulk_shared_global_mbarrier(data + CODE_BYTES, args.a_scales + row * BLOCKS, rows * BLOCKS, full);
-        ring.advance();
-        row += rows;
-        if (row == static_cast<i64>(l + 1) * args.m) l++;
-    }
-}
-
-// Lanes beyond the end of a row read its beginning; their part of x is zero.
-__device__ __forceinline__ Piece read_piece(u32 stage, int row, int chunk, int warp_k, int lane) {
-    const int element = chunk_element(chunk, warp_k, lane), inside = element < K ? element : 0;
-    return {ld_shared_v4_b32(stage + row * (K / 2) + inside / 2),
-            ld_shared_b16(stage + CODE_BYTES + row * BLOCKS + inside / 16)};
-}
-
-__device__ __forceinline__ void consume(Ring ring, const Share& mine, const Arguments& args, float* partial, int warp_k,
-                                        int warp_r, int lane) {
-    Lane x;
-    int l = static_cast<int>(mine.begin / args.m), kept = 0;
-    i64 kept_row = mine.begin;
-    bool fresh = true;
-    for (i64 row = mine.begin; row < mine.end;) {
-        if (fresh) load_x(x, args, l, warp_k, lane);
-        const int rows = stage_rows(row, mine, l, args.m);
-        const u32 data = ring.data + ring.stage * STAGE_BYTES;
-        wait(ring.full + 8 * ring.stage, ring.parity);
-        Piece pieces[ROWS][CHUNKS];
+// grid (ceil(M / BLOCK_ROWS), L); SLICES * (CODE_BYTES + SCALE_BYTES) of dynamic shared memory: codes, then scales
+extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
+    gemv_bulk(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
+              const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 l_count) {
+    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, l_count};
+    extern __shared__ __align__(128) u8 memory[];
+    __shared__ __align__(8) u64 full[SLICES];
+    __shared__ float partial[BLOCK_ROWS * WARPS_K];
+    griddepcontrol_launch_dependents();
+    const int l = blockIdx.y, block_row = blockIdx.x * BLOCK_ROWS;
+    const int rows = args.m - block_row < BLOCK_ROWS ? args.m - block_row : BLOCK_ROWS;
+    const u32 codes = shared_address(memory), scales = codes + SLICES * CODE_BYTES, barriers = shared_address(full);
+    if (threadIdx.x == 0) {
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const int local = warp_r * ROWS + r, clamped = local < rows ? local : rows - 1;
+        for (int slice = 0; slice < SLICES; slice++) mbarrier_init_shared_b64(barriers + 8 * slice, 1);
+        fence_mbarrier_init_release_cluster();
+        const i64 flat = static_cast<i64>(l) * args.m + block_row;
 #pragma unroll
-            for (int chunk = 0; chunk < CHUNKS; chunk++) pieces[r][chunk] = read_piece(data, clamped, chunk, warp_k, lane);
+        for (int slice = 0; slice < SLICES; slice++) {
+            const int left = rows - slice * SLICE_ROWS, count = left < SLICE_ROWS ? left : SLICE_ROWS;
+            if (count <= 0) break;
+            const i64 row = flat + slice * SLICE_ROWS;
+            const u32 barrier = barriers + 8 * slice;
+            mbarrier_arrive_expect_tx_shared_b64(barrier, count * (K / 2 + BLOCKS));
+            cp_async_bulk_shared_global_mbarrier(codes + slice * CODE_BYTES, args.a_codes + row * (K / 2), count * (K / 2), barrier);
+            cp_async_bulk_shared_global_mbarrier(scales + slice * SCALE_BYTES, args.a_scales + row * BLOCKS, count * BLOCKS, barrier);
         }
+    }
+    const int lane = threadIdx.x % 32, warp_k = threadIdx.x / 32 % WARPS_K, warp_r = threadIdx.x / 32 / WARPS_K;
+    griddepcontrol_wait();
+    Lane x;
+    load_x(x, args, l, warp_k, lane);
+    __syncthreads();  // the barriers are initialised
+#pragma unroll 1
+    for (int slice = 0; slice * SLICE_ROWS < rows; slice++) {
         float sums[ROWS];
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            sums[r] = 0.0f;
-#pragma unroll
-            for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], pieces[r][chunk], x, chunk);
+        wait(barriers + 8 * slice, 0);
+        const int left = rows - slice * SLICE_ROWS;
+        if (left >= SLICE_ROWS) {
+            add_slice<true>(sums, codes + slice * CODE_BYTES, scales + slice * SCALE_BYTES, SLICE_ROWS, x, warp_k, warp_r, lane);
+        } else {
+            add_slice<false>(sums, codes + slice * CODE_BYTES, scales + slice * SCALE_BYTES, left, x, warp_k, warp_r, lane);
         }
         const float sum = reduce_lanes(sums, lane);
-        __syncwarp();
-        if (lane == 0) mbarrier_arrive_shared_b64(ring.empty + 8 * ring.stage);
-        const int local = warp_r * ROWS + lane / LANES_PER_ROW;
-        if (lane % LANES_PER_ROW == 0) partial[(kept * STAGE_ROWS + local) * WARPS_K + warp_k] = sum;
-        ring.advance();
-        row += rows;
-        fresh = row == static_cast<i64>(l + 1) * args.m;
-        if (++kept == FLUSH_STAGES || fresh || row == mine.end) {
-            barrier_sync(1, 32 * WARPS);
-            finish<32 * WARPS>(partial, static_cast<int>(row - kept_row), kept_row - static_cast<i64>(l) * args.m, l, args);
-            barrier_sync(1, 32 * WARPS);
-            kept = 0;
-            kept_row = row;
-        }
-        if (fresh) l++;
-    }
-}
-
-// grid (any number of blocks); STAGES * STAGE_BYTES of dynamic shared memory
-extern "C" __global__ void __launch_bounds__(32 * WARPS + 32, MIN_BLOCKS)
-    gemv_ring(const __grid_constant__ Arguments args) {
-    extern __shared__ __align__(128) u8 stages[];
-    __shared__ __align__(8) u64 barriers[2 * STAGES];
-    __shared__ float partial[FLUSH_STAGES * STAGE_ROWS * WARPS_K];
-    griddepcontrol_launch_dependents();
-    const u32 barrier_base = shared_address(barriers);
-    const Ring ring = {barrier_base, barrier_base + 8 * STAGES, shared_address(stages), 0, 0};
-    if (threadIdx.x == 32 * WARPS) {
-        for (int stage = 0; stage < STAGES; stage++) {
-            mbarrier_init_shared_b64(ring.full + 8 * stage, 1);
-            mbarrier_init_shared_b64(ring.empty + 8 * stage, WARPS);
-        }
-        fence_mbarrier_init_release_cluster();
+        const int row = slice * SLICE_ROWS + warp_r * ROWS + lane / LANES_PER_ROW;
+        if (lane % LANES_PER_ROW == 0) partial[row * WARPS_K + warp_k] = sum;
     }
     __syncthreads();
-    const Share mine = share(args);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (warp == WARPS) {
-        if (lane == 0) produce(ring, mine, args);
-    } else {
-        griddepcontrol_wait();
-        consume(ring, mine, args, partial, warp % WARPS_K, warp / WARPS_K, lane);
-    }
+    finish<32 * WARPS>(partial, rows, block_row, l, args);
 }
 
 #endif

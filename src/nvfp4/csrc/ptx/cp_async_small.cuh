@@ -19,7 +19,3 @@ __device__ __forceinline__ void cp_async_ca_shared_global_4(u32 shared, const vo
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(valid ? 4 : 0)
                  : "memory");
 }
-
-__device__ __forceinline__ void st_shared_b32(u32 address, u32 value) {
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}
