@@ -6,8 +6,9 @@ so that `nvfp4 explain` works for GPUs that are not there.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, Union, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -16,7 +17,7 @@ from nvfp4.executors.launch import Launch
 from nvfp4.problem import Problem
 from nvfp4.tensor import NVFP4Tensor
 
-Operand = Union[NVFP4Tensor, torch.Tensor]
+Operand = NVFP4Tensor | torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +68,21 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class PreparingBackend(Backend, Protocol):
+    """A backend that can do what does not depend on memory once for many calls."""
+
+    def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
+        """`run` for operands that differ in their memory only: same shapes, types, layouts and device."""
+        ...
+
+
+@runtime_checkable
 class LaunchBackend(Backend, Protocol):
-    """A backend whose work is Launches, so that it runs on a GPU and in the emulator alike."""
+    """A backend whose work is Launches, so that it runs on a GPU and in the emulator alike.
+
+    It takes addresses from the operands and sizes from the Problem: the operations pass it gemv's single vectors [K] or
+    [L, K] and their results as the caller has them, where other backends see [1, K] or [L, 1, K].
+    """
 
     def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
         """The launches, in order, that compute ``operands.out``."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import torch
 
@@ -106,7 +105,7 @@ class TensorMapArray:
     capacity: int
 
 
-Argument = Union[Scalar, Pointer, PointerArray, ScalarArray, TensorMap, TensorMapArray]
+Argument = Scalar | Pointer | PointerArray | ScalarArray | TensorMap | TensorMapArray
 """One kernel parameter (or consecutive fields of a by-value struct, see `Launch.args`)."""
 
 
