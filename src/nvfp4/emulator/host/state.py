@@ -395,16 +395,6 @@ class HostCall:
             acc = _view(int(slot.mbarriers[rank][index - 1]["acc"]), known.nbytes).view(np.uint32)
             np.maximum(acc, known, out=acc)
 
-    def publish(self, rank: int, offset: int, known: list[NDArray[np.uint32]]) -> None:
-        """Add clocks (for the generic and for the async proxy) to what the present phase of an mbarrier will tell its waiters."""
-        slot = self.launch.slots[self.cluster.slot]
-        index = int(slot.maps[rank][offset >> 3])
-        if index:
-            n = self.launch.components
-            acc = _view(int(slot.mbarriers[rank][index - 1]["acc"]), 8 * n).view(np.uint32)
-            np.maximum(acc[:n], known[0], out=acc[:n])
-            np.maximum(acc[n:], known[1], out=acc[n:])
-
     def arrive(self, rank: int, offset: int, bytes_: int, arrivals: int, component: int = NONE, date: int = 0) -> None:
         """What an engine does when it is done: complete_tx, or arrive."""
         status = self.launch.native.function("mbarrier_complete")(

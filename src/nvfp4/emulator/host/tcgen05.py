@@ -233,8 +233,10 @@ def _commit(call: HostCall) -> bool:
         # What the thread knew when it issued: the products ran behind it (the copies that filled their operands, for one), so whoever
         # waits for them learns it too.
         known = np.concatenate((call.vector("vc"), call.vector("avc")))
+        # Its own generic accesses are not among it: a commit orders asynchronous operations only.
+        known[[int(call.warp["self"]), call.launch.components + int(call.warp["self"])]] = 0
 
-        def run(where: list[tuple[int, int]] = signals, d: int = date, known: np.ndarray = known) -> None:
+        def run(where: list[tuple[int, int]] = signals, d: int = date, known: Vector = known) -> None:
             for rank, offset in where:
                 call.teach(rank, offset, known)
                 call.arrive(rank, offset, 0, 1, component, d)
