@@ -1,5 +1,6 @@
 """Tables and plots from records, and that what the documentation shows is what the records say."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,11 @@ def test_the_newest_record_wins():
     new = record(problem, entry("nvfp4/a", "nvfp4", 70.0), time="2026-02-01T00:00:00Z")
     assert "70.0" in tables.generate("nvidia-h200/gemm", [new, old])
     assert "90.0" not in tables.generate("nvidia-h200/gemm", [new, old])
+
+
+def test_a_changed_checkout_is_named_as_such():
+    made = dataclasses.replace(contest_records()[0], commit="0123456789abcdef+changes")
+    assert "commit 0123456789+changes" in tables.markdown([made])
 
 
 def test_rendering_replaces_what_is_between_markers_and_is_idempotent():

@@ -115,7 +115,7 @@ def markdown(records: Sequence[Record]) -> str:
 def _caption(records: Sequence[Record]) -> str:
     first = records[0]
     days = sorted({record.time[:10] for record in records})
-    commits = sorted({record.commit[:10] for record in records})
+    commits = sorted({_short(record.commit) for record in records})
     protocol = first.protocol
     how = {
         "back-to-back": f"{protocol.calls} distinct inputs back to back, cold L2",
@@ -129,6 +129,11 @@ def _caption(records: Sequence[Record]) -> str:
         f"our best and the best peer that computes the same. {first.device['name']}{driver}, {versions}; "
         f"{', '.join(days)}, commit {', '.join(commits)}.\n"
     )
+
+
+def _short(commit: str) -> str:
+    name, plus, rest = commit.partition("+")
+    return name[:10] + plus + rest
 
 
 def generate(name: str, records: Iterable[Record]) -> str:
