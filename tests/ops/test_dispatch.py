@@ -57,3 +57,15 @@ def test_prepared_calls_do_not_grow_without_bound(monkeypatch: pytest.MonkeyPatc
     for n in range(1, 12):
         nvfp4.gemm(weights(1, 16), weights(n, 16))
         assert len(_dispatch._prepared) <= 4
+
+
+def test_calls_from_many_threads_agree() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    a = [weights(m, 64, seed=m) for m in range(1, 9)]
+    b = weights(20, 64)
+    expected = [nvfp4.gemm(x, b) for x in a]
+    _dispatch.clear()
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda i: nvfp4.gemm(a[i % 8], b), range(160)))
+    assert all(torch.equal(result, expected[i % 8]) for i, result in enumerate(results))

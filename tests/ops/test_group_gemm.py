@@ -26,13 +26,15 @@ def test_group_gemm_lists(kind: str) -> None:
     assert all(torch.equal(x, y) for x, y in zip(again, results, strict=True))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("layout", ["linear", "tiled"])
 @pytest.mark.parametrize("kind", ["nvfp4", "fp16", "bf16"])
-def test_group_gemm_stacked(kind: str, layout: str) -> None:
-    a, b = operand(kind, 150, 80, layout=layout), weights(5, 20, 80, layout=layout, scale=0.5, seed=1)
+def test_group_gemm_stacked(kind: str, layout: str, device: str) -> None:
+    a = operand(kind, 150, 80, layout=layout).to(device)
+    b = weights(5, 20, 80, layout=layout, scale=0.5, seed=1).to(device)
     ends = [3, 3, 131, 140, 140]
-    offsets = torch.tensor(ends, dtype=torch.int32)
-    expected = torch.zeros(150, 20, dtype=torch.float64)
+    offsets = torch.tensor(ends, dtype=torch.int32, device=device)
+    expected = torch.zeros(150, 20, dtype=torch.float64, device=device)
     for group, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
         expected[begin:end] = values(a)[begin:end] @ values(b[group]).T
     result = nvfp4.group_gemm(a, b, offsets=offsets, out_dtype=torch.float32)

@@ -89,6 +89,15 @@ def test_compile_makes_one_graph(name: str, dynamic: bool, device: str) -> None:
     assert torch.equal(compiled(*arguments), function(*arguments))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", programs("cpu"))
+def test_inductor_compiles(name: str) -> None:
+    function, arguments = programs("cpu")[name]
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True)
+    assert torch.equal(compiled(*arguments), function(*arguments))
+
+
 def test_compile_follows_changing_sizes() -> None:
     b = weights(20, 64)
     torch._dynamo.reset()

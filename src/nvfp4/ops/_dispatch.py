@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from nvfp4 import backends
-from nvfp4.backends.base import LaunchBackend, Operand, Operands
+from nvfp4.backends.base import LaunchBackend, Operand, Operands, PreparingBackend
 from nvfp4.device import capability
 from nvfp4.executors.memory import fill_zero
 from nvfp4.ops import _validate
@@ -175,10 +175,8 @@ def prepare(op: str, described: Described, operands: Operands, outs: Sequence[ob
 
 def _runner(choice: backends.Choice, problem: Problem) -> Run:
     """How the chosen backend runs a problem again and again."""
-    prepared = getattr(choice.backend, "prepare", None)
-    if prepared is not None:
-        run: Run = prepared(choice.plan, problem)
-        return run
+    if isinstance(choice.backend, PreparingBackend):
+        return choice.backend.prepare(choice.plan, problem)
     return functools.partial(choice.backend.run, choice.plan, problem)
 
 
