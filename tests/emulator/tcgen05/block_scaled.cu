@@ -58,9 +58,7 @@ block_scaled(const __grid_constant__ TensorMap a, const __grid_constant__ Tensor
         for (int k = 0; k < blocks; ++k) {
             const u32 s = k % STAGES, base = smem(memory) + s * STAGE;
             mbar_wait(full + 8 * s, (k / STAGES) & 1);
-#ifndef MUTANT_NO_FENCE_AFTER
             fence_after();
-#endif
             for (u32 t = 0; t < 4; ++t) {
                 const u32 sf = base + A_BYTES + B_BYTES;
                 cp_scales<GROUP>(tmem + SFA + 4 * t, matrix(sf + 512 * t, 0, 128, 0));
@@ -88,7 +86,9 @@ block_scaled(const __grid_constant__ TensorMap a, const __grid_constant__ Tensor
 #ifndef MUTANT_NO_WAIT
     mbar_wait(done, 0);
 #endif
+#ifndef MUTANT_NO_FENCE_AFTER
     fence_after();
+#endif
     float* row = d + (rank * 128 + threadIdx.x) * N;
     for (u32 c = 0; c < N; c += 8) {
         u32 r[8];
