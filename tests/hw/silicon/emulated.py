@@ -23,7 +23,10 @@ def _argument(argument: Any, buffers: dict[str, Array]) -> Any:
     if isinstance(argument, Int):
         return argument.value
     assert isinstance(argument, Map)
-    fields = {f: getattr(argument, f) for f in ("dtype", "shape", "strides", "box", "element_strides", "swizzle", "nan_fill", "offset")}
+    fields = {
+        f: getattr(argument, f)
+        for f in ("dtype", "shape", "strides", "box", "element_strides", "swizzle", "nan_fill", "offset")
+    }
     return TensorMap(buffers[argument.name], **fields)
 
 

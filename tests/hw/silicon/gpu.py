@@ -30,7 +30,10 @@ def _parameter(argument: Any, buffers: dict[str, torch.Tensor]) -> bytes:
     if isinstance(argument, Int):
         return argument.value.to_bytes(4, "little")
     assert isinstance(argument, Map)
-    fields = {f: getattr(argument, f) for f in ("dtype", "shape", "strides", "box", "element_strides", "swizzle", "nan_fill", "offset")}
+    fields = {
+        f: getattr(argument, f)
+        for f in ("dtype", "shape", "strides", "box", "element_strides", "swizzle", "nan_fill", "offset")
+    }
     described = nvfp4_launch.TensorMap(buffers[argument.name], **fields)
     return tensor_map.encode(described, buffers[argument.name].data_ptr())
 
@@ -48,7 +51,9 @@ def run(program: Program) -> dict[str, Array]:
     function = _function(program)
     cuda = libcuda.library()
     if program.shared_bytes > 48 * 1024:
-        libcuda.check(cuda.cuFuncSetAttribute(function, libcuda.FUNC_MAX_DYNAMIC_SHARED, program.shared_bytes), program.name)
+        libcuda.check(
+            cuda.cuFuncSetAttribute(function, libcuda.FUNC_MAX_DYNAMIC_SHARED, program.shared_bytes), program.name
+        )
     data = [_parameter(a, buffers) for a in program.args]
     # Tensor maps must lie at multiples of 64 bytes on the host, too.
     store = ctypes.create_string_buffer(sum(128 + 64 for _ in data) + 64)
@@ -68,4 +73,7 @@ def run(program: Program) -> dict[str, Array]:
     status = cuda.cuLaunchKernelEx(ctypes.addressof(config), function, ctypes.addressof(pointers), None)
     libcuda.check(status, f"launch of {program.name}")
     torch.cuda.synchronize()
-    return {name: buffers[name].cpu().numpy().view(arrays[name].dtype).reshape(arrays[name].shape) for name in program.outputs}
+    return {
+        name: buffers[name].cpu().numpy().view(arrays[name].dtype).reshape(arrays[name].shape)
+        for name in program.outputs
+    }

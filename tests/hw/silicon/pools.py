@@ -10,7 +10,9 @@ from .program import Array, words
 from .table import LANES, Pool
 
 
-def columns(name: str, bits: int, special: Sequence[int], spread: Callable[[Array], Array] | None = None) -> tuple[Array, Array, Array]:
+def columns(
+    name: str, bits: int, special: Sequence[int], spread: Callable[[Array], Array] | None = None
+) -> tuple[Array, Array, Array]:
     """Three columns of `LANES` values: pairs of `special` (sixteen), a third operand in another order, then random words."""
     mask = np.uint64((1 << bits) - 1)
     values = np.array([s & int(mask) for s in special], np.uint64)

@@ -65,9 +65,19 @@ def _private(space: str, returns: bool) -> Program:
     outs = [Out("state", "uint64", (row, LANES))] + ([Out("old", "uint64", (row, LANES))] if returns else [])
     parameters = ", ".join(["const u64* in", *(f"u64* {o.name}" for o in outs)])
     shared = f"    __shared__ u64 cells[{LANES}];\n" if space == "shared" else ""
-    source = f'{PRELUDE}\nextern "C" __global__ void kernel({parameters}) {{\n    u32 i = threadIdx.x;\n{shared}{text}}}\n'
+    source = (
+        f'{PRELUDE}\nextern "C" __global__ void kernel({parameters}) {{\n    u32 i = threadIdx.x;\n{shared}{text}}}\n'
+    )
     covers = tuple(f"{base}.{space}.{o}.{t}" for o, t, _, _ in items)
-    return Program(f"atomics/{base} {space}", "atomics and reductions", covers, source, (In("in"), *outs), {"in": data}, block=(LANES, 1, 1))
+    return Program(
+        f"atomics/{base} {space}",
+        "atomics and reductions",
+        covers,
+        source,
+        (In("in"), *outs),
+        {"in": data},
+        block=(LANES, 1, 1),
+    )
 
 
 def _contended() -> Program:
@@ -103,7 +113,12 @@ extern "C" __global__ void kernel(u32* cells, u64* wide, float* sums, u32* slots
     cells = np.zeros(48, np.uint32)
     cells[2] = cells[5] = 0xFFFFFFFF
     cells[9] = 0x7FFFFFFF
-    inputs = {"cells": cells, "wide": np.zeros(3, np.uint64), "sums": np.zeros(1, np.float32), "slots": np.zeros(256, np.uint32)}
+    inputs = {
+        "cells": cells,
+        "wide": np.zeros(3, np.uint64),
+        "sums": np.zeros(1, np.float32),
+        "slots": np.zeros(256, np.uint32),
+    }
     return Program(
         "atomics/contended", "atomics and reductions", ("atom.cas", "atom.exch", "membar.gl"), source, tuple(In(n) for n in inputs), inputs,
         grid=(4, 1, 1), block=(64, 1, 1), recorded_inputs=tuple(inputs),
@@ -128,7 +143,16 @@ def _vector() -> Program:
     source = f'{PRELUDE}\nextern "C" __global__ void kernel(const u32* in, u32* state) {{\n    u32 i = threadIdx.x;\n{text}}}\n'
     p = pools()
     f16, f32 = p["f16x2"].columns, p["f32"].columns
-    start = np.concatenate([f32[0][:128], f32[0][100:228], f16[0][:128], p["bf16x2"].columns[0][:128], f16[0][64:192], p["bf16x2"].columns[0][64:192]])
+    start = np.concatenate(
+        [
+            f32[0][:128],
+            f32[0][100:228],
+            f16[0][:128],
+            p["bf16x2"].columns[0][:128],
+            f16[0][64:192],
+            p["bf16x2"].columns[0][64:192],
+        ]
+    )
     values = np.where(np.arange(128) % 4 < 2, f32[1][64:192], f16[1][64:192]).astype(np.uint32)
     inputs = {"in": values, "state": start.astype(np.uint32)}
     return Program(
@@ -138,4 +162,11 @@ def _vector() -> Program:
 
 
 def programs() -> list[Program]:
-    return [_private("global", True), _private("shared", True), _private("global", False), _private("shared", False), _contended(), _vector()]
+    return [
+        _private("global", True),
+        _private("shared", True),
+        _private("global", False),
+        _private("shared", False),
+        _contended(),
+        _vector(),
+    ]

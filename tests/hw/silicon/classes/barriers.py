@@ -163,7 +163,12 @@ extern "C" __global__ void kernel(const u32* in, u32* out) {{
     out[threadIdx.x] = sum;
 }}
 """
-    source = source.replace("W:", "W%=:").replace("bra W;", "bra W%=;").replace("D: }", "D%=: }").replace("bra D;", "bra D%=;")
+    source = (
+        source.replace("W:", "W%=:")
+        .replace("bra W;", "bra W%=;")
+        .replace("D: }", "D%=: }")
+        .replace("bra D;", "bra D%=;")
+    )
     return Program("barriers/mbarrier ring", "mbarrier", ("mbarrier.arrive", "mbarrier.try_wait.parity"), source,
                    (In("in"), Out("out", "uint32", (64,))), {"in": words("ring", 32).astype("u4")}, block=(64, 1, 1))  # fmt: skip
 

@@ -7,7 +7,9 @@ import numpy as np
 from ..program import PRELUDE, In, Map, Out, Program, random_bytes, words
 from .copies import WAIT
 
-_SYNC = '    asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");\n'
+_SYNC = (
+    '    asm volatile("barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;" ::: "memory");\n'
+)
 
 
 def _shared() -> Program:

@@ -28,7 +28,11 @@ def _integers() -> list[Op]:
             # ptxas wants 8-bit values in registers of at least 16 bits; the wide ones show the extension.
             out = 32 if d in ("u8", "s8") else _width(d)
             ops += [op(f"cvt.{d}.{s} %0, %1;", out, source)]
-            if d != s and not (d[0] == s[0] and int(d[1:]) > int(s[1:])) and not (d[0] == "s" and s[0] == "u" and int(d[1:]) > int(s[1:])):
+            if (
+                d != s
+                and not (d[0] == s[0] and int(d[1:]) > int(s[1:]))
+                and not (d[0] == "s" and s[0] == "u" and int(d[1:]) > int(s[1:]))
+            ):
                 ops += [op(f"cvt.sat.{d}.{s} %0, %1;", out, source)]
     for d in ("u8", "s8", "u16", "s16"):
         if d in ("u8", "s8"):
@@ -47,7 +51,9 @@ def _to_integer() -> list[Op]:
                 ops.append(op(f"cvt.{r}.{d}.{s} %0, %1;", out, _pool(s)))
         ops.append(op(f"cvt.rzi.sat.s16.{s} %0, %1;", 16, _pool(s)))
     ops += [op(f"cvt.rni.ftz.{d}.f32 %0, %1;", _width(d), "t32") for d in ("s32", "u64")]
-    ops += [op(f"cvt.{r}.{d}.bf16 %0, %1;", _width(d), "bf16") for r in ("rni", "rzi") for d in ("s32", "u32", "s64", "u16")]
+    ops += [
+        op(f"cvt.{r}.{d}.bf16 %0, %1;", _width(d), "bf16") for r in ("rni", "rzi") for d in ("s32", "u32", "s64", "u16")
+    ]
     return ops
 
 
@@ -58,31 +64,62 @@ def _from_integer() -> list[Op]:
             source = "i32" if s in ("u8", "s8") else _pool(s)
             for r in ("rn", "rz", "rm", "rp") if s[1:] in ("32", "64") else ("rn",):
                 ops.append(op(f"cvt.{r}.{d}.{s} %0, %1;", _FLOATS[d], source))
-    ops += [op(f"cvt.{r}.bf16.{s} %0, %1;", 16, _pool(s)) for r in ("rn", "rz", "rm", "rp") for s in ("s32", "u32", "u16")]
+    ops += [
+        op(f"cvt.{r}.bf16.{s} %0, %1;", 16, _pool(s)) for r in ("rn", "rz", "rm", "rp") for s in ("s32", "u32", "u16")
+    ]
     ops += [op(f"cvt.rn.bf16.{s} %0, %1;", 16, _pool(s)) for s in ("s64", "u64")]
     return ops
 
 
 def _floats() -> list[Op]:
     ops = [op(f"cvt.{r}{ftz}.f32.f64 %0, %1;", 32, "f64") for r in ("rn", "rz", "rm", "rp") for ftz in ("", ".ftz")]
-    ops += [op("cvt.rn.sat.f32.f64 %0, %1;", 32, "f64"), op("cvt.f64.f32 %0, %1;", 64, "t32"), op("cvt.ftz.f64.f32 %0, %1;", 64, "t32")]
+    ops += [
+        op("cvt.rn.sat.f32.f64 %0, %1;", 32, "f64"),
+        op("cvt.f64.f32 %0, %1;", 64, "t32"),
+        op("cvt.ftz.f64.f32 %0, %1;", 64, "t32"),
+    ]
     ops += [op(f"cvt.{r}.f16.f64 %0, %1;", 16, "f64") for r in ("rn", "rz", "rm", "rp")]
-    ops += [op(f"cvt.{r}{m}.f16.f32 %0, %1;", 16, "t32") for r in ("rn", "rz", "rm", "rp") for m in ("", ".ftz", ".sat")]
-    ops += [op(f"cvt.{r}{m}.f16.f32 %0, %1;", 16, "t32") for r in ("rn", "rz") for m in (".relu", ".satfinite", ".relu.satfinite")]
-    ops += [op(f"cvt.{r}{m}.bf16.f32 %0, %1;", 16, "t32") for r in ("rn", "rz") for m in ("", ".relu", ".satfinite", ".relu.satfinite")]
+    ops += [
+        op(f"cvt.{r}{m}.f16.f32 %0, %1;", 16, "t32") for r in ("rn", "rz", "rm", "rp") for m in ("", ".ftz", ".sat")
+    ]
+    ops += [
+        op(f"cvt.{r}{m}.f16.f32 %0, %1;", 16, "t32")
+        for r in ("rn", "rz")
+        for m in (".relu", ".satfinite", ".relu.satfinite")
+    ]
+    ops += [
+        op(f"cvt.{r}{m}.bf16.f32 %0, %1;", 16, "t32")
+        for r in ("rn", "rz")
+        for m in ("", ".relu", ".satfinite", ".relu.satfinite")
+    ]
     ops += [op(f"cvt.{r}.bf16.f32 %0, %1;", 16, "t32") for r in ("rm", "rp")]
     for d in ("f16x2", "bf16x2"):
         for r in ("rn", "rz"):
-            ops += [op(f"cvt.{r}{m}.{d}.f32 %0, %1, %2;", 32, "t32", "t32") for m in ("", ".relu", ".satfinite", ".relu.satfinite")]
-    ops += [op("cvt.f32.f16 %0, %1;", 32, "f16"), op("cvt.ftz.f32.f16 %0, %1;", 32, "f16"), op("cvt.sat.f32.f16 %0, %1;", 32, "f16")]
-    ops += [op("cvt.f64.f16 %0, %1;", 64, "f16"), op("cvt.f32.bf16 %0, %1;", 32, "bf16"), op("cvt.f64.bf16 %0, %1;", 64, "bf16")]
+            ops += [
+                op(f"cvt.{r}{m}.{d}.f32 %0, %1, %2;", 32, "t32", "t32")
+                for m in ("", ".relu", ".satfinite", ".relu.satfinite")
+            ]
+    ops += [
+        op("cvt.f32.f16 %0, %1;", 32, "f16"),
+        op("cvt.ftz.f32.f16 %0, %1;", 32, "f16"),
+        op("cvt.sat.f32.f16 %0, %1;", 32, "f16"),
+    ]
+    ops += [
+        op("cvt.f64.f16 %0, %1;", 64, "f16"),
+        op("cvt.f32.bf16 %0, %1;", 32, "bf16"),
+        op("cvt.f64.bf16 %0, %1;", 64, "bf16"),
+    ]
     ops += [op(f"cvt.{r}.f16.bf16 %0, %1;", 16, "bf16") for r in ("rn", "rz", "rm", "rp")]
     ops += [op(f"cvt.{r}.bf16.f16 %0, %1;", 16, "f16") for r in ("rn", "rz", "rm", "rp")]
     ops += [op("cvt.rn.bf16.f64 %0, %1;", 16, "f64")]
     for r in ("rni", "rzi", "rmi", "rpi"):
         ops += [op(f"cvt.{r}.f32.f32 %0, %1;", 32, "t32"), op(f"cvt.{r}.f64.f64 %0, %1;", 64, "f64")]
         ops += [op(f"cvt.{r}.f16.f16 %0, %1;", 16, "f16"), op(f"cvt.{r}.ftz.f32.f32 %0, %1;", 32, "t32")]
-    ops += [op("cvt.sat.f32.f32 %0, %1;", 32, "t32"), op("cvt.ftz.f32.f32 %0, %1;", 32, "t32"), op("cvt.sat.f64.f64 %0, %1;", 64, "f64")]
+    ops += [
+        op("cvt.sat.f32.f32 %0, %1;", 32, "t32"),
+        op("cvt.ftz.f32.f32 %0, %1;", 32, "t32"),
+        op("cvt.sat.f64.f64 %0, %1;", 64, "f64"),
+    ]
     ops += [op(f"cvt.{m}.tf32.f32 %0, %1;", 32, "t32") for m in ("rna", "rn", "rz", "rn.relu", "rz.relu")]
     return ops
 

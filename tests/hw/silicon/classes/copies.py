@@ -75,8 +75,22 @@ extern "C" __global__ void kernel(const u8* in, u8* out) {{
     u32 lane = threadIdx.x;
 {text}}}
 """
-    covers = ("cp.async.ca", "cp.async.cg", "cp.async.commit_group", "cp.async.wait_group", "cp.async.wait_all", "cp.async.mbarrier.arrive")
-    return Program("copies/cp.async", "cp.async", covers, source, (In("in"), Out("out", "uint8", (row, 512))), {"in": random_bytes("cp.async", 8 * 512)})
+    covers = (
+        "cp.async.ca",
+        "cp.async.cg",
+        "cp.async.commit_group",
+        "cp.async.wait_group",
+        "cp.async.wait_all",
+        "cp.async.mbarrier.arrive",
+    )
+    return Program(
+        "copies/cp.async",
+        "cp.async",
+        covers,
+        source,
+        (In("in"), Out("out", "uint8", (row, 512))),
+        {"in": random_bytes("cp.async", 8 * 512)},
+    )
 
 
 def _bulk() -> Program:
@@ -125,7 +139,14 @@ extern "C" __global__ void kernel(const u8* in, u8* out) {{
     covers = ("cp.async.bulk.shared::cluster.global", "cp.async.bulk.global.shared::cta", "cp.async.bulk.shared::cluster.shared::cta",
               "cp.async.bulk.prefetch", "cp.async.bulk.commit_group", "cp.async.bulk.wait_group", "createpolicy", "fence.proxy.async",
               "fence.mbarrier_init")  # fmt: skip
-    return Program("copies/bulk", "cp.async.bulk", covers, source, (In("in"), Out("out", "uint8", (5424,))), {"in": random_bytes("bulk", 8192)})
+    return Program(
+        "copies/bulk",
+        "cp.async.bulk",
+        covers,
+        source,
+        (In("in"), Out("out", "uint8", (5424,))),
+        {"in": random_bytes("bulk", 8192)},
+    )
 
 
 _REDUCTIONS = (
@@ -143,7 +164,11 @@ def _reduce() -> Program:
         kind = t.replace("noftz.", "")
         for seed, into in (("state", states), ("value", values)):
             raw = words(f"bulk reduce {seed} {i}", 32)
-            filled = finite(kind, raw, False) if kind[0] in "fb" and kind[1] != "3" and kind not in ("b64", "f32") else raw.view(np.uint8)
+            filled = (
+                finite(kind, raw, False)
+                if kind[0] in "fb" and kind[1] != "3" and kind not in ("b64", "f32")
+                else raw.view(np.uint8)
+            )
             filled = finite("f32", raw, False) if kind == "f32" else filled
             into.append(np.ascontiguousarray(filled).view(np.uint8)[:256])
         text += (
@@ -166,7 +191,15 @@ extern "C" __global__ void kernel(const u8* in, u8* state) {{
 """
     covers = tuple(f"cp.reduce.async.bulk.{o}.{t}" for o, t in _REDUCTIONS)
     inputs = {"in": np.concatenate(values), "state": np.concatenate(states)}
-    return Program("copies/bulk reduce", "cp.reduce.async.bulk", covers, source, (In("in"), In("state")), inputs, recorded_inputs=("state",))
+    return Program(
+        "copies/bulk reduce",
+        "cp.reduce.async.bulk",
+        covers,
+        source,
+        (In("in"), In("state")),
+        inputs,
+        recorded_inputs=("state",),
+    )
 
 
 def programs() -> list[Program]:

@@ -25,7 +25,12 @@ def _f32() -> list[Op]:
         ops += [binary(f"{name}{mod}.f32", 32, "f32") for mod in
                 ("", ".ftz", ".NaN", ".ftz.NaN", ".xorsign.abs", ".NaN.xorsign.abs", ".ftz.xorsign.abs")]  # fmt: skip
     ops += [unary(f"{name}{ftz}.f32", 32, "f32") for name in ("abs", "neg") for ftz in ("", ".ftz")]
-    ops += [binary("copysign.f32", 32, "f32"), binary("add.f32", 32, "f32"), binary("mul.f32", 32, "f32"), ternary("mad.rn.f32", 32, "f32")]
+    ops += [
+        binary("copysign.f32", 32, "f32"),
+        binary("add.f32", 32, "f32"),
+        binary("mul.f32", 32, "f32"),
+        ternary("mad.rn.f32", 32, "f32"),
+    ]
     return ops
 
 
@@ -130,8 +135,20 @@ def _approximate() -> list[Op]:
     for ftz in ("", ".ftz"):
         ops += [
             f(f"rcp.approx{ftz}.f32 %0, %1;", np.reciprocal, _ulps(1), "9.7.3.14: 1 ulp", normal),
-            f(f"rsqrt.approx{ftz}.f32 %0, %1;", lambda x: 1 / np.sqrt(x), _relative(2.0**-22.9), "9.7.3.18: 2^-22.9", normal),
-            f(f"sqrt.approx{ftz}.f32 %0, %1;", np.sqrt, _relative(2.0**-22), "9.7.3.16: 2^-23, and the rounding", normal),
+            f(
+                f"rsqrt.approx{ftz}.f32 %0, %1;",
+                lambda x: 1 / np.sqrt(x),
+                _relative(2.0**-22.9),
+                "9.7.3.18: 2^-22.9",
+                normal,
+            ),
+            f(
+                f"sqrt.approx{ftz}.f32 %0, %1;",
+                np.sqrt,
+                _relative(2.0**-22),
+                "9.7.3.16: 2^-23, and the rounding",
+                normal,
+            ),
             f(f"ex2.approx{ftz}.f32 %0, %1;", np.exp2, _ulps(2), "9.7.3.22: 2 ulp", lambda x: np.abs(x) < 126),
             f(f"lg2.approx{ftz}.f32 %0, %1;", np.log2, _log_bound, "9.7.3.21: 2^-22", normal),
             f(f"sin.approx{ftz}.f32 %0, %1;", np.sin, _absolute(2.0**-20.5), "9.7.3.19: 2^-20.5 in [-pi, pi]", circle),

@@ -15,7 +15,11 @@ def _arithmetic() -> list[Op]:
     ops += [binary("add.sat.s32", 32, "i32"), binary("sub.sat.s32", 32, "i32")]
     for t in ("s16", "u16", "s32", "u32", "s64", "u64"):
         w = int(t[1:])
-        ops += [binary(f"mul.lo.{t}", w, f"i{w}"), binary(f"mul.hi.{t}", w, f"i{w}"), ternary(f"mad.lo.{t}", w, f"i{w}")]
+        ops += [
+            binary(f"mul.lo.{t}", w, f"i{w}"),
+            binary(f"mul.hi.{t}", w, f"i{w}"),
+            ternary(f"mad.lo.{t}", w, f"i{w}"),
+        ]
         ops += [ternary(f"mad.hi.{t}", w, f"i{w}"), binary(f"div.{t}", w, f"n{w}"), binary(f"rem.{t}", w, f"n{w}")]
         ops += [binary(f"min.{t}", w, f"i{w}"), binary(f"max.{t}", w, f"i{w}"), ternary(f"sad.{t}", w, f"i{w}")]
         if w < 64:
@@ -41,7 +45,9 @@ def _arithmetic() -> list[Op]:
     ops += [op(high % (a, b), 32, "i32", "i32", "i32") for a, b in
             (("add.cc.u32", "addc.u32"), ("sub.cc.u32", "subc.u32"), ("add.cc.s32", "addc.s32"), ("sub.cc.s32", "subc.s32"))]  # fmt: skip
     wide = "{ .reg .b64 t; %s t, %%1, %%2; %s %%0, %%3, %%1; }"
-    ops += [op(wide % (a, b), 64, "i64", "i64", "i64") for a, b in (("add.cc.u64", "addc.u64"), ("sub.cc.u64", "subc.u64"))]
+    ops += [
+        op(wide % (a, b), 64, "i64", "i64", "i64") for a, b in (("add.cc.u64", "addc.u64"), ("sub.cc.u64", "subc.u64"))
+    ]
     ops += [op("{ .reg .b32 t, s; add.cc.u32 t, %1, %2; addc.cc.u32 s, %2, %3; addc.u32 %0, s, %1; }", 32, "i32", "i32", "i32"),
             op("{ .reg .b32 t; mad.lo.cc.u32 t, %1, %2, %3; madc.hi.u32 %0, %1, %2, %3; }", 32, "i32", "i32", "i32"),
             op("{ .reg .b32 t; mad.lo.cc.u32 t, %1, %2, %3; madc.hi.cc.u32 t, %1, %2, %3; addc.u32 %0, t, 0; }", 32, "i32", "i32", "i32")]  # fmt: skip
@@ -57,17 +63,33 @@ def _bits() -> list[Op]:
         for name in (f"shl.b{w}", f"shr.u{w}", f"shr.s{w}", f"shr.b{w}"):
             ops.append(op(f"{name} %0, %1, %2;", w, pool, "i32"))
     for w in (32, 64):
-        ops += [unary(f"popc.b{w}", w, f"i{w}", 32), unary(f"clz.b{w}", w, f"i{w}", 32), unary(f"brev.b{w}", w, f"i{w}")]
+        ops += [
+            unary(f"popc.b{w}", w, f"i{w}", 32),
+            unary(f"clz.b{w}", w, f"i{w}", 32),
+            unary(f"brev.b{w}", w, f"i{w}"),
+        ]
         for s in ("u", "s"):
             ops += [unary(f"bfind.{s}{w}", w, f"i{w}", 32), unary(f"bfind.shiftamt.{s}{w}", w, f"i{w}", 32)]
             ops.append(op(f"bfe.{s}{w} %0, %1, %2, %3;", w, f"i{w}", "i32", "i32"))
         # Only eight bits of position and length count; here they stay below that as well as beyond.
-        ops.append(op("{ .reg .b32 c; and.b32 c, %%3, 63; bfi.b%d %%0, %%1, %%2, c, 9; }" % w, w, f"i{w}", f"i{w}", "i32"))
-        ops.append(op("{ .reg .b32 c; and.b32 c, %%3, 255; bfi.b%d %%0, %%1, %%2, 3, c; }" % w, w, f"i{w}", f"i{w}", "i32"))
+        ops.append(
+            op("{ .reg .b32 c; and.b32 c, %%3, 63; bfi.b%d %%0, %%1, %%2, c, 9; }" % w, w, f"i{w}", f"i{w}", "i32")
+        )
+        ops.append(
+            op("{ .reg .b32 c; and.b32 c, %%3, 255; bfi.b%d %%0, %%1, %%2, 3, c; }" % w, w, f"i{w}", f"i{w}", "i32")
+        )
     for side in ("l", "r"):
         for mode in ("wrap", "clamp"):
             ops.append(ternary(f"shf.{side}.{mode}.b32", 32, "i32"))
-            ops.append(op("{ .reg .b32 c; and.b32 c, %%3, 63; shf.%s.%s.b32 %%0, %%1, %%2, c; }" % (side, mode), 32, "i32", "i32", "i32"))
+            ops.append(
+                op(
+                    "{ .reg .b32 c; and.b32 c, %%3, 63; shf.%s.%s.b32 %%0, %%1, %%2, c; }" % (side, mode),
+                    32,
+                    "i32",
+                    "i32",
+                    "i32",
+                )
+            )
     ops.append(ternary("prmt.b32", 32, "i32"))
     ops += [ternary(f"prmt.b32.{mode}", 32, "i32") for mode in ("f4e", "b4e", "rc8", "ecl", "ecr", "rc16")]
     for table_ in (0x00, 0x80, 0x96, 0xCA, 0xE8, 0x1B, 0x3C, 0xFE, 0xFF):
@@ -75,7 +97,9 @@ def _bits() -> list[Op]:
     for mode in ("clamp", "wrap"):
         ops.append(binary(f"bmsk.{mode}.b32", 32, "i32"))
         ops += [binary(f"szext.{mode}.{t}", 32, "i32") for t in ("s32", "u32")]
-    ops.append(op("{ .reg .b32 b, c; and.b32 b, %2, 31; rem.s32 c, %3, 7; fns.b32 %0, %1, b, c; }", 32, "i32", "i32", "i32"))
+    ops.append(
+        op("{ .reg .b32 b, c; and.b32 b, %2, 31; rem.s32 c, %3, 7; fns.b32 %0, %1, b, c; }", 32, "i32", "i32", "i32")
+    )
     return ops
 
 

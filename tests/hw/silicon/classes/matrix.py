@@ -48,8 +48,17 @@ extern "C" __global__ void kernel(const u32* in, const u32* rows, u32* out) {{
     # Every lane names another row of 16 bytes, in no order.
     rows = (np.argsort(words("matrix rows", 128))[:32] * 16).astype(np.uint32)
     inputs = {"in": words("matrix moves", 640).astype(np.uint32), "rows": rows}
-    covers = tuple(f"{n}.x{k}{t}" for n in ("ldmatrix", "stmatrix") for k in (1, 2, 4) for t in ("", ".trans")) + ("movmatrix",)
-    return Program("matrix/moves", "ldmatrix, stmatrix, movmatrix", covers, source, (In("in"), In("rows"), Out("out", "uint32", (row, 32))), inputs)
+    covers = tuple(f"{n}.x{k}{t}" for n in ("ldmatrix", "stmatrix") for k in (1, 2, 4) for t in ("", ".trans")) + (
+        "movmatrix",
+    )
+    return Program(
+        "matrix/moves",
+        "ldmatrix, stmatrix, movmatrix",
+        covers,
+        source,
+        (In("in"), In("rows"), Out("out", "uint32", (row, 32))),
+        inputs,
+    )
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,28 @@ class Mma:
 
 def _spec(shape: str, d: str, a: str, b: str, c: str, extra: str = "", prefix: str = "") -> Mma:
     m, n, k = (int(x) for x in shape.replace("m", "").replace("n", " ").replace("k", " ").split())
-    bits = {"f16": 16, "bf16": 16, "tf32": 32, "f64": 64, "s8": 8, "u8": 8, "s4": 4, "u4": 4, "b1": 1, "e4m3": 8, "e5m2": 8}[a]
+    bits = {
+        "f16": 16,
+        "bf16": 16,
+        "tf32": 32,
+        "f64": 64,
+        "s8": 8,
+        "u8": 8,
+        "s4": 4,
+        "u4": 4,
+        "b1": 1,
+        "e4m3": 8,
+        "e5m2": 8,
+    }[a]
     width = 64 if a == "f64" else 32
     accumulators = m * n // 32
     halve = {"f16": 2}
-    registers = (m * k * bits // 32 // width, n * k * bits // 32 // width, accumulators // halve.get(c, 1), accumulators // halve.get(d, 1))
+    registers = (
+        m * k * bits // 32 // width,
+        n * k * bits // 32 // width,
+        accumulators // halve.get(c, 1),
+        accumulators // halve.get(d, 1),
+    )
     suffix = f".{extra}" if extra else ""
     opcode = f"{shape}.row.col{prefix}.{d}.{a}.{b}.{c}{suffix}"
     return Mma(opcode, registers, (d, a, b, c))
@@ -95,7 +121,11 @@ def finite(kind: str, raw: Array, exact: bool) -> Array:
         return raw.view(np.uint8)
     if kind == "f64":
         w = raw.view(np.uint64)
-        values = (w % np.uint64(17)).astype(np.float64) - 8 if exact else np.ldexp((w >> np.uint64(12)).astype(np.float64) - 2.0**51, -50 + (w % np.uint64(9)).astype(int))
+        values = (
+            (w % np.uint64(17)).astype(np.float64) - 8
+            if exact
+            else np.ldexp((w >> np.uint64(12)).astype(np.float64) - 2.0**51, -50 + (w % np.uint64(9)).astype(int))
+        )
         return values.view(np.uint8)
     if kind in ("f32", "tf32"):
         w = raw.view(np.uint32)
@@ -107,7 +137,11 @@ def finite(kind: str, raw: Array, exact: bool) -> Array:
         w = raw.view(np.uint16)
         if exact:
             small = (w % 17).astype(np.float32) - 8
-            return (small.astype(np.float16).view(np.uint16) if kind == "f16" else (small.view(np.uint32) >> 16).astype(np.uint16)).view(np.uint8)
+            return (
+                small.astype(np.float16).view(np.uint16)
+                if kind == "f16"
+                else (small.view(np.uint32) >> 16).astype(np.uint16)
+            ).view(np.uint8)
         if kind == "f16":
             bits = (w & np.uint16(0x83FF)) | (np.uint16(8) + (w >> np.uint16(2)) % np.uint16(13)) << np.uint16(10)
         else:
@@ -119,7 +153,11 @@ def finite(kind: str, raw: Array, exact: bool) -> Array:
         magnitude = np.where(b & 4, (bias - 1 + (b & 3)) << mantissa, 0)
         return (magnitude | (b & 0x80)).astype(np.uint8)
     limit, step = (0x7F, 1) if kind == "e4m3" else (0x7C, 4)
-    return np.where((b & 0x7F) >= limit, b ^ np.uint8(step * 2), b).astype(np.uint8) if kind == "e4m3" else np.where((b & 0x7C) == 0x7C, b ^ 0x40, b).astype(np.uint8)
+    return (
+        np.where((b & 0x7F) >= limit, b ^ np.uint8(step * 2), b).astype(np.uint8)
+        if kind == "e4m3"
+        else np.where((b & 0x7C) == 0x7C, b ^ 0x40, b).astype(np.uint8)
+    )
 
 
 TRIALS = 3
@@ -155,7 +193,9 @@ def _mma(family: str, forms: list[Mma], exact: bool) -> Program:
             raw = words(f"mma {family} {n} {j} {exact}", TRIALS * count * 32 * bits // 64)
             if kind == "s32":
                 w = raw.view(np.uint32)
-                near_limit = np.where(w & 1, np.uint32(0x7FFFFFFF) - (w >> np.uint32(20)), np.uint32(0x80000000) + (w >> np.uint32(20)))
+                near_limit = np.where(
+                    w & 1, np.uint32(0x7FFFFFFF) - (w >> np.uint32(20)), np.uint32(0x80000000) + (w >> np.uint32(20))
+                )
                 block = (w >> np.uint32(16) if exact else near_limit).astype(np.uint32).view(np.uint8)
             else:
                 block = finite(kind, raw, exact)

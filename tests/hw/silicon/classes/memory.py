@@ -40,7 +40,9 @@ def _loads() -> Program:
                  "ld.relaxed.gpu.global", "ld.acquire.gpu.global", "ld.acquire.sys.global", "ld.weak.global",
                  "ld.global.L1::no_allocate", "ld.global.nc.L1::evict_last", "ld.global.L2::128B",
                  "ld.global.nc.L1::no_allocate.L2::256B"):  # fmt: skip
-        for kind, count in (("u32", 1), ("b64", 2)) if "nc" in name or ".c" in name or "L" in name else (("u32", 1), ("u8", 1)):
+        for kind, count in (
+            (("u32", 1), ("b64", 2)) if "nc" in name or ".c" in name or "L" in name else (("u32", 1), ("u8", 1))
+        ):
             text += _load(name, kind, count, generic, row)
             row += count
     for name, address in (("ld.shared::cta", shared), ("ld.volatile.shared", shared), ("ld.acquire.cta.shared", shared),
@@ -77,7 +79,19 @@ extern "C" __global__ void kernel(const u8* in, u64* out, u32 n) {{
     __syncthreads();
 {text}}}
 """
-    covers = ("ld", "ld.global", "ld.global.nc", "ld.shared", "ld.const", "ld.local", "ld.volatile", "ld.acquire", "ld.relaxed", "isspacep", "cvta")
+    covers = (
+        "ld",
+        "ld.global",
+        "ld.global.nc",
+        "ld.shared",
+        "ld.const",
+        "ld.local",
+        "ld.volatile",
+        "ld.acquire",
+        "ld.relaxed",
+        "isspacep",
+        "cvta",
+    )
     args = (In("in"), Out("out", "uint64", (row, 32)), Int(0))
     return Program("memory/loads", "loads and stores", covers, source, args, {"in": random_bytes("loads", 2048)})
 
@@ -117,7 +131,9 @@ extern "C" __global__ void kernel(const u64* in, u8* out) {{
 """
     covers = ("st", "st.global", "st.shared", "st.volatile", "st.relaxed", "st.release")
     args = (In("in"), Out("out", "uint8", (region, 2048)))
-    return Program("memory/stores", "loads and stores", covers, source, args, {"in": random_bytes("stores", 256).view("u8")})
+    return Program(
+        "memory/stores", "loads and stores", covers, source, args, {"in": random_bytes("stores", 256).view("u8")}
+    )
 
 
 def _special() -> Program:

@@ -133,23 +133,25 @@ extern "C" __global__ void kernel({maps}, u32* out) {{
 """
     args = (*(b.map("in") for b in boxes), Out("out", "uint32", (offset // 4,)))
     inputs = {"in": _pattern()}
-    covers = tuple(dict.fromkeys(f"cp.async.bulk.tensor.{len(b.at)}d.shared::cluster.global" for b in boxes)) + ("prefetch.tensormap",)
+    covers = tuple(dict.fromkeys(f"cp.async.bulk.tensor.{len(b.at)}d.shared::cluster.global" for b in boxes)) + (
+        "prefetch.tensormap",
+    )
     return Program(f"tma/load {name}", "TMA load", covers, source, args, inputs, block=(64, 1, 1))
 
 
 _STORES: tuple[tuple[str, Box], ...] = (
     ("", Box("u8", (40, 9), (32, 4), (16, 7))),
     ("", Box("u16", (64, 12), (64, 8), (0, 6), 128)),
-    ("", Box("f32", (40, 12), (16, 4), (-2, -1), 64)),
+    ("", Box("f32", (40, 12), (16, 4), (30, 9), 64)),
     ("", Box("u32", (16, 4, 3), (8, 2, 2), (10, 3, 1), 32)),
     ("", Box("u16", (16, 4, 3, 2), (8, 2, 2, 2), (4, 1, 2, 1))),
-    ("", Box("u8", (16, 3, 3, 2, 2), (16, 2, 2, 2, 2), (0, 2, -1, 1, 0))),
+    ("", Box("u8", (16, 3, 3, 2, 2), (16, 2, 2, 2, 2), (0, 2, 1, 1, 0))),
     ("", Box("u32", (100,), (32,), (90,))),
     ("", Box("u16", (32, 20), (16, 8), (8, 2), steps=(1, 3))),
     ("add", Box("u32", (16, 8), (8, 4), (4, 2))),
     ("add", Box("f32", (16, 8), (8, 4), (12, 6))),
     ("add", Box("f16", (32, 8), (16, 4), (4, 2))),
-    ("add", Box("bf16", (32, 8), (32, 4), (-4, 2), 64)),
+    ("add", Box("bf16", (32, 8), (32, 4), (4, 2), 64)),
     ("min", Box("i32", (16, 8), (8, 4), (4, 2))),
     ("max", Box("i32", (16, 8), (8, 4), (4, 2))),
     ("min", Box("f16", (32, 8), (16, 4), (4, 2))),
@@ -172,7 +174,11 @@ def _stores() -> Program:
         size = -(-size // 128) * 128
         names, values = _coordinates(box.at, 2)
         rank = len(box.at)
-        name = f"cp.reduce.async.bulk.tensor.{rank}d.global.shared::cta.{o}" if o else f"cp.async.bulk.tensor.{rank}d.global.shared::cta"
+        name = (
+            f"cp.reduce.async.bulk.tensor.{rank}d.global.shared::cta.{o}"
+            if o
+            else f"cp.async.bulk.tensor.{rank}d.global.shared::cta"
+        )
         text += (
             f'        asm volatile("{name}.tile.bulk_group [%0, {names}], [%1];" :: "l"(&m{i}), "r"(shared_address(tile) + {tile_at}), '
             f'{values} : "memory");\n'
@@ -239,7 +245,14 @@ extern "C" __global__ void kernel(const __grid_constant__ Map m, const u8* in, u
 """
     args = (box.map("in"), In("in"), In("scratch"), Out("out", "uint32", (64,)))
     inputs = {"in": _pattern(), "scratch": np.zeros(32, np.uint32)}
-    return Program("tma/replace", "tensormap.replace", ("tensormap.replace.tile", "tensormap.cp_fenceproxy", "fence.proxy.tensormap"), source, args, inputs)
+    return Program(
+        "tma/replace",
+        "tensormap.replace",
+        ("tensormap.replace.tile", "tensormap.cp_fenceproxy", "fence.proxy.tensormap"),
+        source,
+        args,
+        inputs,
+    )
 
 
 def programs() -> list[Program]:

@@ -15,7 +15,17 @@ def _operations() -> list[Op]:
     ops: list[Op] = []
     for mode in ("up", "down", "bfly", "idx"):
         ops.append(op(f"shfl.sync.{mode}.b32 %0, %1, %2, %3, {_ALL};", 32, "i32", "lane", "clamp"))
-        ops.append(op(f"shfl.sync.{mode}.b32 %0|p, %1, %2, %3, {_ALL}; selp.u32 %0, 1, 0, p;".replace("%0|p", "t|p").join(("{ .reg .pred p; .reg .b32 t; ", " }")), 32, "i32", "lane", "clamp"))  # noqa: E501
+        ops.append(
+            op(
+                f"shfl.sync.{mode}.b32 %0|p, %1, %2, %3, {_ALL}; selp.u32 %0, 1, 0, p;".replace("%0|p", "t|p").join(
+                    ("{ .reg .pred p; .reg .b32 t; ", " }")
+                ),
+                32,
+                "i32",
+                "lane",
+                "clamp",
+            )
+        )  # noqa: E501
         for b, c in ((1, 0x1F), (5, 0x1F), (3, 0x1803), (9, 0x1C07 & 0x1F1F), (2, 0)):
             ops.append(op(f"shfl.sync.{mode}.b32 %0, %1, {b}, {c}, {_ALL};", 32, "i32"))
     for mode in ("all", "any", "uni"):
@@ -23,13 +33,21 @@ def _operations() -> list[Op]:
         ops.append(op(f"setp.ne.s32 q, %1, 77; vote.sync.{mode}.pred p, !q, {_ALL};", "p", "lane"))
     ops.append(op(f"{{ .reg .pred q; setp.gt.s32 q, %1, 5; vote.sync.ballot.b32 %0, q, {_ALL}; }}", 32, "i32"))
     ops.append(op(f"match.any.sync.b32 %0, %1, {_ALL};", 32, "few"))
-    ops.append(op(f"{{ .reg .b64 w; cvt.u64.u32 w, %1; shl.b64 w, w, 33; match.any.sync.b64 %0, w, {_ALL}; }}", 32, "few"))
+    ops.append(
+        op(f"{{ .reg .b64 w; cvt.u64.u32 w, %1; shl.b64 w, w, 33; match.any.sync.b64 %0, w, {_ALL}; }}", 32, "few")
+    )
     ops.append(op(f"{{ .reg .pred q; match.all.sync.b32 %0|q, %1, {_ALL}; @!q mov.b32 %0, 99; }}", 32, "few"))
     ops.append(op(f"{{ .reg .b32 z; and.b32 z, %1, 0; match.all.sync.b32 %0, z, {_ALL}; }}", 32, "few"))
     for kind in ("add", "min", "max"):
         ops += [op(f"redux.sync.{kind}.{t} %0, %1, {_ALL};", 32, "i32") for t in ("u32", "s32")]
     ops += [op(f"redux.sync.{kind}.b32 %0, %1, {_ALL};", 32, "i32") for kind in ("and", "or", "xor")]
-    ops.append(op(f"{{ .reg .b32 r; .reg .pred e; elect.sync r|e, {_ALL}; selp.u32 %0, 100, 0, e; add.u32 %0, %0, r; }}", 32, "few"))
+    ops.append(
+        op(
+            f"{{ .reg .b32 r; .reg .pred e; elect.sync r|e, {_ALL}; selp.u32 %0, 100, 0, e; add.u32 %0, %0, r; }}",
+            32,
+            "few",
+        )
+    )
     ops.append(op("activemask.b32 %0;", 32, "few"))
     return ops
 

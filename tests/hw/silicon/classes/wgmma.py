@@ -88,7 +88,10 @@ def families() -> dict[str, tuple[str, list[Case]]]:
             Case(16, d, t, t, (512, 16, 1024, 1, 4), (high + 256, 16, 1024, 1, 2)),
         ]
         if t == "f16":
-            cases += [Case(16, "f16", t, t, _B128, _at(_B128, high)), Case(8, "f16", t, t, None, _at(_B32, high), scale_d=0)]
+            cases += [
+                Case(16, "f16", t, t, _B128, _at(_B128, high)),
+                Case(8, "f16", t, t, None, _at(_B32, high), scale_d=0),
+            ]
         found[t] = (t, cases)
     found["tf32"] = ("tf32", [
         Case(8, "f32", "tf32", "tf32", _NONE, _at(_NONE, high)),
@@ -178,7 +181,9 @@ extern "C" __global__ void __launch_bounds__(128) kernel(const u32* in, const u3
     seed_raw = words(f"wgmma seed {name}", 256)
     if d_kind == "s32":
         w = seed_raw.view(np.uint32)
-        seed: Array = np.where(w & 1, np.uint32(0x7FFFFFFF) - (w >> np.uint32(18)), np.uint32(0x80000000) + (w >> np.uint32(18))).astype(np.uint32)
+        seed: Array = np.where(
+            w & 1, np.uint32(0x7FFFFFFF) - (w >> np.uint32(18)), np.uint32(0x80000000) + (w >> np.uint32(18))
+        ).astype(np.uint32)
     else:
         # Bits that are a finite float32 and two finite float16 as well.
         f = np.ascontiguousarray(finite("f32", seed_raw, exact)).view(np.uint32)
