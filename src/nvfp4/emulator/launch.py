@@ -570,3 +570,12 @@ class Launch:
             return line, ""
         name = self.files.get(loc.file, f"file {loc.file}").rsplit("/", 1)[-1]
         return line, f"{name}:{loc.line}:{loc.column}"
+
+
+def _waits(trace: NDArray[Any], lines: list[int]) -> list[Wait]:
+    """The recorded waits as objects."""
+    found = []
+    for begin, end, cta, warp, address, number in trace.tolist():
+        name = "cluster barrier" if address == NONE else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
+        found.append(Wait(begin, end, cta, warp, name, lines[number] if number < len(lines) else 0))
+    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +77,16 @@ class Report:
     counts: dict[str, int] = field(default_factory=dict)
     instructions: dict[str, int] = field(default_factory=dict)
     lines: list[LineProfile] = field(default_factory=list)
-    waits: list[Wait] = field(default_factory=list)
+    wait_source: Callable[[], list[Wait]] = field(default=list, repr=False)
     output: list[str] = field(default_factory=list)
     seconds: float = 0.0
     compile_seconds: float = 0.0
     steps: int = 0
+
+    @cached_property
+    def waits(self) -> list[Wait]:
+        """Waits at barriers, the first 65536 of the launch."""
+        return self.wait_source()
 
     @property
     def clean(self) -> bool:

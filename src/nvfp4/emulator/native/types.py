@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Union
 
 import numpy as np
@@ -70,7 +71,7 @@ class StructType:
     def __hash__(self) -> int:
         return hash(self.name)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """The NumPy structured dtype with the same layout."""
         names, formats, offsets = [], [], []

@@ -57,10 +57,9 @@ def wait_end(ctx: Context, w: Warp, address: u32, instruction: u32) -> None:
 
 @native
 def barrier_complete(ctx: Context, cta: Cta, bar: Barrier) -> None:
-    n = cta.components * 2
-    for i in range(n):
-        bar.done[i] = bar.acc[i]
-        bar.acc[i] = 0
+    n = u64(cta.components) * 8
+    copy(pointer(u8, bar.done), pointer(u8, bar.acc), n)
+    fill(pointer(u8, bar.acc), 0, n)
     bar.phase += 1
     bar.arrived = 0
     bar.expected = 0
@@ -206,10 +205,9 @@ def warp_exited(ctx: Context, w: Warp) -> None:
 def cluster_settle(ctx: Context, cta: Cta) -> None:
     head = ctx.ctas + cta.cluster_first
     if head.cb_arrived and head.cb_arrived >= head.cb_live:
-        n = cta.components * 2
-        for i in range(n):
-            head.cb_done[i] = head.cb_acc[i]
-            head.cb_acc[i] = 0
+        n = u64(cta.components) * 8
+        copy(pointer(u8, head.cb_done), pointer(u8, head.cb_acc), n)
+        fill(pointer(u8, head.cb_acc), 0, n)
         head.cb_phase += 1
         head.cb_arrived = 0
         wake(ctx, cta)
@@ -361,8 +359,7 @@ def mbarrier_settle(ctx: Context, cta: Cta, bar: MBarrier) -> None:
         merge(bar.done, bar.acc, n * 2)
         bar.done[bar.component] = bar.tick
         bar.done[n + bar.component] = bar.tick
-        for i in range(n * 2):
-            bar.acc[i] = 0
+        fill(pointer(u8, bar.acc), 0, u64(n) * 8)
         wake(ctx, cta)
 
 

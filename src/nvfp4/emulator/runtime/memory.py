@@ -363,6 +363,19 @@ def take(dst: P[u8], values: P[u8], size: u32, n: u32, lane: u32) -> None:
 @native
 def wavefronts(mask: u32, addr: P[u64], bytes: u64) -> u32:
     """Shared-memory passes that the request needs: the most distinct words of any bank, per phase of 128 bytes."""
+    if bytes == 4:
+        # Mostly every lane has a bank of its own: one pass tells.
+        seen = u32(0)
+        clash = u32(0)
+        left = mask
+        while left:
+            at = ctz(left)
+            left = left & (left - 1)
+            bit = u32(1) << (u32(addr[at] >> 2) & 31)
+            clash = clash | (seen & bit)
+            seen = seen | bit
+        if clash == 0:
+            return 1
     lanes_per_phase = u32(32)
     if bytes == 8:
         lanes_per_phase = 16
