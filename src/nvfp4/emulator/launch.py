@@ -553,16 +553,9 @@ class Launch:
                 lines[where] = lines.get(where, 0) + hits
                 lanes[where] = lanes.get(where, 0) + total
         r.lines = [LineProfile(s, n, lanes[s]) for s, n in lines.items()]
-        for t in self.trace_array[: int(c["trace_count"])]:
-            number = int(t["instruction"])
-            line = self.kernel.instructions[number].line if number < len(self.kernel.instructions) else 0
-            address = int(t["address"])
-            name = (
-                "cluster barrier"
-                if address == NONE
-                else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
-            )
-            r.waits.append(Wait(int(t["begin"]), int(t["end"]), int(t["cta"]), int(t["warp"]), name, line))
+        trace = self.trace_array[: int(c["trace_count"])].copy()
+        lines_of = [i.line for i in self.kernel.instructions]
+        r.wait_source = lambda: _waits(trace, lines_of)
 
     def where(self, line: int, loc: Any) -> tuple[int, str]:
         """PTX line and CUDA source position."""
