@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from collections.abc import Iterator
@@ -11,14 +12,14 @@ from typing import cast
 import torch
 
 import nvfp4
-from nvfp4.backends import choose
-from nvfp4.backends.base import Operands
+from nvfp4.backends import Choice, choose, get, installed
+from nvfp4.backends.base import LaunchBackend, Operands
 from nvfp4.check import inputs
 from nvfp4.check.inputs import DTYPES
 from nvfp4.check.poison import Poisoned, poisoned
-from nvfp4.check.verdict import Verdict, judge
+from nvfp4.check.verdict import Expected, Verdict, expected, judge
 from nvfp4.device import capability, known
-from nvfp4.errors import UnsupportedError
+from nvfp4.errors import Refusal, UnsupportedError
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
@@ -87,14 +88,28 @@ def call(problem: Problem, operands: Operands, target: Target) -> str:
         operands: Its tensors, on the target's device.
         target: What runs it.
     """
-    what = known(target.arch) if target.arch else capability(target.device)
-    choice = choose(what, problem, target.backend)
-    if target.arch:
+    if target.arch is None:
+        choice = choose(capability(target.device), problem, target.backend)
+        _call_public(problem, operands, target.backend)
+    else:
+        choice = choose_launches(target.arch, problem, target.backend)
         # Tensors on the CPU and a plan for a GPU: the launches go to the emulator.
         choice.backend.run(choice.plan, problem, operands)
-    else:
-        _call_public(problem, operands, target.backend)
     return choice.backend.name
+
+
+def choose_launches(arch: str, problem: Problem, backend: str | None) -> Choice:
+    """As `backends.choose`, among the backends whose kernels can be emulated: those made of Launches."""
+    refusals: list[Refusal] = []
+    for name in installed() if backend is None else (backend,):
+        if not isinstance(get(name), LaunchBackend):
+            refusals.append(Refusal(name, ("has no kernels of its own to emulate",)))
+            continue
+        try:
+            return choose(known(arch), problem, name)
+        except UnsupportedError as error:
+            refusals += error.refusals
+    raise UnsupportedError(f"{problem} in the emulator as {arch}", tuple(refusals))
 
 
 def _call_public(problem: Problem, operands: Operands, backend: str | None) -> None:
@@ -119,9 +134,30 @@ def poison_outputs(operands: Operands) -> tuple[Operands, tuple[Poisoned, ...]]:
     return replace(operands, out=tuple(output.tensor for output in outputs)), outputs
 
 
-def run_case(case: Case, target: Target) -> Outcome:
-    """Make the operands of a case, run the operation on them, and judge the result."""
-    operands, outputs = poison_outputs(inputs.make(case.problem, case.distribution, case.seed, target.device))
+class Inputs:
+    """The operands of a case on a device, and what they must give, for as many targets as are tried on them."""
+
+    def __init__(self, case: Case, device: str = "cpu") -> None:
+        self.case = case
+        self.device = device
+        self.operands = inputs.make(case.problem, case.distribution, case.seed, device)
+
+    @functools.cached_property
+    def expected(self) -> tuple[Expected, ...]:
+        """The exact answer, computed once."""
+        return expected(self.case.problem, self.operands)
+
+
+def run_case(case: Case, target: Target, prepared: Inputs | None = None) -> Outcome:
+    """Run the operation on the operands of a case, into poisoned outputs, and judge the result.
+
+    Args:
+        case: What to run.
+        target: What runs it.
+        prepared: Its inputs on the target's device, when they were made before; else they are made here.
+    """
+    prepared = prepared or Inputs(case, target.device)
+    operands, outputs = poison_outputs(prepared.operands)
     begin = time.perf_counter()
     try:
         backend = call(case.problem, operands, target)
@@ -130,7 +166,8 @@ def run_case(case: Case, target: Target) -> Outcome:
     if target.device != "cpu":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - begin
-    return Outcome(case, backend, judge(case.problem, operands, outputs), None, seconds)
+    verdict = judge(case.problem, operands, outputs, wants=prepared.expected)
+    return Outcome(case, backend, verdict, None, seconds)
 
 
 _KINDS = {

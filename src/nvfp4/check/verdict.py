@@ -192,7 +192,12 @@ def _wrong(got: torch.Tensor, want: Expected) -> tuple[torch.Tensor, float]:
 
 
 def judge(
-    problem: Problem, operands: Operands, outputs: tuple[Poisoned, ...] | None = None, *, explain: bool = True
+    problem: Problem,
+    operands: Operands,
+    outputs: tuple[Poisoned, ...] | None = None,
+    *,
+    wants: tuple[Expected, ...] | None = None,
+    explain: bool = True,
 ) -> Verdict:
     """Judge the results of one call, ``operands.out``.
 
@@ -201,9 +206,10 @@ def judge(
         operands: From what, and the results.
         outputs: The poisoned allocations that the results lie in, to look at their guard zones and at elements that
             were never written; None when there are none.
+        wants: What the results must be, when `expected` gave it before.
         explain: Whether to look for the cause of a wrong result.
     """
-    wants = expected(problem, operands)
+    wants = expected(problem, operands) if wants is None else wants
     wrong = exact = elements = 0
     worst = 0.0
     first: list[Mismatch] = []

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from nvfp4 import backends
 from nvfp4.check.inputs import NAMES
-from nvfp4.check.run import Case, Outcome, Target, fuzz, run_case
+from nvfp4.check.run import Case, Inputs, Outcome, Target, fuzz, run_case
 from nvfp4.cli import output
 from nvfp4.contest.tasks import task_of
 from nvfp4.errors import InputError
@@ -87,10 +87,11 @@ def check(
     outcomes: list[tuple[Target, Outcome]] = []
     with output.progress(quiet=as_json) as bar:
         task = bar.add_task("check", total=len(cases) * len(targets))
-        for target in targets:
-            for case in cases:
+        for case in cases:
+            prepared = Inputs(case, device)
+            for target in targets:
                 bar.update(task, description=f"{case.problem.op} {target}")
-                outcome = run_case(case, target)
+                outcome = run_case(case, target, prepared)
                 outcomes.append((target, outcome))
                 bar.advance(task)
                 if outcome.verdict is not None and not outcome.ok and not as_json:
