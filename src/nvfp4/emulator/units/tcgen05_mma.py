@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -328,24 +329,26 @@ class MmaPlan:
             wide_a, wide_b = _apply(a[0], scale_a), _apply(b[0], scale_b)
             return acc.aligned(wide_a.astype(np.float32), wide_b.astype(np.float32), start, ("f32", "f32"), model)
         bound = i.k * _spread(i.a_type, i.scale_type, a[1]) * _spread(i.b_type, i.scale_type, b[1])
-        if bound <= acc.EXACT_F32:
-            return acc.add_f32(c, _apply32(a[0], scale_a) @ _apply32(b[0], scale_b).T)
+        dtype = np.float32 if bound <= acc.EXACT_F32 else np.float64
         with np.errstate(invalid="ignore", over="ignore"):
-            product: F64 = _apply(a[0], scale_a) @ _apply(b[0], scale_b).T
+            product = acc.product(_apply(a[0], scale_a, dtype), _apply_transposed(b[0], scale_b, dtype))
         return acc.add_f32(c, product)
 
 
-def _apply32(x: F32, scale: F32) -> F32:
+def _apply(x: F32, scale: F32, dtype: Any = np.float64) -> NDArray[Any]:
+    """Block-scaled values [rows, k]; in float64 they are exact also for the extreme UE8M0 scales."""
     rows, count = scale.shape
-    out: F32 = (x.reshape(rows, count, -1) * scale[:, :, None]).reshape(rows, -1)
+    return np.multiply(x.reshape(rows, count, -1), scale[:, :, None], dtype=dtype).reshape(rows, -1)
+
+
+def _apply_transposed(x: F32, scale: F32, dtype: Any) -> NDArray[Any]:
+    """The same as a contiguous [k, rows] array, written in one pass."""
+    rows, count = scale.shape
+    out = np.empty((x.size // rows, rows), dtype)
+    np.multiply(
+        x.reshape(rows, count, -1), scale[:, :, None], out=out.reshape(count, -1, rows).transpose(2, 0, 1), dtype=dtype
+    )
     return out
-
-
-def _apply(x: F32, scale: F32) -> F64:
-    """Block-scaled values in float64, where they are exact also for the extreme UE8M0 scales."""
-    rows, count = scale.shape
-    blocks = x.reshape(rows, count, -1)
-    return np.multiply(blocks, scale[:, :, None], dtype=np.float64).reshape(rows, -1)
 
 
 @lru_cache(maxsize=64)
