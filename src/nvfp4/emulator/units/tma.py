@@ -150,12 +150,12 @@ class TilePlan:
 
     # --------------------------------------------------------------------------------------------------------- accesses
 
-    @cached_property
-    def shared_spans(self) -> Spans:
-        """Shared bytes of the tile, [n, 2]. Padding of the packed types counts as written."""
+    @property
+    def shared_access(self) -> Access:
+        """The tile in shared memory. Padding of the packed types counts as written."""
         t = self.tmap
         rows = len(self.rows) if self.rows else t.tile_rows
-        return _shared_spans(t.swizzle_mode, rows, t.shared_row_bytes, t.row_pitch, self.smem_addr)
+        return _shared_access(t.swizzle_mode, rows, t.shared_row_bytes, t.row_pitch, self.smem_addr, not self.store)
 
     @cached_property
     def global_spans(self) -> Spans:
@@ -184,8 +184,7 @@ class TilePlan:
     def accesses(self) -> tuple[Access, ...]:
         """The shared and the global access, in this order."""
         what = "tensor copy"
-        shared = Access("shared", 0, not self.store, what, self.shared_spans)
-        out = [shared, Access("global", 0, self.store, what, self.global_spans)]
+        out = [self.shared_access, Access("global", 0, self.store, what, self.global_spans)]
         if self.op:
             out.append(Access("global", 0, False, what, self.global_spans))
         return tuple(out)
@@ -286,11 +285,13 @@ class TilePlan:
 
 
 @lru_cache(maxsize=1024)
-def _shared_spans(mode: Swizzle, rows: int, width: int, pitch: int, address: int) -> Spans:
+def _shared_access(mode: Swizzle, rows: int, width: int, pitch: int, address: int, write: bool) -> Access:
     if width == pitch:
-        return np.array([[address, address + rows * pitch]], dtype=np.int64)
-    size = 8 if mode.flip8 else 16
-    return intervals_of_chunks(_chunks(mode, rows, width, pitch, address % mode.repeat) * size + address, size)
+        spans = np.array([[address, address + rows * pitch]], dtype=np.int64)
+    else:
+        size = 8 if mode.flip8 else 16
+        spans = intervals_of_chunks(_chunks(mode, rows, width, pitch, address % mode.repeat) * size + address, size)
+    return Access("shared", 0, write, "tensor copy", spans)
 
 
 def _aligned(smem: U8) -> bool:
