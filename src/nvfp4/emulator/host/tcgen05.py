@@ -33,7 +33,22 @@ def _ranks(call: HostCall, group: int) -> list[int]:
             "illegal-instruction", f"{call.instruction.opcode} in a cluster of {call.launch.cluster_size} CTA(s)",
             ".cta_group::2 needs a cluster whose size is a multiple of 2",
         )  # fmt: skip
+    peer = call.rank ^ 1
+    if int(call.launch.cta_array[call.slot_of(peer)]["live_warps"]) == 0:
+        call.fatal(
+            "cluster-exit", f"{call.instruction.opcode}: the peer CTA (rank {peer}) has exited",
+            "keep both CTAs of a pair alive, with a cluster barrier, until the work on them has completed (PTX ISA 9.7.16.5)",
+        )  # fmt: skip
     return [first, first + 1]
+
+
+def _one_thread(call: HostCall) -> None:
+    """mma, cp and shift have the semantics of a single thread: each lane that executes one issues all of it."""
+    if len(call.lanes) > 1:
+        call.finding(
+            "illegal-instruction", f"{call.instruction.opcode} is executed by {len(call.lanes)} lanes, each of which issues the whole "
+            "operation", "issue it from one elected thread",
+        )  # fmt: skip
 
 
 def _one_group(call: HostCall) -> None:
@@ -64,15 +79,46 @@ def _alloc(call: HostCall) -> bool:
     _one_group(call)
     _ranks(call, _group(call))
     columns = call.uniform(call.instruction.operands[1], "number of columns") & 0xFFFFFFFF
+    if not _with_peer(call, columns):
+        return False
     tmem = call.tmem(call.rank)
     address = tmem.allocate(columns)
     if address is None:
         return False
+    _release_peer(call)
     space = Space.SHARED if any(p.startswith("shared") for p in call.instruction.parts) else Space.GENERIC
     call.store32(call.value(call.instruction.operands[0]), address, space)
     cells = call.tensor_cells(call.rank).reshape(128, 512)
     cells["init"][:, address : address + columns] = 0
     return True
+
+
+def _with_peer(call: HostCall, columns: int) -> bool:
+    """With .cta_group::2 one warp of each CTA of the pair must allocate: whether the peer's has come (PTX ISA 9.7.16.7.1)."""
+    if _group(call) == 1:
+        return True
+    waiting: dict[int, int] = call.cluster.host.setdefault("tcgen05.alloc", {})
+    arrived: dict[int, int] = call.cluster.host.setdefault("tcgen05.alloc met", {})
+    peer = call.rank ^ 1
+    waiting[call.rank] = columns
+    if peer not in waiting and not arrived.get(call.rank):
+        return False
+    if peer in waiting:
+        if waiting[peer] != columns:
+            call.fatal(
+                "illegal-instruction", f"{call.instruction.opcode} of {columns} columns, and of {waiting[peer]} in the peer CTA",
+                "both CTAs of a pair allocate the same number of columns",
+            )  # fmt: skip
+        arrived[peer] = arrived[call.rank] = 1
+    return True
+
+
+def _release_peer(call: HostCall) -> None:
+    """The collective allocation of this CTA is over; the peer's goes on by itself."""
+    if _group(call) == 2:
+        call.cluster.host["tcgen05.alloc"].pop(call.rank)
+        call.cluster.host["tcgen05.alloc met"].pop(call.rank)
+        call.launch.native.function("wake")(call.launch.address, call.launch.cta_address(call.slot_of(call.rank ^ 1)))
 
 
 @register("tcgen05.dealloc")
@@ -152,6 +198,7 @@ def _mma_op(call: HostCall, lane: int) -> tuple[MmaOp, bool]:
 @register("tcgen05.mma")
 def _mma(call: HostCall) -> bool:
     _one_group(call)
+    _one_thread(call)
     group = _group(call)
     ranks = _ranks(call, group)
     for lane in call.lanes:
@@ -179,6 +226,7 @@ def _mma(call: HostCall) -> bool:
 @register("tcgen05.cp")
 def _cp(call: HostCall) -> bool:
     _one_group(call)
+    _one_thread(call)
     i = call.instruction
     group = _group(call)
     ranks = _ranks(call, group)
@@ -203,6 +251,7 @@ def _cp(call: HostCall) -> bool:
 @register("tcgen05.shift")
 def _shift(call: HostCall) -> bool:
     _one_group(call)
+    _one_thread(call)
     group = _group(call)
     ranks = _ranks(call, group)
     for lane in call.lanes:
