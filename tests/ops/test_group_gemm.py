@@ -38,7 +38,7 @@ def test_group_gemm_stacked(kind: str, layout: str, device: str) -> None:
     for group, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
         expected[begin:end] = values(a)[begin:end] @ values(b[group]).T
     result = nvfp4.group_gemm(a, b, offsets=offsets, out_dtype=torch.float32)
-    assert torch.equal(result.double(), expected)
+    assert torch.equal(result[:140].double(), expected[:140])
     out = torch.full_like(result, 7.0)
     nvfp4.group_gemm(a, b, offsets=offsets, out_dtype=torch.float32, out=out)
     assert torch.equal(out[:140], result[:140])

@@ -23,7 +23,7 @@ def flat(**operands: NVFP4Tensor | torch.Tensor) -> tuple[object, ...]:
 def samples(device: str) -> dict[str, tuple[str, tuple[object, ...], tuple[int, ...]]]:
     """Arguments of every operator with one result: (operator, arguments, shape of the result)."""
     a, b, b2 = (weights(rows, 64, layout="tiled", scale=0.5, device=device) for rows in (5, 20, 20))
-    x, offsets = activations(5, 64).to(device), torch.tensor([2, 4], dtype=torch.int32, device=device)
+    x, offsets = activations(5, 64).to(device), torch.tensor([2, 5], dtype=torch.int32, device=device)
     experts = weights(2, 20, 64, device=device)
     return {
         "gemv": ("gemv", (*flat(a=b, x=x), "fp32", None), (5, 20)),
@@ -60,7 +60,7 @@ def programs(device: str) -> dict[str, tuple[Callable[..., object], tuple[object
     """A function around every operation, and its arguments."""
     a, b, b2 = (weights(rows, 64, layout="tiled", scale=0.5, seed=rows, device=device) for rows in (5, 20, 20))
     x, experts = activations(5, 64).to(device), weights(2, 20, 64, device=device)
-    offsets = torch.tensor([2, 4], dtype=torch.int32, device=device)
+    offsets = torch.tensor([2, 5], dtype=torch.int32, device=device)
 
     def into(left: torch.Tensor, right: NVFP4Tensor) -> torch.Tensor:
         out = torch.empty(5, 20, dtype=torch.float16, device=device)

@@ -64,7 +64,6 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuFuncSetAttribute": (_VOID, _INT, _INT),
     "cuThreadExchangeStreamCaptureMode": (_VOID,),
     "cuTensorMapEncodeTiled": (_VOID, _INT, _UINT, _VOID, _VOID, _VOID, _VOID, _VOID, _INT, _INT, _INT, _INT),
-    "cuMemsetD8Async": (ctypes.c_uint64, ctypes.c_ubyte, ctypes.c_size_t, _VOID),
     "cuLaunchKernelEx": (_VOID, _VOID, _VOID, _VOID),
 }
 

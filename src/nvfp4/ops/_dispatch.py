@@ -12,6 +12,7 @@ registered operators, whose implementation ends here.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,6 @@ import torch
 from nvfp4 import backends
 from nvfp4.backends.base import LaunchBackend, Operand, Operands, PreparingBackend
 from nvfp4.device import capability
-from nvfp4.executors.memory import fill_zero
 from nvfp4.ops import _validate
 from nvfp4.ops._validate import Described, list_problem
 from nvfp4.problem import Problem
@@ -39,6 +39,7 @@ _function_modes = torch._C._len_torch_function_stack
 _functorch = torch._C._functorch.peek_interpreter_stack
 _tracing = torch._C._get_tracing_state
 _profiler = torch.autograd.profiler
+_unflatten = torch._C._nn.unflatten_dense_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,6 @@ class Prepared:
         shapes: Shape of each result.
         dtype: Type of the results.
         device: Where everything lies.
-        zero: Whether results that we allocate must begin as zeros.
         run: The computation.
     """
 
@@ -60,15 +60,31 @@ class Prepared:
     shapes: tuple[tuple[int, ...], ...]
     dtype: torch.dtype
     device: torch.device
-    zero: bool
     run: Run
 
-    def allocate(self, index: int = 0) -> torch.Tensor:
-        """A new result."""
-        out = torch.empty(self.shapes[index], dtype=self.dtype, device=self.device)
-        if self.zero:
-            fill_zero(out)
-        return out
+    def allocate(self) -> torch.Tensor:
+        """A new result, not initialised."""
+        return torch.empty(self.shapes[0], dtype=self.dtype, device=self.device)
+
+    def allocate_all(self) -> tuple[torch.Tensor, ...]:
+        """All results, not initialised: parts of one allocation where each then starts at a multiple of 16 bytes."""
+        if self.templates:
+            flat = torch.empty(self.elements, dtype=self.dtype, device=self.device)
+            return tuple(_unflatten(flat, self.templates))
+        return tuple(torch.empty(shape, dtype=self.dtype, device=self.device) for shape in self.shapes)
+
+    @functools.cached_property
+    def elements(self) -> int:
+        """Of all results together."""
+        return sum(map(math.prod, self.shapes))
+
+    @functools.cached_property
+    def templates(self) -> list[torch.Tensor]:
+        """A tensor without memory in the shape of each result; empty where results cannot lie one behind another."""
+        sizes = [math.prod(shape) * self.dtype.itemsize for shape in self.shapes]
+        if len(sizes) < 2 or any(size % ALIGNMENT or not size for size in sizes):
+            return []
+        return [torch.empty(shape, dtype=self.dtype, device="meta") for shape in self.shapes]
 
 
 _prepared: dict[Hashable, Prepared] = {}
@@ -153,11 +169,10 @@ def prepare(op: str, described: Described, operands: Operands, outs: Sequence[ob
         live = None if len(groups) == len(described.shapes) else live
     else:
         empty = not (problem.m and problem.n and problem.k and problem.l)
-    zero = bool(problem.stacked)
     if empty:
         if backend is not None:
             backends.get(backend)
-        return Prepared(None, None, described.shapes, dtype, device, zero, _nothing if zero else _zeros)
+        return Prepared(None, None, described.shapes, dtype, device, _nothing if problem.stacked else _zeros)
     choice = backends.choose(capability(device), problem, backend)
     run = _runner(choice, problem)
     if described.single and not isinstance(choice.backend, LaunchBackend):
@@ -170,7 +185,7 @@ def prepare(op: str, described: Described, operands: Operands, outs: Sequence[ob
     tensors = [*dense, *(out for out in outs if isinstance(out, torch.Tensor))]
     if any(x.data_ptr() & _MISALIGNED for x in tensors):
         run = functools.partial(_aligned, run)
-    return Prepared(problem, choice, described.shapes, dtype, device, zero, run)
+    return Prepared(problem, choice, described.shapes, dtype, device, run)
 
 
 def _runner(choice: backends.Choice, problem: Problem) -> Run:
@@ -365,7 +380,7 @@ def implement_lists(
         if plain((*a, *b)):
             keep(key, prepared)
     if outs is None:
-        operands = Operands(a, b, tuple(map(prepared.allocate, range(len(a)))))
+        operands = Operands(a, b, prepared.allocate_all())
     else:
         operands = Operands(a, b, outs)
         _separate(spec, operands)

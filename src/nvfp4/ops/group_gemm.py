@@ -71,8 +71,8 @@ def group_gemm(
         backend: Name of a backend to use instead of the preferred one.
 
     Returns:
-        List form: a list of [M_g, N_g]. Stacked form: [T, N]; rows from ``offsets[-1]`` on are left as they were in
-        `out`, and are zero where it is allocated.
+        List form: a list of [M_g, N_g], which may be parts of one allocation. Stacked form: [T, N]; rows from
+        ``offsets[-1]`` on belong to no group and are not written: pass ``out=torch.zeros(...)`` to have zeros there.
 
     Raises:
         InputError: An argument is wrong; nothing was launched.
