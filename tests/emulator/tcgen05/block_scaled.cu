@@ -32,7 +32,11 @@ block_scaled(const __grid_constant__ TensorMap a, const __grid_constant__ Tensor
         mbar_init(done, 1);
         fence_mbar_init();
     }
+#ifdef MUTANT_ALLOC_ALONE
+    if (warp_id() == 0 && rank == 0) tmem_alloc<GROUP>(smem(&address), COLUMNS);
+#else
     if (warp_id() == 0) tmem_alloc<GROUP>(smem(&address), COLUMNS);
+#endif
     fence_before();
     if (GROUP == 2) cluster_sync(); else __syncthreads();
     fence_after();
@@ -41,9 +45,15 @@ block_scaled(const __grid_constant__ TensorMap a, const __grid_constant__ Tensor
     if (warp_id() == 0 && elect()) {  // loads
         for (int k = 0; k < blocks; ++k) {
             const u32 s = k % STAGES, base = smem(memory) + s * STAGE;
+#ifndef MUTANT_NO_EMPTY_WAIT
             if (k >= int(STAGES)) mbar_wait(empty + 8 * s, (k / STAGES - 1) & 1);
+#endif
             const u32 bar = GROUP == 2 ? in_cta(full + 8 * s, 0) : full + 8 * s;
+#ifdef MUTANT_TOO_MANY_BYTES
+            if (rank == 0) mbar_expect(full + 8 * s, GROUP * STAGE + 16);
+#else
             if (rank == 0) mbar_expect(full + 8 * s, GROUP * STAGE);
+#endif
             load(base, &a, k * 128, rank * 128, bar);
             load(base + A_BYTES, &b, k * 128, rank * ROWS_B, bar);
             const u32 to = base + A_BYTES + B_BYTES;
@@ -53,21 +63,37 @@ block_scaled(const __grid_constant__ TensorMap a, const __grid_constant__ Tensor
                 for (int j = 0; j < int(TILES_B); ++j) load(to + SFA_BYTES + 512 * (t * TILES_B + j), &sfb, 0, j * all + kb + t, bar);
             }
         }
+#ifdef MUTANT_ALL_LANES
+    } else if (warp_id() == 1 && rank == 0) {
+#else
     } else if (warp_id() == 1 && rank == 0 && elect()) {  // products
+#endif
+#ifdef MUTANT_INSTRUCTION
+        const u32 idesc = 1u << 7 | 1u << 10 | (N / 8) << 17 | (64 * GROUP / 16) << 24;
+#else
         const u32 idesc = 1u << 7 | 1u << 10 | (N / 8) << 17 | (128 * GROUP / 16) << 24;
+#endif
         for (int k = 0; k < blocks; ++k) {
             const u32 s = k % STAGES, base = smem(memory) + s * STAGE;
             mbar_wait(full + 8 * s, (k / STAGES) & 1);
             fence_after();
             for (u32 t = 0; t < 4; ++t) {
                 const u32 sf = base + A_BYTES + B_BYTES;
+#ifdef MUTANT_SCALES_MISPLACED
+                cp_scales<GROUP>(tmem + SFA + 4 * t + 1, matrix(sf + 512 * t, 0, 128, 0));
+#else
                 cp_scales<GROUP>(tmem + SFA + 4 * t, matrix(sf + 512 * t, 0, 128, 0));
+#endif
                 for (u32 j = 0; j < TILES_B; ++j)
                     cp_scales<GROUP>(tmem + SFB + (t * TILES_B + j) * 4, matrix(sf + SFA_BYTES + 512 * (t * TILES_B + j), 0, 128, 0));
             }
             for (u32 t = 0; t < 4; ++t) {
                 const u64 da = matrix(base + 32 * t, 16, 1024, 2), db = matrix(base + A_BYTES + 32 * t, 16, 1024, 2);
+#ifdef MUTANT_ACCUMULATE_FIRST
+                const u32 accumulate = 1;
+#else
                 const u32 accumulate = k > 0 || t > 0;
+#endif
 #if GROUP == 2
                 asm volatile("{ .reg .pred p; setp.ne.u32 p, %4, 0;\n"
                              "tcgen05.mma.cta_group::2.kind::mxf4nvf4.block_scale.block16 [%0], %1, %2, %3, [%5], [%6], p; }" ::"r"(tmem),

@@ -168,7 +168,17 @@ MUTANTS = [
     ("scaled", ("MUTANT_NO_WAIT",), "race|tcgen05"),
     ("scaled", ("MUTANT_NO_WAIT_LD",), "wait|race"),
     ("scaled", ("MUTANT_WRONG_LANES",), "lane"),
-    ("scaled", ("MUTANT_NO_DEALLOC",), "dealloc|not freed|released"),
+    ("scaled", ("MUTANT_NO_DEALLOC",), "tensor-memory-leak"),
+    ("scaled", ("MUTANT_NO_EMPTY_WAIT",), "race|mbarrier"),
+    ("scaled", ("MUTANT_TOO_MANY_BYTES",), "deadlock"),
+    ("scaled", ("MUTANT_ALL_LANES",), "32 lanes"),
+    ("scaled", ("MUTANT_INSTRUCTION",), "reserved bits 0x4000000"),
+    ("scaled", ("MUTANT_SCALES_MISPLACED",), "uninitialised"),
+    ("scaled", ("MUTANT_ACCUMULATE_FIRST",), "uninitialised"),
+    ("pair", ("MUTANT_ALLOC_ALONE",), "deadlock"),
+    ("pair", ("MUTANT_NO_EMPTY_WAIT",), "race|mbarrier"),
+    ("pair", ("MUTANT_NO_WAIT",), "race"),
+    ("pair", ("MUTANT_TOO_MANY_BYTES",), "deadlock"),
 ]
 
 
@@ -183,11 +193,13 @@ def test_broken_twins_are_diagnosed(kernel: str, defines: tuple[str, ...], messa
 def _run(kernel: str, seed: int, defines: tuple[str, ...] = ()) -> None:
     if kernel == "dense":
         dense(seed, *defines)
+    elif kernel == "pair":
+        block_scaled(seed, 2, 128, 3, *defines)
     else:
         block_scaled(seed, 1, 128, 3, *defines)
 
 
-@pytest.mark.parametrize("kernel", ["dense", "scaled"])
+@pytest.mark.parametrize("kernel", ["dense", "scaled", "pair"])
 def test_sound_twins_are_clean_under_many_seeds(kernel: str) -> None:
     for seed in range(20):
         _run(kernel, seed)
