@@ -26,11 +26,12 @@ def bench(
     peer: Annotated[
         list[str] | None, typer.Option(help="Peer(s), or 'none'; every one that takes the problem.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="back-to-back, single or graph.")] = "back-to-back",
+    protocol: Annotated[str, typer.Option(help="back-to-back, event-pair or graph.")] = "back-to-back",
     samples: Annotated[int, typer.Option(help="Most samples of each subject; 0 for the protocol's own.")] = 0,
     activations: Annotated[str, typer.Option(help="nvfp4, fp16 or bf16.")] = "nvfp4",
     scale_layout: Annotated[str, typer.Option(help="linear or tiled.")] = "linear",
     out: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
+    commit: Annotated[str, typer.Option(help="What the records name as the commit; git is asked by default.")] = "",
     record: Annotated[Path | None, typer.Option(help="Append the records to this JSONL file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -49,6 +50,7 @@ def bench(
         peers=() if peers == ["none"] else tuple(peers) or None,
         protocol=protocol,
         max_samples=samples or None,
+        commit=commit or None,
     )
     env = Environment.here()
     done: list[Record] = []

@@ -26,7 +26,8 @@ from nvfp4.executors.parameters import TENSOR_MAP_BYTES, MapSlot
 name = "driver"
 
 # A block of more needs the function's consent (CUDA C++ Programming Guide, "Shared Memory", compute capability 7.0 on).
-_SHARED_WITHOUT_OPT_IN = 48 * 1024
+# Dynamic shared memory that each loaded function may take: only ever raised, because launches share functions.
+_shared_allowed: dict[int, int] = {}
 # The same for clusters (CUDA driver API, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED).
 _PORTABLE_CLUSTER = 8
 # Encoded tensor maps that one parameter keeps: serving alternates between few buffers.
@@ -138,6 +139,17 @@ def _attributes(launch: Launch) -> list[libcuda.LaunchAttribute]:
     return found
 
 
+def _allow_shared(function: Function, launch: Launch) -> None:
+    """Let `function` take the dynamic shared memory of `launch`; without asking, dynamic and static end at 48 KB."""
+    key = function.handle
+    if launch.shared_bytes > _shared_allowed.get(key, 0):
+        status = libcuda.library().cuFuncSetAttribute(
+            function.handle, libcuda.FUNC_MAX_DYNAMIC_SHARED, launch.shared_bytes
+        )
+        libcuda.check(status, f"{launch.shared_bytes} bytes of shared memory for {launch.kernel}")
+        _shared_allowed[key] = launch.shared_bytes
+
+
 class Prepared:
     """A launch that only waits for addresses. Made by `prepare`.
 
@@ -157,9 +169,7 @@ class Prepared:
         self.index = index
         self.function = load(launch.kernel, index)
         cuda = libcuda.library()
-        if launch.shared_bytes > _SHARED_WITHOUT_OPT_IN:
-            status = cuda.cuFuncSetAttribute(self.function.handle, libcuda.FUNC_MAX_DYNAMIC_SHARED, launch.shared_bytes)
-            libcuda.check(status, f"{launch.shared_bytes} bytes of shared memory for {launch.kernel}")
+        _allow_shared(self.function, launch)
         cluster = launch.cluster[0] * launch.cluster[1] * launch.cluster[2]
         if cluster > _PORTABLE_CLUSTER:
             status = cuda.cuFuncSetAttribute(self.function.handle, libcuda.FUNC_NON_PORTABLE_CLUSTER, 1)
