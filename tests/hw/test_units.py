@@ -1,4 +1,6 @@
-"""The copy and matrix units against what an H200 did with the same bits (recorded by `record_units.py`).
+"""The copy and matrix units against what an H200 did with the same bits (recorded by `record_units.py`), and the
+same programs
+as PTX in the emulator against the units.
 
 Layouts, conversions, integers and doubles must agree bit for bit. Floating-point products must agree bit for bit
 with the accumulation
@@ -12,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda.bindings import nvrtc
 
+from nvfp4.emulator import Module
 from nvfp4.emulator.units import accumulate as acc
 from nvfp4.emulator.units.mma import mma_sync, parse_mma
 from nvfp4.emulator.units.tma import TensorMap, plan_load, plan_store
@@ -110,3 +114,82 @@ def test_copies(program: up.Copy, record: Any) -> None:
         op = None if program.op == "store" else program.op
         plan_store(tmap, program.coords, base + program.offset, op).run(smem, tensor, ADDRESS)
         np.testing.assert_array_equal(tensor ^ before, silicon)
+
+
+# ------------------------------------------------------------------------------------- the same programs in the
+# emulator
+
+
+def _ok(result: tuple[Any, ...]) -> Any:
+    assert int(result[0]) == 0, result[0]
+    return result[1] if len(result) == 2 else result[1:]
+
+
+@pytest.fixture(scope="module")
+def emulated() -> Module:
+    """All programs as one PTX module for sm_90a."""
+    text = up.source({m.opcode: parse_mma(m.opcode).registers for m in up.MMA})
+    program = _ok(nvrtc.nvrtcCreateProgram(text.encode(), b"units.cu", 0, [], []))
+    flags = [b"-arch=compute_90a", b"--std=c++17", b"-diag-suppress=550"]
+    assert int(nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]) == 0
+    ptx = b" " * _ok(nvrtc.nvrtcGetPTXSize(program))
+    _ok(nvrtc.nvrtcGetPTX(program, ptx))
+    return Module(ptx)
+
+
+@pytest.mark.parametrize("program", up.WGMMA, ids=lambda w: w.name)
+def test_wgmma_as_ptx(program: up.Wgmma, emulated: Module) -> None:
+    image, a, d = program.inputs()
+    out, base = np.zeros_like(d), np.zeros(4, np.uint32)
+    descs = (up.descriptor(program.a) if program.a else 0, up.descriptor(program.b))
+    args = [np.ascontiguousarray(image), *descs, a, d, out, base]
+    emulated.launch(f"wgmma_{program.name}", 1, 128, args, shared_bytes=up.IMAGE)
+    start = int(base[0])
+    assert start % 1024 == 0
+    smem = np.zeros(start + up.IMAGE, np.uint8)
+    smem[start:] = image
+    t, n, tr = program.types, tuple(bool(x) for x in program.negate), tuple(bool(x) for x in program.transpose)
+    spec = WgmmaSpec(program.n, *t, tr[0], tr[1], n[0], n[1], program.saturate)
+    plan = plan_wgmma(spec, up.descriptor(program.a, start) if program.a else None, up.descriptor(program.b, start))
+    np.testing.assert_array_equal(out, plan.run(smem, d, None if program.a else a, bool(program.scale_d)))
+
+
+@pytest.mark.parametrize("program", up.MMA, ids=lambda m: f"{m.name}-{m.spread}")
+def test_mma_as_ptx(program: up.Mma, emulated: Module) -> None:
+    spec = parse_mma(program.opcode)
+    a, b, c = program.inputs(spec.registers)
+    d = np.zeros((16, spec.registers[3], 32), c.dtype)
+    emulated.launch(f"mma_{program.name}", 16, 32, [a, b, c, d])
+    np.testing.assert_array_equal(d, mma_sync(spec, (a, b, c)))
+
+
+@pytest.mark.parametrize("program", up.COPIES, ids=lambda c: c.name)
+def test_copies_as_ptx(program: up.Copy, emulated: Module) -> None:
+    tensor, shared, status = program.tensor(), program.shared(), np.zeros(4, np.uint32)
+    rank = len(program.shape)
+    options: dict[str, Any] = {
+        "element_strides": program.element_strides, "swizzle": program.swizzle, "nan_fill": program.nan_fill,
+    }  # fmt: skip
+    tmap = TensorMap(tensor, program.dtype, program.shape, program.strides, program.box, **options)
+    direct = TensorMap(ADDRESS, program.dtype, program.shape, program.strides, program.box, **options)
+    coords = [*program.coords, *([0] * (5 - rank))]
+    before = tensor.copy()
+    if program.op is None:
+        dump = np.zeros(up.DUMP, np.uint8)
+        args = [tmap, *coords, program.offset, direct.tile_bytes, dump, status]
+        emulated.launch(f"load_{rank}", 1, 32, args, shared_bytes=up.DUMP)
+        base = int(status[0])
+        assert status[1] == 1
+        smem = np.full(base + up.DUMP, 0xEE, np.uint8)
+        plan_load(direct, program.coords, base + program.offset).run(smem, before, ADDRESS)
+        np.testing.assert_array_equal(dump, smem[base:])
+        return
+    emulated.launch(
+        f"{program.op}_{rank}", 1, 32, [tmap, *coords, program.offset, shared, status], shared_bytes=up.DUMP
+    )
+    base = int(status[0])
+    smem = np.zeros(base + up.DUMP, np.uint8)
+    smem[base:] = shared
+    op = None if program.op == "store" else program.op
+    plan_store(direct, program.coords, base + program.offset, op).run(smem, before, ADDRESS)
+    np.testing.assert_array_equal(tensor, before)
