@@ -25,10 +25,10 @@ from nvfp4.executors.parameters import TENSOR_MAP_BYTES, MapSlot
 
 name = "driver"
 
-# A block of more needs the function's consent (CUDA C++ Programming Guide, "Shared Memory", compute capability 7.0 on).
-# Dynamic shared memory that each loaded function may take: only ever raised, because launches share functions.
+# Dynamic shared memory that each loaded function may take (CUDA C++ Programming Guide, "Shared Memory", compute
+# capability 7.0 on): only ever raised, because launches share functions.
 _shared_allowed: dict[int, int] = {}
-# The same for clusters (CUDA driver API, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED).
+# Larger clusters need the function's consent (CUDA driver API, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED).
 _PORTABLE_CLUSTER = 8
 # Encoded tensor maps that one parameter keeps: serving alternates between few buffers.
 _KEPT_MAPS = 256
