@@ -244,7 +244,7 @@ class Findings:
             return (
                 "mbarrier",
                 text,
-                "the count given to mbarrier.init must be the number of arrivals of every phase (1 to 1048575)",
+                "mbarrier.init must get the number of arrivals of every phase (1 to 1048575), and who arrives for the next phase must have waited for this one",
             )
         if kind == Fault.MBARRIER_OVERWRITTEN:
             return (
