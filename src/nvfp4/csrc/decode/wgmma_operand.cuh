@@ -13,6 +13,7 @@
 //                 shifts leave them. B must be written in this order, which costs its decoder nothing.
 #pragma once
 
+#include "decode/e2m1_select.cuh"
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
 #include "ptx/bf16x2.cuh"
@@ -22,8 +23,18 @@
 #include "ptx/st.cuh"
 #include "ptx/types.cuh"
 
-constexpr int UNIT = 64;         // elements
-constexpr int UNIT_BYTES = 32;   // of codes in a row
+constexpr int UNIT = 64;        // elements
+constexpr int UNIT_BYTES = 32;  // of codes in a row
+
+// What comes from memory at a time: 4 units of a row, 128 bytes of codes (copies of narrower boxes are slow), in the 128-byte
+// swizzle: 16-byte piece p of row r lies at piece p ^ (r % 8).
+constexpr int CHUNK = 4;              // units
+constexpr int CHUNK_ROW_BYTES = 128;  // of codes
+
+// Byte offset within a row of a chunk of bytes [16 * piece, 16 * piece + 16) of unit `unit`; `swizzle` is (row % 8) * 16.
+__device__ __forceinline__ u32 chunk_offset(u32 unit, u32 piece, u32 swizzle) {
+    return unit * UNIT_BYTES ^ piece * 16 ^ swizzle;
+}
 
 constexpr int ORDER_MEMORY = 0;
 constexpr int ORDER_LANE = 1;
@@ -33,120 +44,153 @@ constexpr int DECODED_EXPONENT_F16 = -14;
 constexpr int DECODED_EXPONENT_BF16 = -8;
 
 // Per byte: s at bit 7, e e m at bits 3..1, of the high nibbles and of the low nibbles; the other bits are garbage.
-__device__ __forceinline__ u32 high_codes(u32 w) { return (w & 0x80808080u) | ((w >> 3) & ~0x80808080u); }
-__device__ __forceinline__ u32 low_codes(u32 w) { return ((w << 4) & 0x80808080u) | ((w << 1) & ~0x80808080u); }
+__device__ __forceinline__ u32 high_codes(u32 w) { return select_bits(0x80808080u, w, w >> 3); }
+__device__ __forceinline__ u32 low_codes(u32 w) { return select_bits(0x80808080u, w << 4, w << 1); }
 
 constexpr u32 F16_CODE = 0x8E008E00u;  // the bits of a decoded code
 
-// Eight codes as pairs (0, 4), (1, 5), (2, 6), (3, 7), times 2^-14 times `scale` (in both halves).
-__device__ __forceinline__ void decode_word_f16(u32 (&d)[4], u32 w, u32 scale) {
-    const u32 high = high_codes(w), low = low_codes(w);
-    d[0] = mul_rn_f16x2((low << 8) & F16_CODE, scale);
-    d[1] = mul_rn_f16x2((high << 8) & F16_CODE, scale);
-    d[2] = mul_rn_f16x2(low & F16_CODE, scale);
-    d[3] = mul_rn_f16x2(high & F16_CODE, scale);
+// Codes I and I + 4 of eight, times 2^-14 times `scale` (in both halves).
+template <int I>
+__device__ __forceinline__ u32 decode_pair_f16(u32 w, u32 scale) {
+    const u32 codes = I % 2 == 0 ? low_codes(w) : high_codes(w);
+    return mul_rn_f16x2((I < 2 ? codes << 8 : codes) & F16_CODE, scale);
 }
 
-// ORDER_MEMORY, one row: lane t's byte of each of the 8 words, d[2i + h] the pair of instruction i, half h.
-__device__ __forceinline__ void decode_bytes_f16(u32 (&d)[8], const u32x4& first, const u32x4& second, u32 scales, u32 t) {
-    const u32 pick = t | (t + 4) << 4;
+// The scales of a row's four blocks, each in both halves.
+__device__ __forceinline__ void spread_scales_f16(u32 (&d)[4], u32 scales) {
     const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);
-    const u32 scale[4] = {prmt_b32<0x1010>(s01, s01), prmt_b32<0x3232>(s01, s01), prmt_b32<0x1010>(s23, s23),
-                          prmt_b32<0x3232>(s23, s23)};
-#pragma unroll
-    for (int part = 0; part < 2; ++part) {
-        const u32x4& w = part == 0 ? first : second;
-        const u32 bytes = prmt_b32<0x5410>(__byte_perm(w.x, w.y, pick), __byte_perm(w.z, w.w, pick));
-        const u32 high = high_codes(bytes), low = low_codes(bytes);
-        d[4 * part + 0] = mul_rn_f16x2(prmt_b32<0x4000>(low, high) & F16_CODE, scale[2 * part]);
-        d[4 * part + 1] = mul_rn_f16x2(prmt_b32<0x5010>(low, high) & F16_CODE, scale[2 * part]);
-        d[4 * part + 2] = mul_rn_f16x2(prmt_b32<0x6020>(low, high) & F16_CODE, scale[2 * part + 1]);
-        d[4 * part + 3] = mul_rn_f16x2(prmt_b32<0x7030>(low, high) & F16_CODE, scale[2 * part + 1]);
-    }
+    d[0] = prmt_b32<0x1010>(s01, s01), d[1] = prmt_b32<0x3232>(s01, s01);
+    d[2] = prmt_b32<0x1010>(s23, s23), d[3] = prmt_b32<0x3232>(s23, s23);
 }
 
-// The same in bf16. A byte times 2^6 + 2^18 has the magnitudes of its two codes at bits 8..6 of the halves, the signs at bit 9.
-__device__ __forceinline__ void decode_bytes_bf16(u32 (&d)[8], const u32x4& first, const u32x4& second, u32 scales,
-                                                  u32 t) {
-    u32 scale[4];
+// The same times 2^118 in bf16. e e e e m m m at bits 10..4 of a bf16 is the scale times 2^-120; 2^238 takes two multiplications.
+__device__ __forceinline__ void spread_scales_bf16(u32 (&d)[4], u32 scales) {
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
-        // e e e e m m m at bits 10..4 of a bf16 is the scale times 2^-120; 2^118 is beyond one multiplication by 2^127.
         const u32 spread = pair == 0 ? prmt_b32<0x4140>(scales, 0) : prmt_b32<0x4342>(scales, 0);
         const u32 tiny = ((spread << 8) & 0x80008000u) | ((spread << 4) & 0x07F007F0u);
         const u32 both = mul_rn_bf16x2(mul_rn_bf16x2(tiny, 0x7F007F00u), 0x77007700u);  // 2^127 * 2^111
-        scale[2 * pair] = prmt_b32<0x1010>(both, both);
-        scale[2 * pair + 1] = prmt_b32<0x3232>(both, both);
-    }
-    const u32 words[8] = {first.x, first.y, first.z, first.w, second.x, second.y, second.z, second.w};
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-        const u32 spread = __byte_perm(words[j], 0, 0x4440 | t) * ((1u << 6) | (1u << 18));
-        d[j] = mul_rn_bf16x2((spread & 0x01C001C0u) | ((spread << 6) & 0x80008000u), scale[j / 2]);
+        d[2 * pair] = prmt_b32<0x1010>(both, both);
+        d[2 * pair + 1] = prmt_b32<0x3232>(both, both);
     }
 }
 
-// Bytes in shared memory of a unit of 128 weight rows, and where the scales of a row lie there.
+// Byte t of two words, two codes each: the halves of d are the low and the high nibble of one byte.
+__device__ __forceinline__ void decode_bytes_f16(u32 (&d)[2], u32 w0, u32 w1, u32 scale, u32 t) {
+    const u32 bytes = __byte_perm(w0, w1, t | (t + 4) << 4);
+    const u32 high = high_codes(bytes), low = low_codes(bytes);
+    d[0] = mul_rn_f16x2(prmt_b32<0x4000>(low, high) & F16_CODE, scale);
+    d[1] = mul_rn_f16x2(prmt_b32<0x5010>(low, high) & F16_CODE, scale);
+}
+
+// The same in bf16. A byte times 2^6 + 2^18 has the magnitudes of its two codes at bits 8..6 of the halves, the signs at bit 9.
+__device__ __forceinline__ void decode_bytes_bf16(u32 (&d)[2], u32 w0, u32 w1, u32 scale, u32 t) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        const u32 spread = __byte_perm(h == 0 ? w0 : w1, 0, 0x4440 | t) * ((1u << 6) | (1u << 18));
+        d[h] = mul_rn_bf16x2((spread & 0x01C001C0u) | ((spread << 6) & 0x80008000u), scale);
+    }
+}
+
+// Weights: 128 rows of a chunk, and where their scales lie in shared memory.
 constexpr int WEIGHT_ROWS = 128;
-constexpr int WEIGHT_CODES_BYTES = WEIGHT_ROWS * UNIT_BYTES;
-constexpr int WEIGHT_SCALES_BYTES = WEIGHT_ROWS * UNIT / 16;
+constexpr int WEIGHT_CODES_BYTES = WEIGHT_ROWS * CHUNK_ROW_BYTES;
+constexpr int WEIGHT_SCALES_BYTES = WEIGHT_ROWS * CHUNK * UNIT / 16;
+constexpr int TILE_SCALES_BYTES = 512;  // of 128 rows and a unit
 
 template <int LAYOUT>
-__device__ __forceinline__ u32 unit_scale_offset(u32 row) {
-    return LAYOUT == SCALES_LINEAR ? row * 4 : row % 32 * 16 + row / 32 * 4;
+__device__ __forceinline__ u32 chunk_scale_offset(u32 row) {
+    return LAYOUT == SCALES_LINEAR ? row * 16 : row % 32 * 16 + row / 32 * 4;
 }
 template <int LAYOUT>
-constexpr u32 UNIT_SCALE_STEP_8 = LAYOUT == SCALES_LINEAR ? 32 : 128;  // bytes from a row's scales to those of row + 8
+constexpr u32 CHUNK_SCALE_STEP_UNIT = LAYOUT == SCALES_LINEAR ? 4 : TILE_SCALES_BYTES;
+constexpr u32 CHUNK_SCALE_STEP_8 = 128;  // bytes from a row's scales to those of row + 8
 
-// Registers of A of the four instructions of a unit, for this lane's rows `row` and `row + 8`, whose codes and scales lie at the
-// addresses given (of row `row`).
-template <int ORDER, bool BF16, int LAYOUT>
-__device__ __forceinline__ void decode_weights(u32 (&a)[4][4], u32 codes, u32 scales, u32 t) {
+// What a lane reads of a unit: of its rows `row` and `row + 8`, as it lies in memory.
+template <int ORDER>
+struct RawWeights;
+
+template <>
+struct RawWeights<ORDER_LANE> {
+    u32x2 codes[2];
+    u32 scale[2];
+
+    // What a lane adds to the addresses of its row, and to its swizzle.
+    static __device__ __forceinline__ u32 code_shift(u32 t) { return t % 2 * 8; }
+    static __device__ __forceinline__ u32 swizzle_shift(u32 t) { return t / 2 * 16; }
+    static __device__ __forceinline__ u32 scale_shift(u32 t) { return t; }
+
+    template <int LAYOUT>
+    __device__ __forceinline__ void load(u32 code_row, u32 swizzle, u32 scale_row, u32 unit) {
+        const u32 from = code_row + chunk_offset(unit, 0, swizzle);
+        const u32 scales = scale_row + unit * CHUNK_SCALE_STEP_UNIT<LAYOUT>;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const u32 row_codes = codes + r * 8 * UNIT_BYTES, row_scales = scales + r * UNIT_SCALE_STEP_8<LAYOUT>;
-        if constexpr (ORDER == ORDER_LANE) {
-            static_assert(!BF16, "activations that are decoded here are fp16");
-            const u32x2 w = ld_shared_v2_b32(row_codes + 8 * t);
-            const u32 pair = e4m3x2_to_f16x2(ld_shared_u8(row_scales + t));
-            const u32 scale = prmt_b32<0x1010>(pair, pair);
-            u32 d[4];
-            decode_word_f16(d, w.x, scale);
-            a[0][r] = d[0], a[0][2 + r] = d[1], a[1][r] = d[2], a[1][2 + r] = d[3];
-            decode_word_f16(d, w.y, scale);
-            a[2][r] = d[0], a[2][2 + r] = d[1], a[3][r] = d[2], a[3][2 + r] = d[3];
-        } else {
-            const u32x4 first = ld_shared_v4_b32(row_codes), second = ld_shared_v4_b32(row_codes + 16);
-            const u32 word = ld_shared_b32(row_scales);
-            u32 d[8];
+        for (int r = 0; r < 2; ++r) {
+            codes[r] = ld_shared_v2_b32(from + r * 8 * CHUNK_ROW_BYTES);
+            scale[r] = ld_shared_u8(scales + r * CHUNK_SCALE_STEP_8);
+        }
+    }
+
+    // Registers of A of instruction I.
+    template <int I, bool BF16>
+    __device__ __forceinline__ void decode(u32 (&a)[4]) const {
+        static_assert(!BF16, "activations that are decoded here are fp16");
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const u32 pair = e4m3x2_to_f16x2(scale[r]), both = prmt_b32<0x1010>(pair, pair);
+            const u32 word = I < 2 ? codes[r].x : codes[r].y;
+            a[r] = decode_pair_f16<I % 2 * 2>(word, both);
+            a[2 + r] = decode_pair_f16<I % 2 * 2 + 1>(word, both);
+        }
+    }
+};
+
+template <>
+struct RawWeights<ORDER_MEMORY> {
+    u32x4 codes[2][2];
+    u32 scale[2];
+
+    static __device__ __forceinline__ u32 code_shift(u32) { return 0; }
+    static __device__ __forceinline__ u32 swizzle_shift(u32) { return 0; }
+    static __device__ __forceinline__ u32 scale_shift(u32) { return 0; }
+
+    template <int LAYOUT>
+    __device__ __forceinline__ void load(u32 code_row, u32 swizzle, u32 scale_row, u32 unit) {
+        const u32 scales = scale_row + unit * CHUNK_SCALE_STEP_UNIT<LAYOUT>;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            codes[r][0] = ld_shared_v4_b32(code_row + chunk_offset(unit, 0, swizzle) + r * 8 * CHUNK_ROW_BYTES);
+            codes[r][1] = ld_shared_v4_b32(code_row + chunk_offset(unit, 1, swizzle) + r * 8 * CHUNK_ROW_BYTES);
+            scale[r] = ld_shared_b32(scales + r * CHUNK_SCALE_STEP_8);
+        }
+    }
+
+    template <int I, bool BF16>
+    __device__ __forceinline__ void decode(u32 (&a)[4]) const {
+        const u32 t = threadIdx.x % 4;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            u32 scales[4], d[2];
+            const u32x4& words = codes[r][I / 2];
+            const u32 w0 = I % 2 == 0 ? words.x : words.z, w1 = I % 2 == 0 ? words.y : words.w;
             if constexpr (BF16) {
-                decode_bytes_bf16(d, first, second, word, t);
+                spread_scales_bf16(scales, scale[r]);
+                decode_bytes_bf16(d, w0, w1, scales[I], t);
             } else {
-                decode_bytes_f16(d, first, second, word, t);
+                spread_scales_f16(scales, scale[r]);
+                decode_bytes_f16(d, w0, w1, scales[I], t);
             }
-#pragma unroll
-            for (int i = 0; i < 4; ++i) a[i][r] = d[2 * i], a[i][2 + r] = d[2 * i + 1];
+            a[r] = d[0], a[2 + r] = d[1];
         }
     }
-}
+};
 
-// One row of activations of a unit, codes at `codes` in shared memory, its four scales in a word, to row `row` of B's tile (128-byte
-// rows, 128-byte swizzle) in ORDER_LANE: 16-byte chunk 4 v + n holds pair n of word v of each block.
-__device__ __forceinline__ void decode_activation_row(u32 tile, u32 row, u32 codes, u32 scales) {
-    const u32x4 first = ld_shared_v4_b32(codes), second = ld_shared_v4_b32(codes + 16);
-    const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);
-    const u32 scale[4] = {prmt_b32<0x1010>(s01, s01), prmt_b32<0x3232>(s01, s01), prmt_b32<0x1010>(s23, s23),
-                          prmt_b32<0x3232>(s23, s23)};
-    const u32 words[2][4] = {{first.x, first.z, second.x, second.z}, {first.y, first.w, second.y, second.w}};
-    const u32 address = tile + row * 128, swizzle = (row & 7) << 4;
-#pragma unroll
-    for (int v = 0; v < 2; ++v) {
-        u32 d[4][4];  // block, pair
-#pragma unroll
-        for (int block = 0; block < 4; ++block) decode_word_f16(d[block], words[v][block], scale[block]);
-#pragma unroll
-        for (int n = 0; n < 4; ++n) {
-            st_shared_v4_b32(address + (((4 * v + n) << 4) ^ swizzle), {d[0][n], d[1][n], d[2][n], d[3][n]});
-        }
-    }
+// 16 bytes of a unit of activations in ORDER_LANE: piece 4 v + n (of 8) holds pair n of word v of each of the four blocks. `words` are those
+// words, `scales` the blocks' scales.
+template <int N>
+__device__ __forceinline__ u32x4 decode_piece(const u32 (&words)[4], u32 scales) {
+    u32 scale[4];
+    spread_scales_f16(scale, scales);
+    return {decode_pair_f16<N>(words[0], scale[0]), decode_pair_f16<N>(words[1], scale[1]),
+            decode_pair_f16<N>(words[2], scale[2]), decode_pair_f16<N>(words[3], scale[3])};
 }

@@ -12,53 +12,74 @@
 #include "ptx/stmatrix.cuh"
 #include "ptx/types.cuh"
 
-// `out` is the matrix [tokens, columns]; the warpgroup's part begins at (token, column) and ends before token_end. `number` is a free
-// barrier of the warpgroup, `staging` its N * 128 bytes of shared memory. `value(i)` is accumulator i, finished.
+constexpr int STAGING_TOKENS = 64;  // at a time
+constexpr int STAGING_GROUP_BYTES = STAGING_TOKENS * 128;
+
+// Tokens [0, N) of a warpgroup's part, N at most STAGING_TOKENS, through shared memory. `packed(i)`: accumulators i and i + 1, 16 bits each.
+template <int N, class Packed>
+__device__ __forceinline__ void store_staged(u8* out, int token, int token_end, int column, int columns, u32 staging,
+                                             u32 number, Packed packed) {
+    static_assert(N <= STAGING_TOKENS, "staging memory");
+    const u32 thread = threadIdx.x % 128, lane = thread % 32;
+    const u32 matrix = lane / 8, r = lane % 8, chunk = thread / 32 * 2 + (matrix & 1);
+    const u32 to = staging + (matrix / 2 * 8 + r) * 128 + ((chunk ^ r) << 4);
+    barrier_sync(number, 128);  // what was there before has left
+#pragma unroll
+    for (int j = 0; j < N / 8; j += 2) {
+        if (j + 1 < N / 8) {
+            stmatrix_sync_aligned_m8n8_x4_trans_shared_b16(to + j * 1024, packed(4 * j), packed(4 * j + 2), packed(4 * j + 4),
+                                                           packed(4 * j + 6));
+        } else {
+            stmatrix_sync_aligned_m8n8_x2_trans_shared_b16(to + j * 1024, packed(4 * j), packed(4 * j + 2));
+        }
+    }
+    barrier_sync(number, 128);
+    constexpr int STEP = 16;  // tokens that 128 threads write at once, 16 bytes each
+    const u32 n = thread / 8, part = thread % 8;
+    const u32 from = staging + n * 128 + ((part ^ (n & 7)) << 4);
+    const int c = column + static_cast<int>(part * 8);
+    const bool vectors = columns % 8 == 0 && reinterpret_cast<u64>(out) % 16 == 0;
+    u8* address = out + (static_cast<i64>(token + static_cast<int>(n)) * columns + c) * 2;
+#pragma unroll
+    for (int i = 0; i < N; i += STEP) {
+        const int inside = i + static_cast<int>(n);
+        if (inside >= N || token + inside >= token_end || c >= columns) continue;
+        const u32x4 data = ld_shared_v4_b32(from + i * 128);
+        u8* row = address + static_cast<i64>(i) * columns * 2;
+        if (vectors) {
+            st_global_v4_b32(row, data);
+        } else {
+            const u32 words[4] = {data.x, data.y, data.z, data.w};
+#pragma unroll
+            for (int e = 0; e < 8; ++e) {
+                if (c + e < columns) st_global_b16(row + 2 * e, words[e / 2] >> (16 * (e % 2)) & 0xFFFFu);
+            }
+        }
+    }
+}
+
+// `out` is the matrix [tokens, columns]; the warpgroup's part begins at (token, column), and rows from token_end on are not written.
+// `number` is a free barrier of the warpgroup, `staging` its STAGING_GROUP_BYTES of shared memory. `value(i)` is accumulator i, finished.
 template <int N, int OUT, class Value>
 __device__ __forceinline__ void store_tile_transposed(u8* out, int token, int token_end, int column, int columns,
                                                       u32 staging, u32 number, Value value) {
-    const u32 thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
     if constexpr (OUT == OUT_FP32) {
-        const int c = column + static_cast<int>(warp * 16 + lane / 4);
+        const u32 lane = threadIdx.x % 32;
+        const int c = column + static_cast<int>(threadIdx.x % 128 / 32 * 16 + lane / 4);
 #pragma unroll
         for (int i = 0; i < N / 2; ++i) {
             const int row = token + i / 4 * 8 + static_cast<int>(lane % 4 * 2) + i % 2, at = c + i % 4 / 2 * 8;
             if (row < token_end && at < columns) store_one<OUT>(out, static_cast<i64>(row) * columns + at, value(i));
         }
     } else {
-        const auto pack = [&](int i) {
+        constexpr int FIRST = N < STAGING_TOKENS ? N : STAGING_TOKENS;
+        const auto packed = [&](int i) {
             return OUT == OUT_FP16 ? cvt_rn_f16x2_f32(value(i), value(i + 1)) : cvt_rn_bf16x2_f32(value(i), value(i + 1));
         };
-        barrier_sync(number, 128);  // the tile before has left
-        const u32 matrix = lane / 8, r = lane % 8, chunk = warp * 2 + (matrix & 1);
-#pragma unroll
-        for (int j = 0; j < N / 8; j += 2) {
-            const u32 address = staging + (8 * j + matrix / 2 * 8 + r) * 128 + ((chunk ^ r) << 4);
-            if (j + 1 < N / 8) {
-                stmatrix_sync_aligned_m8n8_x4_trans_shared_b16(address, pack(4 * j), pack(4 * j + 2), pack(4 * j + 4),
-                                                               pack(4 * j + 6));
-            } else {
-                stmatrix_sync_aligned_m8n8_x2_trans_shared_b16(address, pack(4 * j), pack(4 * j + 2));
-            }
-        }
-        barrier_sync(number, 128);
-        const bool vectors = columns % 8 == 0 && reinterpret_cast<u64>(out) % 16 == 0;
-#pragma unroll
-        for (int i = 0; i < (N * 8 + 127) / 128; ++i) {
-            const u32 index = i * 128 + thread, n = index / 8, part = index % 8;
-            const int row = token + static_cast<int>(n), c = column + static_cast<int>(part * 8);
-            if (n >= N || row >= token_end || c >= columns) continue;
-            const u32x4 data = ld_shared_v4_b32(staging + n * 128 + ((part ^ (n & 7)) << 4));
-            u8* address = out + (static_cast<i64>(row) * columns + c) * 2;
-            if (vectors) {
-                st_global_v4_b32(address, data);
-            } else {
-                const u32 words[4] = {data.x, data.y, data.z, data.w};
-#pragma unroll
-                for (int e = 0; e < 8; ++e) {
-                    if (c + e < columns) st_global_b16(address + 2 * e, words[e / 2] >> (16 * (e % 2)) & 0xFFFFu);
-                }
-            }
+        store_staged<FIRST>(out, token, token_end, column, columns, staging, number, packed);
+        if constexpr (N > FIRST) {
+            store_staged<N - FIRST>(out, token + FIRST, token_end, column, columns, staging, number,
+                                    [&](int i) { return packed(i + FIRST / 2); });
         }
     }
 }

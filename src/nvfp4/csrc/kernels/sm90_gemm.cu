@@ -1,7 +1,9 @@
 // C[l] = A[l] B[l]^T on Hopper: warp-specialised, persistent, WGMMA with the NVFP4 weights decoded into its register operand.
 //
-//   A [L, M, K]  activations: NVFP4, fp16 or bf16        B [L, N, K]  weights: NVFP4
+//   A [L, M, K]  activations: fp16 or bf16               B [L, N, K]  weights: NVFP4
 //   C [L, M, N]  fp16, bf16 or fp32                                    K a multiple of 64; M, N, L any
+//
+// NVFP4 activations are decoded to fp16 by sm90_decode.cu, launched before.
 //
 // The instruction's M is rows of B, its N tokens (rows of A): the operand that must be decoded is the one that WGMMA takes from
 // registers, and few tokens waste nothing. A tile is 128 * BLOCKS weight rows x TOKENS tokens; blocks of the grid share the work
@@ -15,13 +17,13 @@
 #include "pipeline/sm90_roles.cuh"
 #include "ptx/griddepcontrol.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_STAGES, PLAN_ACTIVATIONS, PLAN_A_LAYOUT, PLAN_B_LAYOUT, PLAN_OUT, PLAN_BAND, and
-// PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
-constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, BAND = PLAN_BAND;
-constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
+// PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
+constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = PLAN_BAND;
+constexpr int B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, BLOCKS, PLAN_STAGES, PLAN_ACTIVATIONS, B_LAYOUT, A_LAYOUT>;
-static_assert(PLAN_ACTIVATIONS >= ACTIVATIONS_NVFP4 && PLAN_ACTIVATIONS <= ACTIVATIONS_BF16, "activations");
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
+static_assert(PLAN_ORDER == ORDER_MEMORY || !PLAN_BF16, "NVFP4 activations are decoded to fp16");
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 struct TileIndex {
@@ -42,16 +44,15 @@ struct Tiling {
 extern __shared__ u8 shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map, const u8* a_scales,
+    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
-                    int b_tensor_stride, u8* out, float* sums, u32* flags, int m, int n, int k, int l) {
+                    int b_tensor_stride, u8* out, float* sums, u32* counters, int m, int n, int k, int l) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
 
-    const int units = k / UNIT;
-    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + 128 * BLOCKS - 1) / (128 * BLOCKS)};
-    const StreamK work(tiling.tiles_m * tiling.tiles_n * l, units);
+    const int units = k / UNIT, chunks = (units + CHUNK - 1) / CHUNK;
+    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + ROWS - 1) / ROWS};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         Operands<BLOCKS> o;
@@ -59,66 +60,43 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         for (int b = 0; b < BLOCKS; ++b) {
             o.weight_codes[b] = &b_map;
             o.weight_scales[b] = b_scales + index.l * scale_matrix_bytes<B_LAYOUT>(n, k / 16);
-            o.weight_row[b] = (index.row * BLOCKS + b) * 128;
+            o.weight_row[b] = index.row * ROWS + b * 128;
         }
         o.weight_rows = n;
         o.weight_batch = index.l;
         o.activations = &a_map;
-        o.activation_scales = a_scales + index.l * scale_matrix_bytes<A_LAYOUT>(m, k / 16);
         o.token = index.token * TOKENS;
-        o.tokens = m;
         o.activation_batch = index.l;
         o.units = units;
         return o;
     };
 
-    const int warpgroup = threadIdx.x / 128;
-    if (warpgroup == 0) {
+    const int tiles = tiling.tiles_m * tiling.tiles_n * l;
+    const StreamK work(tiles, chunks);
+    if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
-        const int warp = threadIdx.x / 32;
-        const bool one = threadIdx.x % 32 == 0;
-        if (warp == 0 && one) {
+        if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load_weights(stages, work, operands);
-        } else if (warp == 1 && one) {
-            griddepcontrol_wait();
-            load_activations(stages, work, operands);
-        } else if (warp == 2 && B_LAYOUT == SCALES_LINEAR) {
-            if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load_linear_scales(stages, work, operands);
+            load(stages, work, operands, [] { griddepcontrol_wait(); });
         }
-    } else if (S::DECODES && warpgroup == 1) {
-        setmaxnreg_dec_sync_aligned<S::DECODE_REGISTERS>();
-        griddepcontrol_wait();
-        decode_activations(stages, work, operands);
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
-        const int group = warpgroup - (S::WARPGROUPS - 2);
-        const u32 number = 1 + group;  // barrier of the warpgroup
-        const Workspace workspace{sums, flags};
-        Multiplier<S> multiplier(stages, group);
-        StreamK mine = work;
-        Segment segment;
+        const int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);  // the same for the warp, as the compiler should know
         griddepcontrol_wait();
         griddepcontrol_launch_dependents();
-        while (mine.next(segment)) {
-            float sum[BLOCKS][TOKENS / 2];
-            multiplier.multiply<TOKENS>(sum, segment.end - segment.begin);
-            if (segment.begin > 0) {
-                leave_sums(sum, workspace, group, number);
-                continue;
-            }
-            if (segment.end < units) add_sums(sum, workspace, work, segment, group, number);
-            const TileIndex index = tiling.at(segment.tile);
+        const auto store = [&](auto count, int tile, int first, int end, auto& sum) {
+            const TileIndex index = tiling.at(tile);
             const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.l);
             const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.l);
+            const int token = index.token * TOKENS;
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
-                store_tile_transposed<TOKENS, PLAN_OUT>(
-                    out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, index.token * TOKENS, m,
-                    (index.row * BLOCKS + b) * 128 + group * 64, n, stages.staging(group), number,
+                store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
+                    out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, token + first, min(token + end, m),
+                    index.row * ROWS + b * 128 + group * 64, n, stages.staging(group), 1 + group,
                     [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
             }
-        }
+        };
+        multiply_and_store(stages, work, Workspace{sums, counters}, group, store);
     }
 }

@@ -1,92 +1,94 @@
 // The roles of the Hopper GEMM kernels, and the shared memory between them.
 //
-//   warpgroup 0        loads: warp 0 the weights (codes; tiled scales), warp 1 the activations, warp 2 linear scales
-//   warpgroup 1        decodes NVFP4 activations to fp16 (only if ACTIVATIONS is NVFP4)
-//   the last two       decode weights to registers, multiply, finish
+//   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
+//   warpgroup 2       its first warp loads
 //
-// A stage holds a unit (64 elements along K) of a tile: B's tile [TOKENS, 128 bytes] in the 128-byte swizzle; of each of the BLOCKS
-// weight blocks 128 rows of codes and of scales; NVFP4 activations as they come. Barriers of a stage:
+// Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
+// codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
 //
-//   full    loads -> all: everything that comes from memory is there
-//   ready   decoder -> multipliers: B is written (only NVFP4 activations)
-//   empty   multipliers -> loads: the stage may be filled again. B was read last, so the activations' codes were too
+//   chunk_full, tile_full     loader -> multipliers       chunk_empty, tile_empty   multipliers -> loader
 //
-// Each multiplier warpgroup owns 64 of the 128 rows of every weight block. One step is 64 rows x one unit: four instructions, whose
-// A registers are decoded while the step before runs in the matrix unit (two sets of registers take turns).
+// Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
+//
+// Each multiplier warpgroup owns 64 of the 128 rows of every weight block. A step is 64 rows x one unit, four instructions. A step's
+// operand is decoded between the instructions of the step before (two sets of registers take turns): a warp decodes at 4 to 5
+// cycles an instruction, however idle the scheduler, so that every instruction in this loop counts.
 #pragma once
 
 #include "decode/wgmma_operand.cuh"
+#include "epilogue/tile_store.cuh"
 #include "mma/wgmma.cuh"
-#include "pipeline/ring.cuh"
 #include "pipeline/stream_k.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_bulk.cuh"
 #include "ptx/cp_async_bulk_tensor.cuh"
 #include "ptx/fence.cuh"
+#include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
 
-constexpr int ACTIVATIONS_NVFP4 = 0;
-constexpr int ACTIVATIONS_FP16 = 1;
-constexpr int ACTIVATIONS_BF16 = 2;
+__device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
+    while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
+    }
+}
 
-template <int TOKENS_, int BLOCKS_, int STAGES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, int ACTIVATION_LAYOUT_>
+template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ORDER_, bool BF16_, int WEIGHT_LAYOUT_>
 struct Shape {
-    static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, STAGES = STAGES_;
-    static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_, ACTIVATION_LAYOUT = ACTIVATION_LAYOUT_;
-    static constexpr bool DECODES = ACTIVATIONS_ == ACTIVATIONS_NVFP4;
-    static constexpr bool BF16 = ACTIVATIONS_ == ACTIVATIONS_BF16;
-    static constexpr int ORDER = DECODES ? ORDER_LANE : ORDER_MEMORY;
+    static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
+    static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
+    static constexpr int ORDER = ORDER_;  // of the activations in memory; ORDER_LANE: decoded by sm90_decode.cu
+    static constexpr bool BF16 = BF16_;
     // The product is the accumulator times FACTOR, a power of two.
-    static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (DECODES ? 2 : 1) * DECODED_EXPONENT_F16;
+    static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (ORDER == ORDER_LANE ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
 
-    static constexpr int WARPGROUPS = DECODES ? 4 : 3;
-    static constexpr int THREADS = 128 * WARPGROUPS;
-    // Registers of a thread by role; together at most 512 over four warpgroups, or 504 over three (65536 in all).
+    static constexpr int MULTIPLIERS = 2;
+    static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
+    static constexpr int THREADS = LOADER + 128;
+    // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups.
     static constexpr int LOAD_REGISTERS = 40;
-    static constexpr int DECODE_REGISTERS = 72;
-    static constexpr int MULTIPLY_REGISTERS = DECODES ? 200 : 232;
+    static constexpr int MULTIPLY_REGISTERS = 232;
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
     static constexpr int SCALES_BYTES = BLOCKS * WEIGHT_SCALES_BYTES;
-    static constexpr int ACTIVATION_BYTES = DECODES ? TOKENS * UNIT_BYTES : 0;
-    static constexpr int STAGING_BYTES = 2 * TOKENS * 128;  // results on their way out, see epilogue/tile_store.cuh
+    static constexpr int STAGING_BYTES = MULTIPLIERS * STAGING_GROUP_BYTES;  // results on their way out
 
-    static constexpr int TILES = 0;
-    static constexpr int STAGING = TILES + STAGES * TILE_BYTES;
-    static constexpr int CODES = STAGING + STAGING_BYTES;
-    static constexpr int SCALES = CODES + STAGES * CODES_BYTES;
-    static constexpr int ACTIVATION_CODES = SCALES + STAGES * SCALES_BYTES;
-    static constexpr int BARRIERS = ACTIVATION_CODES + STAGES * ACTIVATION_BYTES;
-    static constexpr int SHARED_BYTES = BARRIERS + STAGES * 24;
+    static constexpr int TILE = 0;
+    static constexpr int CODES = TILE + TILES * TILE_BYTES;
+    static constexpr int STAGING = CODES + CHUNKS * CODES_BYTES;
+    static constexpr int SCALES = STAGING + STAGING_BYTES;
+    static constexpr int BARRIERS = SCALES + CHUNKS * SCALES_BYTES;
+    static constexpr int SHARED_BYTES = BARRIERS + (CHUNKS + TILES) * 16;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "TOKENS");
+    static_assert(CHUNKS == 2 || CHUNKS == 4, "a power of two");
+    static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
-    static_assert(SHARED_BYTES <= 227 * 1024, "shared memory of a block");
+    static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 
 template <class S>
 struct Stages {
     u32 base;  // 1024-byte aligned
 
-    __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILES + stage * S::TILE_BYTES; }
+    __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILE + stage * S::TILE_BYTES; }
     __device__ __forceinline__ u32 codes(u32 stage) const { return base + S::CODES + stage * S::CODES_BYTES; }
     __device__ __forceinline__ u32 scales(u32 stage) const { return base + S::SCALES + stage * S::SCALES_BYTES; }
-    __device__ __forceinline__ u32 activations(u32 stage) const {
-        return base + S::ACTIVATION_CODES + stage * S::ACTIVATION_BYTES;
-    }
-    __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * (S::STAGING_BYTES / 2); }
-    __device__ __forceinline__ u32 full(u32 stage) const { return base + S::BARRIERS + 8 * stage; }
-    __device__ __forceinline__ u32 ready(u32 stage) const { return base + S::BARRIERS + 8 * (S::STAGES + stage); }
-    __device__ __forceinline__ u32 empty(u32 stage) const { return base + S::BARRIERS + 8 * (2 * S::STAGES + stage); }
+    __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * STAGING_GROUP_BYTES; }
+    __device__ __forceinline__ u32 chunk_full(u32 stage) const { return base + S::BARRIERS + 8 * stage; }
+    __device__ __forceinline__ u32 chunk_empty(u32 stage) const { return chunk_full(S::CHUNKS + stage); }
+    __device__ __forceinline__ u32 tile_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + stage); }
+    __device__ __forceinline__ u32 tile_empty(u32 stage) const { return chunk_full(2 * S::CHUNKS + S::TILES + stage); }
 
     // By one thread, before the roles part.
     __device__ __forceinline__ void init() const {
-        for (u32 stage = 0; stage < S::STAGES; ++stage) {
-            mbarrier_init_shared_b64(full(stage), S::WEIGHT_LAYOUT == SCALES_LINEAR ? 2 + 32 : 2);
-            mbarrier_init_shared_b64(ready(stage), 4);  // a lane of each decoder warp
-            mbarrier_init_shared_b64(empty(stage), 8);  // a lane of each multiplier warp
+        for (u32 stage = 0; stage < S::CHUNKS; ++stage) {
+            mbarrier_init_shared_b64(chunk_full(stage), S::WEIGHT_LAYOUT == SCALES_LINEAR ? 1 + 32 : 1);
+            mbarrier_init_shared_b64(chunk_empty(stage), 4 * S::MULTIPLIERS);  // a lane of each warp
+        }
+        for (u32 stage = 0; stage < S::TILES; ++stage) {
+            mbarrier_init_shared_b64(tile_full(stage), 1);
+            mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
         }
         fence_mbarrier_init_release_cluster();
     }
@@ -95,206 +97,246 @@ struct Stages {
 // What a tile is made of.
 template <int BLOCKS>
 struct Operands {
-    const TensorMap* weight_codes[BLOCKS];  // u8 [batch, rows, K/2], boxes of 32 x 128
+    const TensorMap* weight_codes[BLOCKS];  // u8 [batch, rows, K/2], boxes of 128 x 128
     const u8* weight_scales[BLOCKS];        // of the matrix
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    const TensorMap* activations;           // u8 [batch, tokens, K/2] or 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
-    const u8* activation_scales;            // of the matrix
-    int token, tokens, activation_batch;    // first token of the tile, tokens of the matrix
+    const TensorMap* activations;           // 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
+    int token, activation_batch;            // first token of the tile
     int units;                              // K / 64
 };
 
-// `operands(tile)` describes a tile; `work` deals out segments.
-template <class S, class Work, class Describe>
-__device__ __forceinline__ void load_weights(const Stages<S>& stages, Work work, Describe operands) {
+// The loops of every role: `operands(tile)` describes a tile; `work` deals out segments.
+
+// Where a role is in the rings: chunks in turn, and the tiles of a chunk with it.
+template <class S>
+struct Position {
+    u32 count = 0;  // chunks so far
+
+    __device__ __forceinline__ u32 stage() const { return count % S::CHUNKS; }
+    __device__ __forceinline__ u32 parity() const { return count / S::CHUNKS % 2; }
+
+    // Of the chunk's first tile; the others follow it.
+    __device__ __forceinline__ u32 first_tile() const { return S::TILES == CHUNK ? 0 : count % 2 * CHUNK; }
+    __device__ __forceinline__ u32 tile_parity() const { return S::TILES == CHUNK ? count % 2 : count / 2 % 2; }
+};
+
+// Weights of one chunk: codes, and scales. A whole warp.
+template <class S>
+__device__ __forceinline__ void load_weight_chunk(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o,
+                                                  int chunk) {
+    const u32 full = stages.chunk_full(stage), lane = threadIdx.x % 32;
     constexpr bool TILED = S::WEIGHT_LAYOUT == SCALES_TILED;
-    Ring<S::STAGES> ring;
-    Segment segment;
-    while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
-        for (int unit = segment.begin; unit < segment.end; ++unit, ring.advance()) {
-            wait_barrier(stages.empty(ring.stage), ring.parity ^ 1);
-            const u32 full = stages.full(ring.stage);
-            mbarrier_arrive_expect_tx_shared_b64(full, S::CODES_BYTES + (TILED ? S::SCALES_BYTES : 0));
+    if (lane == 0) {
+        mbarrier_arrive_expect_tx_shared_b64(full, S::CODES_BYTES + (TILED ? S::SCALES_BYTES : 0));
 #pragma unroll
-            for (int b = 0; b < S::BLOCKS; ++b) {
-                cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(ring.stage) + b * WEIGHT_CODES_BYTES,
-                                                               o.weight_codes[b], unit * UNIT_BYTES, o.weight_row[b],
-                                                               o.weight_batch, full);
-                if constexpr (TILED) {
-                    // A block of rows beyond the matrix has no scales; its rows are dropped, whatever they multiply.
-                    const int row = min(o.weight_row[b], (o.weight_rows - 1) / 128 * 128);
-                    cp_async_bulk_shared_global_mbarrier(
-                        stages.scales(ring.stage) + b * WEIGHT_SCALES_BYTES,
-                        o.weight_scales[b] + (static_cast<i64>(row / 128) * o.units + unit) * WEIGHT_SCALES_BYTES,
-                        WEIGHT_SCALES_BYTES, full);
+        for (int b = 0; b < S::BLOCKS; ++b) {
+            cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * WEIGHT_CODES_BYTES, o.weight_codes[b],
+                                                           chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
+            if constexpr (TILED) {
+                // A block of rows beyond the matrix has no scales; its rows are dropped, whatever they multiply. Units beyond K
+                // have none either; their codes are zeros, and so must be the products: any finite scales will do.
+                const int row = min(o.weight_row[b], (o.weight_rows - 1) / 128 * 128), first = chunk * CHUNK;
+                const u8* from = o.weight_scales[b] + static_cast<i64>(row / 128) * o.units * TILE_SCALES_BYTES;
+                const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES;
+                if (first + CHUNK <= o.units) {
+                    cp_async_bulk_shared_global_mbarrier(to, from + static_cast<i64>(first) * TILE_SCALES_BYTES,
+                                                         WEIGHT_SCALES_BYTES, full);
+                } else {
+#pragma unroll 1
+                    for (int u = 0; u < CHUNK; ++u) {
+                        const i64 unit = min(first + u, o.units - 1);
+                        cp_async_bulk_shared_global_mbarrier(to + u * TILE_SCALES_BYTES, from + unit * TILE_SCALES_BYTES,
+                                                             TILE_SCALES_BYTES, full);
+                    }
                 }
             }
         }
     }
-}
-
-template <class S, class Work, class Describe>
-__device__ __forceinline__ void load_activations(const Stages<S>& stages, Work work, Describe operands) {
-    Ring<S::STAGES> ring;
-    Segment segment;
-    while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
-        for (int unit = segment.begin; unit < segment.end; ++unit, ring.advance()) {
-            wait_barrier(stages.empty(ring.stage), ring.parity ^ 1);
-            const u32 full = stages.full(ring.stage);
-            mbarrier_arrive_expect_tx_shared_b64(full, S::DECODES ? S::ACTIVATION_BYTES : S::TILE_BYTES);
-            cp_async_bulk_tensor_3d_shared_global_mbarrier(
-                S::DECODES ? stages.activations(ring.stage) : stages.tile(ring.stage), o.activations,
-                unit * (S::DECODES ? UNIT_BYTES : UNIT), o.token, o.activation_batch, full);
-        }
-    }
-}
-
-// A whole warp: four bytes of each of the rows.
-template <class S, class Work, class Describe>
-__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, Work work, Describe operands) {
-    const u32 lane = threadIdx.x % 32;
-    Ring<S::STAGES> ring;
-    Segment segment;
-    while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
-        for (int unit = segment.begin; unit < segment.end; ++unit, ring.advance()) {
-            wait_barrier(stages.empty(ring.stage), ring.parity ^ 1);
-#pragma unroll 1  // few registers, and nothing waits for this loop
-            for (int i = 0; i < S::BLOCKS * 4; ++i) {
-                const int row0 = i < 4 ? o.weight_row[0] : o.weight_row[S::BLOCKS - 1];
-                const int row = row0 + static_cast<int>(i % 4 * 32 + lane);
-                const bool inside = row < o.weight_rows;
-                const u8* matrix = i < 4 ? o.weight_scales[0] : o.weight_scales[S::BLOCKS - 1];
-                const u8* from = matrix + static_cast<i64>(inside ? row : 0) * (4 * o.units) + 4 * unit;
-                cp_async_ca_shared_global_4(stages.scales(ring.stage) + (i * 32 + lane) * 4, from, inside ? 4 : 0);
-            }
-            cp_async_mbarrier_arrive_noinc_shared_b64(stages.full(ring.stage));
-        }
-    }
-}
-
-// A warpgroup; thread i decodes token i. Scales come straight from memory, AHEAD units early.
-template <class S, class Work, class Describe>
-__device__ __forceinline__ void decode_activations(const Stages<S>& stages, Work work, Describe operands) {
-    constexpr int AHEAD = 4;
-    const u32 row = threadIdx.x % 128;
-    const bool active = row < S::TOKENS;
-    Ring<S::STAGES> ring;
-    Segment segment;
-    while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
-        // Tokens beyond the matrix are zeros times the scales of the last one: finite.
-        const int token = min(o.token + static_cast<int>(row), o.tokens - 1);
-        const u8* scales = o.activation_scales + scale_offset<S::ACTIVATION_LAYOUT>(token, 0, 4 * o.units);
-        const auto load = [&](int unit) {
-            return unit < segment.end ? ld_global_nc_b32(scales + static_cast<i64>(unit) * SCALE_STEP_64<S::ACTIVATION_LAYOUT>)
-                                      : 0u;
-        };
-        u32 ahead[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; ++i) ahead[i] = load(segment.begin + i);
-        for (int first = segment.begin; first < segment.end; first += AHEAD) {
-#pragma unroll
-            for (int i = 0; i < AHEAD; ++i) {
-                if (first + i >= segment.end) break;
-                const u32 word = ahead[i];
-                ahead[i] = load(first + i + AHEAD);
-                wait_barrier(stages.full(ring.stage), ring.parity);
-                if (active) {
-                    decode_activation_row(stages.tile(ring.stage), row,
-                                          stages.activations(ring.stage) + row * UNIT_BYTES, word);
+    if constexpr (!TILED) {
+        // 16 bytes of each row, or four times 4 where rows are not 16-byte aligned.
+#pragma unroll 1
+        for (int i = 0; i < S::BLOCKS * 4; ++i) {
+            const int row0 = i < 4 ? o.weight_row[0] : o.weight_row[S::BLOCKS - 1];
+            const int row = row0 + static_cast<int>(i % 4 * 32 + lane);
+            const bool inside = row < o.weight_rows;
+            const u8* matrix = i < 4 ? o.weight_scales[0] : o.weight_scales[S::BLOCKS - 1];
+            const u8* from = matrix + static_cast<i64>(inside ? row : 0) * (4 * o.units) + 16 * chunk;
+            const u32 to = stages.scales(stage) + (i * 32 + lane) * 16;
+            if (o.units % CHUNK == 0) {
+                cp_async_cg_shared_global_16(to, from, inside ? 16 : 0);
+            } else {
+                for (int unit = 0; unit < CHUNK; ++unit) {
+                    const bool there = inside && chunk * CHUNK + unit < o.units;
+                    cp_async_ca_shared_global_4(to + 4 * unit, there ? from + 4 * unit : matrix, there ? 4 : 0);
                 }
-                fence_proxy_async_shared_cta();
-                __syncwarp();
-                if (row % 32 == 0) mbarrier_arrive_shared_b64(stages.ready(ring.stage));
-                ring.advance();
+            }
+        }
+        cp_async_mbarrier_arrive_noinc_shared_b64(full);
+    }
+}
+
+// The loader, a warp. `wait_for_inputs` returns when activations may be read; before that only the first weights are.
+template <class S, class Describe, class Wait>
+__device__ __forceinline__ void load(const Stages<S>& stages, StreamK work, Describe operands, Wait wait_for_inputs) {
+    int position = work.position;  // next chunk of weights, over all tiles
+    Position<S> place, weights;
+    const auto load_weights = [&] {
+        const int tile = position / work.chunks;
+        load_weight_chunk(stages, weights.stage(), operands(tile), position - tile * work.chunks);
+        ++position;
+        ++weights.count;
+    };
+#pragma unroll 1
+    while (weights.count < S::CHUNKS && position < work.last) load_weights();
+    wait_for_inputs();
+    Segment segment;
+    while (work.next(segment)) {
+        const Operands<S::BLOCKS> o = operands(segment.tile);
+        for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+#pragma unroll 1
+            for (u32 u = 0; u < CHUNK; ++u) {
+                const u32 tile = place.first_tile() + u;
+                wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+                if (threadIdx.x % 32 == 0) {
+                    mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
+                    cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
+                                                                   (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
+                                                                   o.activation_batch, stages.tile_full(tile));
+                }
+            }
+            // The chunk before this one is about to be left by its last reader.
+            if (place.count > 0 && position < work.last) {
+                wait_barrier(stages.chunk_empty(weights.stage()), weights.parity() ^ 1);
+                load_weights();
             }
         }
     }
 }
 
-// One multiplier warpgroup's way through the ring.
+// One multiplier warpgroup's way through the rings.
 template <class S>
 struct Multiplier {
+    using Raw = RawWeights<S::ORDER>;
+    static constexpr int STEPS = CHUNK * S::BLOCKS;  // of a chunk; even, so that the sets of registers are the same in every chunk
+
     Stages<S> stages;
-    Ring<S::STAGES> ring;
-    u32 row, t;         // this lane's row within 128, and column pair
+    Position<S> place;
+    u32 codes, swizzle, scales;  // of this lane's row: addresses in the first chunk
     bool first_lane;
-    u32 codes, scales;  // its offsets within a weight block
 
-    __device__ __forceinline__ Multiplier(const Stages<S>& s, u32 group) : stages(s) {
-        const u32 lane = threadIdx.x % 32;
-        row = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
-        t = lane % 4;
+    __device__ __forceinline__ Multiplier(const Stages<S>& s, int group) : stages(s) {
+        const u32 lane = threadIdx.x % 32, t = lane % 4, row = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+        codes = stages.codes(0) + row * CHUNK_ROW_BYTES + Raw::code_shift(t);
+        swizzle = (row & 7) << 4 ^ Raw::swizzle_shift(t);
+        scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + Raw::scale_shift(t);
         first_lane = lane == 0;
-        codes = row * UNIT_BYTES;
-        scales = unit_scale_offset<S::WEIGHT_LAYOUT>(row);
     }
 
-    // Decodes, issues, and waits for the step before. The two sets of A are `a` of this step and of the step before.
+    __device__ __forceinline__ void read(Raw& raw, u32 stage, u32 step) const {
+        const u32 block = step % S::BLOCKS;
+        raw.template load<S::WEIGHT_LAYOUT>(codes + stage * S::CODES_BYTES + block * WEIGHT_CODES_BYTES, swizzle,
+                                            scales + stage * S::SCALES_BYTES + block * WEIGHT_SCALES_BYTES,
+                                            step / S::BLOCKS);
+    }
+
+    // sums = the product over `chunks` chunks, for N tokens.
     template <int N>
-    __device__ __forceinline__ void step(float (&sums)[N / 2], u32 (&a)[4][4], int block, bool first_of_unit) {
-        if (first_of_unit) wait_barrier(stages.full(ring.stage), ring.parity);
-        decode_weights<S::ORDER, S::BF16, S::WEIGHT_LAYOUT>(
-            a, stages.codes(ring.stage) + block * WEIGHT_CODES_BYTES + codes,
-            stages.scales(ring.stage) + block * WEIGHT_SCALES_BYTES + scales, t);
-        if (S::DECODES && first_of_unit) wait_barrier(stages.ready(ring.stage), ring.parity);
-        const u64 tile = wgmma_descriptor_128b(stages.tile(ring.stage));
-        wgmma_fence_sync_aligned();
-#pragma unroll
-        for (int i = 0; i < 4; ++i) wgmma_m64k16<N, S::BF16>(sums, a[i], tile + 2 * i);
-        wgmma_commit_group_sync_aligned();
-        wgmma_wait_group_sync_aligned<1>();
-    }
-
-    __device__ __forceinline__ void release(u32 stage) const {
-        if (first_lane) mbarrier_arrive_shared_b64(stages.empty(stage));
-    }
-
-    // sums = the product over `units` units, for N tokens.
-    template <int N>
-    __device__ __forceinline__ void multiply(float (&sums)[S::BLOCKS][N / 2], int units) {
+    __device__ __forceinline__ void multiply(float (&sums)[S::BLOCKS][N / 2], int chunks) {
 #pragma unroll
         for (int b = 0; b < S::BLOCKS; ++b) {
 #pragma unroll
             for (int i = 0; i < N / 2; ++i) sums[b][i] = 0.0f;
         }
         u32 a[2][4][4];
-        u32 before = 0;
-        int unit = 0;
-        const auto next = [&](bool release_before) {
-            if (release_before) release(before);
-            before = ring.stage;
-        };
-        if constexpr (S::BLOCKS == 2) {
+        Raw raw;
+        wait_barrier(stages.chunk_full(place.stage()), place.parity());
+        read(raw, place.stage(), 0);
+        raw.template decode<0, S::BF16>(a[0][0]);
+        raw.template decode<1, S::BF16>(a[0][1]);
+        raw.template decode<2, S::BF16>(a[0][2]);
+        raw.template decode<3, S::BF16>(a[0][3]);
+        u32 before = 0;  // barrier of the tile before
 #pragma unroll 1
-            for (; unit < units; ++unit) {
-                step<N>(sums[0], a[0], 0, true);
-                next(unit > 0);
-                step<N>(sums[1], a[1], 1, false);
-                ring.advance();
-            }
-        } else {
-#pragma unroll 1
-            for (; unit + 2 <= units; unit += 2) {
-                step<N>(sums[0], a[0], 0, true);
-                next(unit > 0);
-                ring.advance();
-                step<N>(sums[0], a[1], 0, true);
-                next(true);
-                ring.advance();
-            }
-            if (unit < units) {
-                step<N>(sums[0], a[0], 0, true);
-                next(unit > 0);
-                ring.advance();
+        for (; chunks > 0; --chunks) {
+            const u32 first_tile = place.first_tile(), tile_parity = place.tile_parity(), stage = place.stage();
+            ++place.count;
+#pragma unroll
+            for (u32 step = 0; step < STEPS; ++step) {
+                const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS, tile = first_tile + unit;
+                u32(&now)[4][4] = a[step % 2];
+                u32(&later)[4][4] = a[(step + 1) % 2];
+                if (step + 1 < STEPS) {
+                    read(raw, stage, step + 1);
+                } else if (chunks > 1) {  // else `later` is decoded from old codes, and not used
+                    wait_barrier(stages.chunk_full(place.stage()), place.parity());
+                    read(raw, place.stage(), 0);
+                }
+                if (block == 0) wait_barrier(stages.tile_full(tile), tile_parity);
+                const u64 b = wgmma_descriptor_128b(stages.tile(tile));
+                wgmma_fence_sync_aligned();
+                wgmma_m64k16<N, S::BF16>(sums[block], now[0], b);
+                wgmma_commit_group_sync_aligned();
+                wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
+                if (block == 0) {
+                    if (first_lane && before != 0) mbarrier_arrive_shared_b64(before);
+                    before = stages.tile_empty(tile);
+                }
+                raw.template decode<0, S::BF16>(later[0]);
+                raw.template decode<1, S::BF16>(later[1]);
+                wgmma_m64k16<N, S::BF16>(sums[block], now[1], b + 2);
+                wgmma_m64k16<N, S::BF16>(sums[block], now[2], b + 4);
+                wgmma_m64k16<N, S::BF16>(sums[block], now[3], b + 6);
+                wgmma_commit_group_sync_aligned();
+                raw.template decode<2, S::BF16>(later[2]);
+                raw.template decode<3, S::BF16>(later[3]);
+                // The last codes of the chunk are in registers.
+                if (step + 2 == STEPS && first_lane) mbarrier_arrive_shared_b64(stages.chunk_empty(stage));
             }
         }
         wgmma_wait_group_sync_aligned<0>();
-        release(before);
+        if (first_lane) mbarrier_arrive_shared_b64(before);
     }
 };
+
+template <int N>
+struct Count {
+    static constexpr int VALUE = N;
+};
+
+// The multipliers' part of a kernel. `store(constant N, tile, first, end, sums)` finishes N tokens, counted from the tile's, and stores
+// those before `end`.
+template <class S, class Store>
+__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, const StreamK& work, const Workspace& workspace,
+                                                   int group, Store store) {
+    constexpr int N = S::TOKENS, REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
+    const u32 number = 1 + group;
+    Multiplier<S> multiplier(stages, group);
+    StreamK mine = work;
+    Segment segment;
+    while (mine.next(segment)) {
+        float sums[S::BLOCKS][REGISTERS];
+        multiplier.template multiply<N>(sums, segment.end - segment.begin);
+        if (segment.end - segment.begin == work.chunks) {
+            store(Count<N>(), segment.tile, 0, N, sums);
+        } else {
+            leave_sums(sums, workspace, segment.begin == 0, work.block_of(segment.tile * work.chunks), group, number);
+        }
+    }
+    // The tile that an earlier block began, and the one that a later block goes on with, if it is another.
+#pragma unroll 1
+    for (int i = 0; i < 2; ++i) {
+        const int at = i == 0 ? work.position : work.last, tile = at / work.chunks;
+        if (at == tile * work.chunks || (i == 1 && tile * work.chunks < work.position)) continue;
+        const Sharers sharers = work.sharers(tile);
+        const int end = GROUPS * (sharers.index + 1) / sharers.count;
+        await_sums(workspace, sharers, group, number);
+#pragma unroll 1
+        for (int first = GROUPS * sharers.index / sharers.count; first < end; first += BATCH) {
+            float sums[S::BLOCKS][4 * BATCH];
+            add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, end);
+            store(Count<8 * BATCH>(), tile, 8 * first, 8 * end, sums);
+        }
+    }
+}

@@ -1,10 +1,10 @@
-// Stream-K: tiles x units are cut into one equal range for each block, wherever the cuts fall.
+// Stream-K: tiles x chunks (of K) are cut into one equal range for each block, wherever the cuts fall.
 //
 // A block's range touches at most one tile that begins in an earlier block, at its start, and at most one that a later block
-// goes on with, at its end. The block with a tile's first unit owns the tile; the others leave their sums in device memory, and the
-// owner adds them in the order of the blocks, so that results do not change from run to run. As the owner comes to its
-// shared tile last and the others to theirs first, it rarely waits. All blocks must be resident together: the grid is at most
-// the number of SMs.
+// goes on with, at its end. It leaves its sums of both in device memory, and after all its tiles adds up its share of each: the
+// tokens of a tile are dealt out to the blocks that have a part of it. Parts are added in the order of the blocks, so that results
+// do not change from run to run. All blocks must be resident together: the grid is at most the number of SMs, and at most
+// the number of chunks.
 #pragma once
 
 #include "ptx/barrier.cuh"
@@ -14,101 +14,127 @@
 // A part of one tile.
 struct Segment {
     int tile;
-    int begin, end;  // units along K
+    int begin, end;  // chunks along K
+};
+
+// The blocks that share one tile.
+struct Sharers {
+    int first, count;  // the first block, and how many have a part
+    int index;         // of this block among them
 };
 
 struct StreamK {
-    int share, extra;  // units of a block; the first `extra` blocks have one more
-    int units;         // of one tile
-    int blocks;        // of the grid
+    int share, extra;  // chunks of a block; the first `extra` blocks have one more
+    int chunks;        // of one tile
     int position, last;
 
-    // Where the range of `block` begins. A cut a few units from a tile's edge is moved there: a part so short costs more to
-    // hand over than to compute.
-    __device__ __forceinline__ int start(int block) const {
-        const int cut = share * block + min(block, extra);
-        const int inside = cut % units, least = units < 16 ? units / 4 : 4;
-        if (inside < least) return cut - inside;
-        return units - inside < least ? cut - inside + units : cut;
+    __device__ __forceinline__ int start(int block) const { return share * block + min(block, extra); }
+
+    // The block whose range holds `chunk` (counted over all tiles).
+    __device__ __forceinline__ int block_of(int chunk) const {
+        const int longer = (share + 1) * extra;
+        return chunk < longer ? chunk / (share + 1) : extra + (chunk - longer) / share;
     }
 
-    __device__ __forceinline__ StreamK(int tiles, int units_of_tile)
-        : share(tiles * units_of_tile / gridDim.x),
-          extra(tiles * units_of_tile % gridDim.x),
-          units(units_of_tile),
-          blocks(gridDim.x) {
+    __device__ __forceinline__ StreamK(int tiles, int chunks_of_tile) : chunks(chunks_of_tile) {
+        const int total = tiles * chunks, blocks = gridDim.x;
+        share = total / blocks;
+        extra = total % blocks;
         position = start(blockIdx.x);
         last = start(blockIdx.x + 1);
     }
 
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
-        segment.tile = position / units;
-        segment.begin = position % units;
-        segment.end = min(segment.begin + last - position, units);
+        segment.tile = position / chunks;
+        segment.begin = position - segment.tile * chunks;
+        segment.end = min(segment.begin + last - position, chunks);
         position += segment.end - segment.begin;
         return true;
     }
+
+    __device__ __forceinline__ Sharers sharers(int tile) const {
+        const int first = block_of(tile * chunks);
+        return {first, block_of((tile + 1) * chunks - 1) - first + 1, static_cast<int>(blockIdx.x) - first};
+    }
 };
 
-// Device memory for handing over: `sums` holds REGISTERS floats of each of the 128 threads of each of the two warpgroups of
-// each block; `flags` a word for each warpgroup of each block, zero before the launch and after it.
+// Device memory for shared tiles: `sums` holds, for each block, two slots (0: the tile that an earlier block began; 1: the tile that
+// a later block goes on with) of REGISTERS floats for each thread of each of two warpgroups; `counters` a word for each
+// warpgroup of each block, zero before the launch and after it.
 struct Workspace {
     float* sums;
-    u32* flags;
+    u32* counters;
 };
 
+constexpr int WORKSPACE_GROUPS = 2;
+
+// The thread's first group of four sums; groups are 128 apart.
 template <int REGISTERS>
-__device__ __forceinline__ float4* workspace_slot(const Workspace& workspace, int block, int group) {
-    return reinterpret_cast<float4*>(workspace.sums) + static_cast<i64>(2 * block + group) * 128 * (REGISTERS / 4) +
-           threadIdx.x % 128;
+__device__ __forceinline__ float4* workspace_slot(const Workspace& workspace, int block, int slot, int warpgroup) {
+    return reinterpret_cast<float4*>(workspace.sums) +
+           static_cast<i64>((2 * block + slot) * WORKSPACE_GROUPS + warpgroup) * 128 * (REGISTERS / 4) + threadIdx.x % 128;
 }
 
-// Warpgroup `group` leaves its sums of a tile that an earlier block owns. `number` is a free barrier of the warpgroup.
+// Warpgroup `warpgroup` leaves its part of a shared tile. `number` is a free barrier of the warpgroup.
 template <int BLOCKS, int REGISTERS>
-__device__ __forceinline__ void leave_sums(const float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace, int group,
-                                           u32 number) {
-    float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, blockIdx.x, group);
+__device__ __forceinline__ void leave_sums(const float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
+                                           bool begins_tile, int first_sharer, int warpgroup, u32 number) {
+    float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, blockIdx.x, begins_tile, warpgroup);
 #pragma unroll
-    for (int b = 0; b < BLOCKS; ++b) {
+    for (int i = 0; i < REGISTERS; i += 4) {
 #pragma unroll
-        for (int i = 0; i < REGISTERS; i += 4) {
-            *slot = make_float4(sums[b][i], sums[b][i + 1], sums[b][i + 2], sums[b][i + 3]);
-            slot += 128;
+        for (int b = 0; b < BLOCKS; ++b) {
+            __stcg(slot + (i / 4 * BLOCKS + b) * 128,
+                   make_float4(sums[b][i], sums[b][i + 1], sums[b][i + 2], sums[b][i + 3]));
         }
     }
     barrier_sync(number, 128);
-    if (threadIdx.x % 128 == 0) st_release_gpu_global_b32(workspace.flags + 2 * blockIdx.x + group, 1);
+    if (threadIdx.x % 128 == 0) {
+        red_release_gpu_global_add_u32(workspace.counters + WORKSPACE_GROUPS * first_sharer + warpgroup, 1);
+    }
 }
 
-// The owner adds what the later blocks have left of the tile that `segment` begins.
-template <int BLOCKS, int REGISTERS>
-__device__ __forceinline__ void add_sums(float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
-                                         const StreamK& work, const Segment& segment, int group, u32 number) {
-    const int tile_end = (segment.tile + 1) * work.units;
-    for (int block = blockIdx.x + 1; block < work.blocks; ++block) {
-        const int from = work.start(block);
-        if (from >= tile_end) break;
-        if (from == work.start(block + 1)) continue;
-        u32* flag = workspace.flags + 2 * block + group;
-        if (threadIdx.x % 128 == 0) {
-            while (ld_acquire_gpu_global_b32(flag) == 0) {
-            }
-            *flag = 0;
+// Waits until every part of a shared tile is there.
+__device__ __forceinline__ void await_sums(const Workspace& workspace, const Sharers& sharers, int warpgroup, u32 number) {
+    u32* counter = workspace.counters + WORKSPACE_GROUPS * sharers.first + warpgroup;
+    if (threadIdx.x % 128 == 0) {
+        while (ld_acquire_gpu_global_b32(counter) < sharers.count) {
         }
-        barrier_sync(number, 128);
-        const float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, block, group);
+        // Everyone counts once more when it has seen all parts; the last one leaves the counter as it was found.
+        if (atom_acq_rel_gpu_global_add_u32(counter, 1) == 2 * sharers.count - 1) *counter = 0;
+    }
+    barrier_sync(number, 128);
+}
+
+// Adds up groups [group, group + COUNT) of four sums of each weight block; those from `end` on are not there.
+template <int BLOCKS, int REGISTERS, int COUNT>
+__device__ __forceinline__ void add_parts(float (&sums)[BLOCKS][COUNT * 4], const Workspace& workspace,
+                                          const Sharers& sharers, int warpgroup, int group, int end) {
 #pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) {
+    for (int b = 0; b < BLOCKS; ++b) {
 #pragma unroll
-            for (int i = 0; i < REGISTERS; i += 4) {
-                const float4 part = __ldcg(slot);
-                sums[b][i] += part.x;
-                sums[b][i + 1] += part.y;
-                sums[b][i + 2] += part.z;
-                sums[b][i + 3] += part.w;
-                slot += 128;
+        for (int i = 0; i < COUNT * 4; ++i) sums[b][i] = 0.0f;
+    }
+    constexpr int ALL = BLOCKS * REGISTERS;
+    constexpr int STEP = 2 * WORKSPACE_GROUPS * 128 * (ALL / 4);  // from block to block
+    const float4* slot = workspace_slot<ALL>(workspace, sharers.first, 1, warpgroup) + group * BLOCKS * 128;
+    const float4* later = workspace_slot<ALL>(workspace, sharers.first + 1, 0, warpgroup) + group * BLOCKS * 128;
+#pragma unroll 2
+    for (int i = 0; i < sharers.count; ++i) {
+#pragma unroll
+        for (int g = 0; g < COUNT; ++g) {
+            if (group + g >= end) continue;
+#pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) {
+                const float4 part = __ldcg(slot + (g * BLOCKS + b) * 128);
+                sums[b][4 * g] += part.x;
+                sums[b][4 * g + 1] += part.y;
+                sums[b][4 * g + 2] += part.z;
+                sums[b][4 * g + 3] += part.w;
             }
         }
+        slot = later;
+        later += STEP;
     }
 }

@@ -35,3 +35,18 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity_shared_b64(u32 barrier,
         : "memory");
     return done != 0;
 }
+
+// The same, answered at once.
+__device__ __forceinline__ bool mbarrier_test_wait_parity_shared_b64(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return done != 0;
+}
