@@ -132,4 +132,9 @@ def _printf(call: HostCall) -> bool:
                 out.append(int.from_bytes(raw, "little", signed=kind in "di"))
         clean = re.sub(r"(hh|h|ll|l|z)(?=[diouxXc])", "", text).replace("%p", "%#x").replace("%u", "%d")
         call.launch.report.output.append(clean % tuple(out))
+        for name in (getattr(r, "name", "") for r in call.items(call.instruction.operands[0])):
+            # The result: how many arguments were printed, as written bytes of the caller's parameter slot.
+            base = int(call.warp["local"]) + lane * layout.local_size * 2 + layout.local[name]
+            ctypes.memmove(base, struct.pack("<i", len(out)), 4)
+            ctypes.memset(base + layout.local_size, 1, 4)
     return True

@@ -11,7 +11,7 @@ __all__ = [
     "Sink", "Sym", "Variable", "Vec", "type_bits",
 ]  # fmt: skip
 
-_BITS = re.compile(r"(\d+)")
+_BITS = re.compile(r"[busf](8|16|32|64|128)")
 
 
 def type_bits(name: str) -> int:
@@ -38,7 +38,7 @@ def type_bits(name: str) -> int:
         return 32
     if name == "f32x2":
         return 64
-    match = _BITS.search(name)
+    match = _BITS.fullmatch(name)
     if match is None:
         raise KeyError(name)
     return int(match.group(1))

@@ -494,6 +494,8 @@ class _Parser:
         if self.accept("@"):
             negated = self.accept("!")
             guard = self.register(self.take())
+        if self.kind == "end":
+            self.fail("unexpected end of the file inside a body")
         if self.kind != "word":
             self.fail(f"expected an instruction, got {self.value!r}")
         opcode = self.take()
