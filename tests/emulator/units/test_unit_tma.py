@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -93,7 +94,9 @@ def corners(tmap: TensorMap, count: int = 8, low: int | None = None) -> list[tup
     rng = np.random.default_rng(3)
     limits = [(-b if low is None else low, n + 2) for n, b in zip(tmap.shape, tmap.box, strict=True)]
     random = [tuple(int(rng.integers(lo, hi)) for lo, hi in limits) for _ in range(count)]
-    return [(0,) * tmap.rank, *random]
+    # A box starts at a multiple of 16 bytes.
+    granule = 128 // tmap.bits
+    return [(0,) * tmap.rank, *((c[0] // granule * granule, *c[1:]) for c in random)]
 
 
 @pytest.mark.parametrize("tmap", CASES, ids=str)
@@ -135,13 +138,30 @@ def test_load_is_the_scalar_model(tmap: TensorMap, address: int) -> None:
 @pytest.mark.parametrize("tmap", [t for t in CASES if not t.nan_fill], ids=str)
 def test_store_is_the_scalar_model(tmap: TensorMap) -> None:
     smem = np.random.default_rng(1).integers(0, 256, 32768, dtype=np.uint8)
+    granule = 128 // tmap.bits
+    whole = replace(tmap, shape=(-(-tmap.shape[0] // granule) * granule, *tmap.shape[1:]))  # what a store fills
     for coords in corners(tmap, low=0):
-        got, want = memory(tmap), memory(tmap)
+        got, want = memory(whole), memory(whole)
         plan_store(tmap, coords, 1024).run(smem, got, BASE)
-        for shared, target, _ in visit(tmap, coords):
+        for shared, target, _ in visit(whole, coords):
             if target is not None:
                 want[target] = smem[swizzled(1024 + shared, tmap.swizzle, tmap.atomicity, tmap.flip8)]
         np.testing.assert_array_equal(got, want)
+
+
+def test_a_store_fills_the_granule_in_which_the_row_ends() -> None:
+    """As recorded on an H200: 16 bytes are written whole, though the tensor has 40 bytes a row."""
+    tmap = TensorMap(BASE, "u8", (40, 4), (48,), (32, 4))
+    smem, gmem = np.full(4096, 7, np.uint8), np.zeros(192, np.uint8)
+    plan_store(tmap, (16, 1), 1024).run(smem, gmem, BASE)
+    assert gmem.reshape(4, 48)[1:, 16:].all()
+    assert not gmem.reshape(4, 48)[0].any()
+    assert not gmem.reshape(4, 48)[:, :16].any()
+
+
+def test_a_box_that_starts_within_a_granule_is_refused() -> None:
+    with pytest.raises(UnitError, match="16 bytes"):
+        plan_load(TensorMap(BASE, "f16", (40, 24), (96,), (16, 8)), (4, 0), 1024)
 
 
 @pytest.mark.parametrize("tmap", [t for t in CASES if not t.nan_fill], ids=str)
@@ -306,7 +326,7 @@ def test_illegal_copies_are_refused() -> None:
     with pytest.raises(UnitError, match="shared address 0x10"):
         plan_load(tmap, (0, 0), 16)
     with pytest.raises(UnitError, match="non-negative"):
-        plan_store(tmap, (-1, 0), 0)
+        plan_store(tmap, (-16, 0), 0)
     with pytest.raises(UnitError, match="im2col"):
         plan_load(tmap, (0, 0), 0, "im2col")
     with pytest.raises(UnitError, match="box"):

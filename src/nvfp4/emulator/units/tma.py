@@ -31,12 +31,16 @@ TILE = "tile"
 GATHER4 = "tile::gather4"
 SCATTER4 = "tile::scatter4"
 
-# The "OOB-NaN" of each floating-point type (PTX ISA 5.5.3.3 leaves the bits open; f16 as in
-# cutlass/arch/memory_sm80.h).
+# The "OOB-NaN" of each floating-point type. PTX ISA 5.5.3.3 leaves the bits open; an H200 fills with the 16-bit word 0x7ff7
+# whatever the type is (recorded for f16, bf16, f32 and f64 in tests/hw/silicon/vectors).
 OOB_NAN: dict[str, int] = {
-    "f16": 0x7EFF, "bf16": 0x7FFF, "f32": 0x7FFFFFFF, "f32.ftz": 0x7FFFFFFF, "tf32": 0x7FFFFFFF, "tf32.ftz": 0x7FFFFFFF,
-    "f64": 0x7FFFFFFFFFFFFFFF,
+    "f16": 0x7FF7, "bf16": 0x7FF7, "f32": 0x7FF77FF7, "f32.ftz": 0x7FF77FF7, "tf32": 0x7FF77FF7, "tf32.ftz": 0x7FF77FF7,
+    "f64": 0x7FF77FF77FF77FF7,
 }  # fmt: skip
+# Tensor copies work on granules of 16 bytes in global memory. Recorded on an H200, and in no document: a box whose first
+# byte is no multiple of them is an illegal instruction, and a store fills the last granule of a row, though the tensor ends
+# within it.
+GRANULE = 16
 SHARED_ALIGN = 128  # CUDA programming guide, alignment of multi-dimensional bulk copies
 
 
@@ -94,6 +98,9 @@ class TilePlan:
         out = []
         for c, n, size, step in zip(self.coords, self.tmap.counts, self.tmap.shape, self.tmap.steps, strict=True):
             low = 0 if c >= 0 else -(c // step)
+            if self.store and not out:
+                # A map starts at a granule, and so does its first row: the tensor as a store sees it.
+                size = -(-size * self.tmap.bits // (8 * GRANULE)) * (8 * GRANULE) // self.tmap.bits
             high = n if c + (n - 1) * step < size else max(0, -(-(size - c) // step))
             out.append((min(low, n), max(min(high, n), min(low, n))))
         return tuple(out)
@@ -366,6 +373,11 @@ def _plan(tmap: TensorMap, coords: Sequence[int], smem_addr: int, mode: str, sto
     if kind == "b4x16" and where[0] % 2:
         raise UnitError(
             f"tensor copy of 4-bit elements at coordinate 0 = {where[0]}", "the first coordinate must be even"
+        )
+    if where[0] * tmap.bits % (8 * GRANULE):
+        raise UnitError(
+            f"tensor copy at coordinate 0 = {where[0]} of {tmap.bits}-bit elements",
+            f"the box must start at a multiple of {GRANULE} bytes (an H200 reports an illegal instruction)",
         )
     if store:
         if min((*where, *(rows or ()))) < 0:

@@ -144,6 +144,7 @@ def _special() -> Program:
              "%cluster_ctaid.x", "%cluster_ctaid.y", "%cluster_ctaid.z", "%cluster_nctaid.x", "%cluster_nctaid.y",
              "%cluster_nctaid.z", "%cluster_ctarank", "%cluster_nctarank", "%total_smem_size", "%dynamic_smem_size"]  # fmt: skip
     names.remove("%nwarpid")  # a property of the chip, not of the launch
+    names.remove("%warpid")  # may differ from run to run, and did
     names.remove("%total_smem_size")  # includes what the driver reserves
     text = ""
     for i, name in enumerate(names):

@@ -15,7 +15,10 @@ _BYTES = {"u8": 1, "u16": 2, "u32": 4, "i32": 4, "u64": 8, "i64": 8, "f16": 2, "
 
 @dataclass(frozen=True)
 class Box:
-    """One copy: a map over the common buffer and the coordinates of the box, dimension 0 first."""
+    """One copy: a map over the common buffer and the coordinates of the box, dimension 0 first.
+
+    The first coordinate lies at a multiple of 16 bytes: an H200 answers others with an illegal instruction.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -25,6 +28,9 @@ class Box:
     steps: tuple[int, ...] = ()
     nan_fill: bool = False
     pad: int = 0  # bytes between rows beyond what the shape needs
+
+    def __post_init__(self) -> None:
+        assert self.at[0] * _BYTES[self.dtype] % 16 == 0, self
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -48,32 +54,32 @@ class Box:
 
 def _loads() -> dict[str, list[Box]]:
     found: dict[str, list[Box]] = {"1d": [
-        Box("u8", (1000,), (64,), (100,)), Box("u16", (300,), (48,), (280,)), Box("f32", (90,), (32,), (-8,)), Box("f64", (64,), (8,), (60,)),
+        Box("u8", (1000,), (64,), (112,)), Box("u16", (300,), (48,), (280,)), Box("f32", (90,), (32,), (-8,)), Box("f64", (64,), (8,), (60,)),
         Box("u32", (90,), (256,), (0,)), Box("i64", (100,), (16,), (200,)), Box("f16", (100,), (16,), (96,), nan_fill=True),
-        Box("f32", (100,), (16,), (-5,), nan_fill=True),
+        Box("f32", (100,), (16,), (-4,), nan_fill=True),
     ]}  # fmt: skip
     for swizzle in (32, 64, 128):
         w = swizzle
         found[f"2d swizzle {swizzle}"] = [
             Box("u8", (256, 40), (w, 16), (16, 3), swizzle),
             Box("u16", (128, 40), (w // 2, 24), (64, 30), swizzle),  # the last rows are outside
-            Box("u32", (100, 40), (w // 4, 8), (-3, -2), swizzle),
-            Box("f32", (64, 20), (w // 8, 9), (1, 2), swizzle),  # rows narrower than the swizzle
-            Box("f16", (64, 20), (w // 2, 8), (60, 18), swizzle, nan_fill=True),
+            Box("u32", (100, 40), (w // 4, 8), (-4, -2), swizzle),
+            Box("f32", (64, 20), (w // 8, 9), (4, 2), swizzle),  # rows narrower than the swizzle
+            Box("f16", (64, 20), (w // 2, 8), (56, 18), swizzle, nan_fill=True),
             Box("bf16", (80, 20), (w // 2, 10), (8, 4), swizzle, steps=(1, 3)),
         ]
     found["2d"] = [
-        Box("u8", (100, 20), (48, 5), (90, 17), pad=16), Box("bf16", (33, 9), (40, 9), (-4, 0), nan_fill=True),
-        Box("u16", (64, 50), (8, 30), (3, 7), steps=(1, 2)), Box("i32", (64, 50), (16, 6), (8, 46), steps=(1, 4)),
+        Box("u8", (100, 20), (48, 5), (80, 17), pad=16), Box("bf16", (33, 9), (40, 9), (-8, 0), nan_fill=True),
+        Box("u16", (64, 50), (8, 30), (8, 7), steps=(1, 2)), Box("i32", (64, 50), (16, 6), (8, 46), steps=(1, 4)),
         Box("u64", (20, 20), (4, 4), (18, 18)), Box("f64", (20, 20), (6, 3), (-2, -1), nan_fill=True), Box("u8", (64, 64), (16, 256), (0, -100)),
     ]  # fmt: skip
     found["3d"] = [
         Box("u8", (64, 10, 6), (32, 4, 3), (16, 7, 4)), Box("u16", (64, 10, 6), (32, 8, 2), (0, 4, 5), 64),
         Box("f16", (64, 10, 6), (64, 4, 3), (0, -1, -1), 128), Box("f32", (20, 10, 6), (8, 3, 4), (4, 2, 0), 32, steps=(1, 2, 3)),
-        Box("u32", (20, 10, 6), (12, 4, 5), (10, 0, 3), steps=(1, 1, 2)),
+        Box("u32", (20, 10, 6), (12, 4, 5), (12, 0, 3), steps=(1, 1, 2)),
     ]  # fmt: skip
     found["4d"] = [
-        Box("u8", (32, 6, 5, 4), (16, 3, 2, 2), (8, 2, 1, 1)), Box("u16", (32, 6, 5, 4), (32, 2, 3, 2), (0, -1, 3, 3), 64),
+        Box("u8", (32, 6, 5, 4), (16, 3, 2, 2), (16, 2, 1, 1)), Box("u16", (32, 6, 5, 4), (32, 2, 3, 2), (0, -1, 3, 3), 64),
         Box("f32", (32, 6, 5, 4), (32, 2, 2, 2), (0, 5, 4, -1), 128, nan_fill=True), Box("u16", (32, 6, 5, 4), (8, 4, 4, 4), (16, 1, 0, 0), steps=(1, 2, 3, 2)),
     ]  # fmt: skip
     found["5d"] = [
@@ -142,20 +148,20 @@ extern "C" __global__ void kernel({maps}, u32* out) {{
 _STORES: tuple[tuple[str, Box], ...] = (
     ("", Box("u8", (40, 9), (32, 4), (16, 7))),
     ("", Box("u16", (64, 12), (64, 8), (0, 6), 128)),
-    ("", Box("f32", (40, 12), (16, 4), (30, 9), 64)),
-    ("", Box("u32", (16, 4, 3), (8, 2, 2), (10, 3, 1), 32)),
-    ("", Box("u16", (16, 4, 3, 2), (8, 2, 2, 2), (4, 1, 2, 1))),
+    ("", Box("f32", (40, 12), (16, 4), (32, 9), 64)),
+    ("", Box("u32", (16, 4, 3), (8, 2, 2), (12, 3, 1), 32)),
+    ("", Box("u16", (16, 4, 3, 2), (8, 2, 2, 2), (8, 1, 2, 1))),
     ("", Box("u8", (16, 3, 3, 2, 2), (16, 2, 2, 2, 2), (0, 2, 1, 1, 0))),
-    ("", Box("u32", (100,), (32,), (90,))),
+    ("", Box("u32", (100,), (32,), (88,))),
     ("", Box("u16", (32, 20), (16, 8), (8, 2), steps=(1, 3))),
     ("add", Box("u32", (16, 8), (8, 4), (4, 2))),
     ("add", Box("f32", (16, 8), (8, 4), (12, 6))),
-    ("add", Box("f16", (32, 8), (16, 4), (4, 2))),
-    ("add", Box("bf16", (32, 8), (32, 4), (4, 2), 64)),
+    ("add", Box("f16", (32, 8), (16, 4), (8, 2))),
+    ("add", Box("bf16", (32, 8), (32, 4), (8, 2), 64)),
     ("min", Box("i32", (16, 8), (8, 4), (4, 2))),
     ("max", Box("i32", (16, 8), (8, 4), (4, 2))),
-    ("min", Box("f16", (32, 8), (16, 4), (4, 2))),
-    ("max", Box("bf16", (32, 8), (16, 4), (4, 2))),
+    ("min", Box("f16", (32, 8), (16, 4), (8, 2))),
+    ("max", Box("bf16", (32, 8), (16, 4), (8, 2))),
     ("and", Box("u32", (16, 8), (8, 4), (4, 2))),
     ("or", Box("u32", (16, 8), (8, 4), (4, 2))),
     ("xor", Box("u32", (16, 8), (8, 4), (4, 2))),
