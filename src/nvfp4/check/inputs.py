@@ -18,7 +18,7 @@ from nvfp4.backends.base import Operand, Operands
 from nvfp4.contest.inputs import draw_codes, draw_scales
 from nvfp4.contest.tasks import Distribution, task_of
 from nvfp4.errors import InputError
-from nvfp4.formats import BLOCK, encode_e4m3
+from nvfp4.formats import BLOCK, E2M1_MAX, encode_e2m1, encode_e4m3, pack
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
@@ -69,11 +69,8 @@ def _all_scales(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
 def _largest(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
     """Scale 448 everywhere, so that 448 * 448 overflows an fp16 intermediate; most codes are zero, to stay finite."""
     codes = _codes(g, batch, rows, k)
-    keep = torch.randint(0, 64, codes.shape, generator=g) == 0
-    return Draw(
-        torch.where(keep, codes, torch.zeros_like(codes)),
-        torch.full((batch, rows, k // BLOCK), 0x7E, dtype=torch.uint8),
-    )
+    codes *= _codes(g, batch, rows, k) < 4
+    return Draw(codes, torch.full((batch, rows, k // BLOCK), 0x7E, dtype=torch.uint8))
 
 
 def _smallest(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
@@ -99,22 +96,27 @@ def _one_hot(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
 
 def _signed_zeros(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
     """Only the codes +0, -0, +0.5, -0.5, and half of the scales zero."""
-    table = torch.tensor([0x0, 0x8, 0x1, 0x9], dtype=torch.uint8)
-    nibbles = table[torch.randint(0, 4, (batch, rows, k), generator=g)]
-    scales = torch.randint(0, 2, (batch, rows, k // BLOCK), generator=g).to(torch.uint8) * 0x38
-    return Draw(nibbles[..., 0::2] | nibbles[..., 1::2] << 4, scales)
+    scales = torch.randint(0, 2, (batch, rows, k // BLOCK), generator=g, dtype=torch.uint8) * 0x38
+    return Draw(_codes(g, batch, rows, k) & 0x99, scales)
+
+
+@functools.cache
+def _gaussian_tables() -> tuple[torch.Tensor, torch.Tensor]:
+    """Bytes of two codes, and scale bytes, as quantizing Gaussian blocks gives them: 2^14 of each."""
+    x = torch.randn(1 << 14, BLOCK, generator=torch.Generator().manual_seed(0))
+    scales = encode_e4m3(x.abs().amax(-1) / E2M1_MAX)
+    codes = encode_e2m1(x / scales.float().unsqueeze(-1))
+    return pack(codes).flatten()[: 1 << 14].contiguous(), scales.view(torch.uint8)
 
 
 def _gaussian(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
-    """What a quantizer makes of Gaussian data: codes follow the bell curve, scales the largest of each block."""
-    x = torch.randn(batch, rows, k // BLOCK, BLOCK, generator=g)
-    scales = encode_e4m3(x.abs().amax(-1) / 6).view(torch.uint8)
-    divisor = scales.view(torch.float8_e4m3fn).float().unsqueeze(-1)
-    edges = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
-    ratio = x / divisor
-    nibbles = torch.bucketize(ratio.abs(), edges).to(torch.uint8) | (ratio < 0).to(torch.uint8) << 3
-    nibbles = nibbles.reshape(batch, rows, k)
-    return Draw(nibbles[..., 0::2] | nibbles[..., 1::2] << 4, scales)
+    """What a quantizer makes of Gaussian data: codes follow the bell curve, scales the largest value of a block."""
+    code_table, scale_table = _gaussian_tables()
+
+    def draw(table: torch.Tensor, *shape: int) -> torch.Tensor:
+        return table[torch.randint(0, table.numel(), shape, generator=g, dtype=torch.int32)]
+
+    return Draw(draw(code_table, batch, rows, k // 2), draw(scale_table, batch, rows, k // BLOCK))
 
 
 def _contest(rule: Distribution) -> Sampler:

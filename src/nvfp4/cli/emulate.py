@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
 
 from nvfp4.cli import output
 from nvfp4.errors import InputError
+
+if TYPE_CHECKING:
+    from nvfp4.emulator import Report
 
 _TYPES = {
     **{f"u{bits}": np.dtype(f"u{bits // 8}") for bits in (8, 16, 32, 64)},
@@ -44,6 +47,13 @@ def _argument(text: str) -> object:
         found = f"{loaded.dtype}{list(loaded.shape)}"
         raise InputError("nvfp4 emulate", "--arg", f"{dtype}{list(shape)} in {source}", found, "Convert the file.")
     return loaded
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    """What a report says, for machines."""
+    whole = ("kernel", "counts", "instructions", "output", "seconds", "compile_seconds", "steps")
+    lists = {name: [asdict(item) for item in getattr(report, name)] for name in ("findings", "lines", "waits")}
+    return {**{name: getattr(report, name) for name in whole}, **lists}
 
 
 def _triple(text: str, option: str) -> tuple[int, int, int]:
@@ -106,7 +116,7 @@ def emulate(
         buffers = {f"arg{i}": value for i, value in enumerate(arguments) if isinstance(value, np.ndarray)}
         np.savez(save, allow_pickle=False, **buffers)
     if as_json:
-        output.emit(asdict(report))
+        output.emit(_plain(report))
     else:
         parts = [str(report)] + ([report.profile()] if profile else []) + ([report.timeline()] if timeline else [])
         output.console.print("\n\n".join(parts), highlight=False, markup=False)
