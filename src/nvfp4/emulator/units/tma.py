@@ -31,15 +31,15 @@ TILE = "tile"
 GATHER4 = "tile::gather4"
 SCATTER4 = "tile::scatter4"
 
-# The "OOB-NaN" of each floating-point type. PTX ISA 5.5.3.3 leaves the bits open; an H200 fills with the 16-bit word 0x7ff7
-# whatever the type is (recorded for f16, bf16, f32 and f64 in tests/hw/silicon/vectors).
+# The "OOB-NaN" of each floating-point type. PTX ISA 5.5.3.3 leaves the bits open; an H200 fills with the 16-bit word
+# 0x7ff7 whatever the type is (recorded for f16, bf16, f32 and f64 in tests/hw/silicon/vectors).
 OOB_NAN: dict[str, int] = {
     "f16": 0x7FF7, "bf16": 0x7FF7, "f32": 0x7FF77FF7, "f32.ftz": 0x7FF77FF7, "tf32": 0x7FF77FF7, "tf32.ftz": 0x7FF77FF7,
     "f64": 0x7FF77FF77FF77FF7,
 }  # fmt: skip
-# Tensor copies work on granules of 16 bytes in global memory. Recorded on an H200, and in no document: a box whose first
-# byte is no multiple of them is an illegal instruction, and a store fills the last granule of a row, though the tensor ends
-# within it.
+# Tensor copies work on granules of 16 bytes in global memory. Recorded on an H200, and in no document: a box whose
+# first byte is no multiple of them is an illegal instruction, and a store fills the last granule of a row, though the
+# tensor ends within it.
 GRANULE = 16
 SHARED_ALIGN = 128  # CUDA programming guide, alignment of multi-dimensional bulk copies
 
