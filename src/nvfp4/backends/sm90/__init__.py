@@ -1,0 +1,70 @@
+"""Kernels for Hopper (sm_90a): WGMMA, the copy engine, warp specialisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from nvfp4 import executors
+from nvfp4.backends.base import Operands, Plan
+from nvfp4.backends.operands import aligned, repeated
+from nvfp4.backends.sm80.constants import ceil_div
+from nvfp4.backends.sm90 import gemm
+from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, plan
+from nvfp4.device import Capability
+from nvfp4.executors.launch import Launch
+from nvfp4.problem import Op, Problem
+
+_INT_MAX = 2**31 - 1
+
+
+class Sm90Backend:
+    """The backend of the kernels ``csrc/kernels/sm90_*.cu``."""
+
+    name = "sm90"
+
+    def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
+        """Reasons why these kernels do not run `problem` there; empty when they do."""
+        reasons = []
+        if capability.compute != (9, 0):
+            what = "a CPU" if capability.arch == "cpu" else capability.arch
+            reasons.append(f"needs a GPU of compute capability 9.0, not {what}")
+        if problem.op not in (Op.GEMM, Op.DUAL_GEMM):
+            reasons.append(f"has no kernel for {problem.op} yet")
+            return tuple(reasons)
+        if problem.b.kind != "nvfp4":
+            reasons.append(f"B must be NVFP4, not {problem.b.kind}")
+        if problem.k % UNIT:
+            reasons.append(f"K must be a multiple of {UNIT}, not {problem.k}")
+        tiles = ceil_div(problem.m, 8) * ceil_div(problem.n, 128) * problem.l
+        if max(tiles * ceil_div(problem.k, UNIT * CHUNK), problem.m, problem.n, problem.k) > _INT_MAX:
+            reasons.append("more than 2^31 - 1 parts of tiles")
+        return tuple(reasons)
+
+    def plan(self, capability: Capability, problem: Problem) -> GemmPlan:
+        """The plan for `problem` there."""
+        return plan(capability, problem)
+
+    def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
+        """The launches, in order, that compute ``operands.out``."""
+        chosen = cast(GemmPlan, plan)
+        return gemm.launches(chosen, problem, operands, gemm.scratch(chosen, problem, operands))
+
+    def run(self, plan: Plan, problem: Problem, operands: Operands) -> None:
+        """Compute into ``operands.out``: on a GPU, or with tensors on the CPU in the emulator."""
+        operands = aligned(operands)
+        executors.choose(operands.out[0].device).run(self.launches(plan, problem, operands))
+
+    def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
+        """`run` for many calls: what does not depend on memory is done in the first.
+
+        The operands of all calls lie on the same device, contiguous and 16-byte aligned.
+        """
+        chosen = cast(GemmPlan, plan)
+        return repeated(
+            lambda operands, extra: gemm.launches(chosen, problem, operands, extra),
+            lambda operands: gemm.scratch(chosen, problem, operands),
+        )
+
+
+BACKEND = Sm90Backend()

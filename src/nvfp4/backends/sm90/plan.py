@@ -1,0 +1,93 @@
+"""Plans of the Hopper GEMM family: what a tuner may vary, and the choice that is made without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvfp4.backends.sm80.constants import ceil_div
+from nvfp4.device import Capability
+from nvfp4.problem import Op, Problem
+
+UNIT = 64
+"""Elements along K of a tile of activations (`UNIT` in csrc/decode/wgmma_operand.cuh)."""
+
+CHUNK = 4
+"""Units along K of a stage of weights."""
+
+_BLOCK_ROWS = 128
+_CODES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 2
+_SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
+_ROW_BYTES = UNIT * 2  # of a tile of activations
+_STAGING_BYTES = 2 * 64 * 128  # csrc/epilogue/tile_store.cuh
+_ALIGNMENT_BYTES = 1024  # a tile's swizzle repeats every 1024 bytes
+
+MAX_TOKENS = 128
+"""Most columns of one instruction that the accumulators leave room for."""
+
+THREADS = 384
+
+
+@dataclass(frozen=True)
+class GemmPlan:
+    """How a product runs.
+
+    Attributes:
+        arch: Compilation target.
+        tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 up to 128.
+        blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual_gemm has 2, one of each matrix.
+        chunks: Stages of weights (256 elements along K each), 2 or 4.
+        tiles: Stages of activations (64 elements along K each), 4 or 8.
+        band: Tiles of tokens that share a pass over the weights.
+        grid: Thread blocks: at most one for each multiprocessor, as they wait for one another.
+    """
+
+    arch: str
+    tokens: int
+    blocks: int
+    chunks: int
+    tiles: int
+    band: int
+    grid: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
+        weights = self.chunks * self.blocks * (_CODES_BYTES + _SCALES_BYTES)
+        activations = self.tiles * self.tokens * _ROW_BYTES
+        barriers = 16 * (self.chunks + self.tiles)
+        return activations + weights + _STAGING_BYTES + barriers + _ALIGNMENT_BYTES
+
+    def describe(self) -> str:
+        """One line for people."""
+        tile = f"{_BLOCK_ROWS}x{self.blocks} weight rows x {self.tokens} tokens"
+        stages = f"{self.chunks} stages of weights, {self.tiles} of activations"
+        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, stream-K over {self.grid} blocks [{self.arch}]"
+
+
+def tokens_of(rows: int) -> int:
+    """Columns of the instruction for `rows` tokens: the tiles equal, and as few as there can be."""
+    if rows <= 8:
+        return 8
+    each = ceil_div(rows, ceil_div(rows, MAX_TOKENS))
+    return ceil_div(each, 16) * 16
+
+
+def plan(capability: Capability, problem: Problem) -> GemmPlan:
+    """The plan for `problem` there.
+
+    256 weight rows halve the reads of activations from L2 and the decoder's share; with fewer than a sixth as many tiles
+    as multiprocessors (measured on an H200) handing over that many sums between blocks costs more than it saves.
+    """
+    rows = max((m for m, _, _ in problem.groups), default=problem.m)
+    if problem.stacked:
+        rows = ceil_div(problem.m, problem.stacked)
+    tokens = tokens_of(max(rows, 1))
+    tiles_m = sum(ceil_div(m, tokens) for m, _, _ in problem.groups) if problem.groups else ceil_div(problem.m, tokens)
+    tiles_m *= problem.l
+    dual = problem.op is Op.DUAL_GEMM
+    blocks = 2 if dual or 6 * tiles_m * ceil_div(problem.n, 2 * _BLOCK_ROWS) >= capability.sms else 1
+    rows_of_tile = _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS
+    work = tiles_m * ceil_div(problem.n, rows_of_tile) * ceil_div(problem.k, CHUNK * UNIT)
+    chunks = 2 if blocks == 2 and tokens > 64 else 4
+    grid = capability.sms if problem.stacked else max(1, min(capability.sms, work))
+    return GemmPlan(capability.arch, tokens, blocks, chunks, 8, 16, grid)
