@@ -1,0 +1,161 @@
+// The epilogue warps of the Blackwell product kernels: accumulators from tensor memory, finished, to device memory.
+//
+// Thread i of the four warps has row i of the tile (lane i of tensor memory), 32 columns at a time. A row of D is a row of C, or, if the
+// operands are swapped, a column of it: then the lanes of a warp write neighbours, otherwise a thread writes vectors of 16 bytes.
+#pragma once
+
+#include "epilogue/out.cuh"
+#include "pipeline/sm100_work.cuh"
+#include "ptx/barrier.cuh"
+#include "ptx/flag.cuh"
+#include "ptx/griddepcontrol.cuh"
+#include "ptx/ld.cuh"
+#include "ptx/ld_stream.cuh"
+
+constexpr int COLUMNS_AT_ONCE = 32;
+
+// Where a tile goes: rows [x, x_end) of X and [y, y_end) of Y of a matrix whose rows are `pitch` elements apart.
+struct Target {
+    u8* out;
+    int x, x_end, y, y_end;
+    int pitch;
+    float scale_x, scale_y;
+};
+
+// Values of row `row` of X and rows y0 .. y0 + 31 of Y.
+template <int OUT, bool SWAPPED>
+__device__ __forceinline__ void store_row(const Target& target, int row, int y0, const float (&value)[COLUMNS_AT_ONCE]) {
+    if (row >= target.x_end) return;
+    if constexpr (SWAPPED) {
+#pragma unroll
+        for (int i = 0; i < COLUMNS_AT_ONCE; ++i) {
+            if (y0 + i < target.y_end) store_one<OUT>(target.out, static_cast<i64>(y0 + i) * target.pitch + row, value[i]);
+        }
+    } else {
+        constexpr int VECTOR = 16 / OUT_BYTES<OUT>;
+        const i64 first = static_cast<i64>(row) * target.pitch + y0;
+        const bool vectors = target.pitch % VECTOR == 0 && reinterpret_cast<u64>(target.out) % 16 == 0;
+        if (vectors) {
+            // Both ends of the row are multiples of a vector.
+#pragma unroll
+            for (int i = 0; i < COLUMNS_AT_ONCE; i += VECTOR) {
+                if (y0 + i >= target.y_end) continue;
+                u32 words[4];
+#pragma unroll
+                for (int w = 0; w < 4; ++w) {
+                    if constexpr (OUT == OUT_FP32) {
+                        words[w] = __float_as_uint(value[i + w]);
+                    } else if constexpr (OUT == OUT_FP16) {
+                        words[w] = cvt_rn_f16x2_f32(value[i + 2 * w], value[i + 2 * w + 1]);
+                    } else {
+                        words[w] = cvt_rn_bf16x2_f32(value[i + 2 * w], value[i + 2 * w + 1]);
+                    }
+                }
+                st_global_v4_b32(target.out + (first + i) * OUT_BYTES<OUT>, {words[0], words[1], words[2], words[3]});
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < COLUMNS_AT_ONCE; ++i) {
+                if (y0 + i < target.y_end) store_one<OUT>(target.out, first + i, value[i]);
+            }
+        }
+    }
+}
+
+// Partial sums of tiles whose K is shared: float [tile][split][block of the cluster][product][TILE_N][128], and a counter for each tile and
+// block, zero before the first launch and again after each.
+struct Partials {
+    float* sums;
+    u32* counters;
+};
+
+template <class S, int SPLITS>
+__device__ __forceinline__ float* partial(const Partials& partials, int tile, int split, u32 rank, int product, int column) {
+    const i64 slot = ((static_cast<i64>(tile) * SPLITS + split) * S::BLOCKS + rank) * S::PRODUCTS + product;
+    return partials.sums + (slot * S::TILE_N + column) * X_ROWS;
+}
+
+// The four warps. `target(tile)` gives a Target; `finish(values)` makes one value of those of the products.
+//
+// Shared tiles: every part is written, and whoever is last to finish adds them up in the order of K, so that sums never depend on
+// who that is. Nobody waits for another block.
+template <class S, int OUT, bool SWAPPED, int SPLITS, class Schedule, class TargetOf, class Finish>
+__device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor, u32 flag, Schedule schedule, const Partials& partials,
+                                            TargetOf target_of, Finish finish) {
+    constexpr u32 NUMBER = 1, THREADS = 128;  // a barrier of the epilogue warps
+    const u32 thread = threadIdx.x;
+    const u32 lanes = thread / 32 * 32 << 16;
+    Ring<S::BUFFERS> in;
+    Work work;
+    griddepcontrol_wait();
+    while (schedule.next(work)) {
+        const Target target = target_of(work.tile);
+        const int row = target.x + static_cast<int>(thread);
+        const u32 d = tensor + in.index * S::BUFFER_COLUMNS + lanes;
+        wait_barrier(memory.done(in.index), in.parity);
+        tcgen05_fence_after_thread_sync();
+#pragma unroll 1
+        for (int column = 0; column < S::TILE_N; column += COLUMNS_AT_ONCE) {
+            // Columns beyond the matrix are not worth a look.
+            if (SPLITS == 1 && target.y + column >= target.y_end) break;
+            u32 bits[S::PRODUCTS][COLUMNS_AT_ONCE];
+#pragma unroll
+            for (int p = 0; p < S::PRODUCTS; ++p) tcgen05_ld_32x32b_x32(bits[p], d + p * S::TILE_N + column);
+            tcgen05_wait_ld();
+            if constexpr (SPLITS == 1) {
+                float value[COLUMNS_AT_ONCE];
+#pragma unroll
+                for (int i = 0; i < COLUMNS_AT_ONCE; ++i) {
+                    float sums[S::PRODUCTS];
+#pragma unroll
+                    for (int p = 0; p < S::PRODUCTS; ++p) sums[p] = __uint_as_float(bits[p][i]);
+                    value[i] = finish(target, sums);
+                }
+                store_row<OUT, SWAPPED>(target, row, target.y + column, value);
+            } else {
+#pragma unroll
+                for (int p = 0; p < S::PRODUCTS; ++p) {
+                    float* to = partial<S, SPLITS>(partials, work.tile, work.split, memory.rank, p, column) + thread;
+#pragma unroll
+                    for (int i = 0; i < COLUMNS_AT_ONCE; ++i) to[i * X_ROWS] = __uint_as_float(bits[p][i]);
+                }
+            }
+        }
+        tcgen05_fence_before_thread_sync();
+        __syncwarp();
+        if (thread % 32 == 0) memory.arrive_at_leader(memory.drained(in.index));
+        in.advance();
+        if constexpr (SPLITS > 1) {
+            u32* counter = partials.counters + work.tile * S::BLOCKS + memory.rank;
+            barrier_sync(NUMBER, THREADS);  // all parts of this block are written
+            if (thread == 0) {
+                const u32 before = atom_acq_rel_gpu_global_add_u32(counter, 1);
+                if (before == SPLITS - 1) *counter = 0;
+                st_shared_b32(flag, before);
+            }
+            barrier_sync(NUMBER, THREADS);
+            const bool last = ld_shared_b32(flag) == SPLITS - 1;
+            barrier_sync(NUMBER, THREADS);  // the flag has been read
+            if (!last) continue;
+#pragma unroll 1
+            for (int column = 0; column < S::TILE_N; column += COLUMNS_AT_ONCE) {
+                if (target.y + column >= target.y_end) break;
+                float value[COLUMNS_AT_ONCE];
+#pragma unroll
+                for (int i = 0; i < COLUMNS_AT_ONCE; ++i) {
+                    float sums[S::PRODUCTS];
+#pragma unroll
+                    for (int p = 0; p < S::PRODUCTS; ++p) {
+                        sums[p] = 0.0f;
+#pragma unroll
+                        for (int s = 0; s < SPLITS; ++s) {
+                            sums[p] += __ldcg(partial<S, SPLITS>(partials, work.tile, s, memory.rank, p, column + i) + thread);
+                        }
+                    }
+                    value[i] = finish(target, sums);
+                }
+                store_row<OUT, SWAPPED>(target, row, target.y + column, value);
+            }
+        }
+    }
+}

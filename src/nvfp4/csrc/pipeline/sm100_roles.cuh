@@ -1,0 +1,194 @@
+// The loading thread and the multiplying thread of the Blackwell product kernels. Stages and barriers: pipeline/sm100_shape.cuh.
+#pragma once
+
+#include "pipeline/sm100_work.cuh"
+#include "ptx/cp_async_bulk_tensor_policy.cuh"
+#include "ptx/griddepcontrol.cuh"
+
+// What the copies of one block do for a stage: a barrier, and the form of the instruction.
+template <class S>
+struct Copier {
+    u32 barrier;  // of the leader, if the copies of a pair count there
+
+    __device__ __forceinline__ void operator()(u32 to, const TensorMap* map, int x, int y, int z, u64 policy) const {
+        if constexpr (S::PAIR && S::SCALE_WARPS == 0) {
+            cp_async_bulk_tensor_3d_cta_group_2_policy(to, map, x, y, z, barrier, policy);
+        } else {
+            cp_async_bulk_tensor_3d_policy(to, map, x, y, z, barrier, policy);
+        }
+    }
+};
+
+template <class S, u64 X_POLICY>
+__device__ __forceinline__ void load_x(const Storage<S>& memory, const Copier<S>& copy, u32 stage, const Source& x, int chunk) {
+    if constexpr (S::MULTICAST) {
+        constexpr int HALF = X_ROWS / 2;
+        const int first = static_cast<int>(memory.rank) * HALF;
+        cp_async_bulk_tensor_3d_multicast_policy(memory.x(stage) + first * LINE_BYTES, x.codes, chunk * LINE_BYTES,
+                                                 x.row + first, x.batch, copy.barrier, 3, X_POLICY);
+    } else {
+        copy(memory.x(stage), x.codes, chunk * LINE_BYTES, x.row, x.batch, X_POLICY);
+    }
+    if constexpr (S::X_SCALES == SCALES_BY_TENSOR_MAP) {
+        copy(memory.x_scale(stage), x.scales, 0, chunk * STEPS, x.scale_tile + x.row / 128, X_POLICY);
+    }
+}
+
+template <class S, u64 Y_POLICY>
+__device__ __forceinline__ void load_y(const Storage<S>& memory, const Copier<S>& copy, u32 stage,
+                                       const Source (&y)[S::PRODUCTS], int chunk) {
+    const int first = S::PAIR ? static_cast<int>(memory.rank) * S::Y_ROWS : 0;
+#pragma unroll
+    for (int p = 0; p < S::PRODUCTS; ++p) {
+        copy(memory.y(stage, p), y[p].codes, chunk * LINE_BYTES, y[p].row + first, y[p].batch, Y_POLICY);
+        if constexpr (S::Y_SCALES == SCALES_BY_TENSOR_MAP) {
+            copy(memory.y_scale(stage, p), y[p].scales, 0, chunk * STEPS, y[p].scale_tile + y[p].row / 128, Y_POLICY);
+        }
+    }
+}
+
+// `describe(tile)` gives a Tile. EARLY: Y is not written by the kernel before in the queue; the copies of the first stages' Y are
+// issued before that kernel has ended.
+template <class S, int SPLITS, bool EARLY, u64 X_POLICY, u64 Y_POLICY, class Schedule, class Describe>
+__device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule, Describe describe) {
+    // Where the copies of this block are counted: by the leader, unless its own scale warps have to see them first.
+    constexpr bool AT_LEADER = S::PAIR && S::SCALE_WARPS == 0;
+    const auto expect = [&](u32 stage) {
+        if (!AT_LEADER || memory.rank == 0) {
+            mbarrier_arrive_expect_tx_shared_b64(memory.full(stage), S::COPIED_BYTES * (AT_LEADER ? 2 : 1));
+        }
+    };
+    const auto copier = [&](u32 stage) {
+        return Copier<S>{AT_LEADER ? mapa_shared_cluster_u32(memory.full(stage), 0) : memory.full(stage)};
+    };
+    Ring<S::STAGES> ring;
+    Work work;
+    bool first = true;
+    if constexpr (!EARLY) griddepcontrol_wait();
+    while (schedule.next(work)) {
+        const Tile<S::PRODUCTS> tile = describe(work.tile);
+        const Chunks<SPLITS> chunks(tile.k, work.split);
+        int chunk = chunks.begin;
+        if constexpr (EARLY) {
+            if (first) {
+                // The stages are empty: nobody has to be waited for.
+                const int ahead = min(chunks.end, chunk + S::STAGES);
+                for (int c = chunk; c < ahead; ++c) {
+                    expect(c - chunk);
+                    load_y<S, Y_POLICY>(memory, copier(c - chunk), c - chunk, tile.y, c);
+                }
+                griddepcontrol_wait();
+                for (; chunk < ahead; ++chunk, ring.advance()) {
+                    load_x<S, X_POLICY>(memory, copier(ring.index), ring.index, tile.x, chunk);
+                }
+                first = false;
+            }
+        }
+        for (; chunk < chunks.end; ++chunk, ring.advance()) {
+            wait_barrier(memory.empty(ring.index), ring.parity ^ 1);
+            expect(ring.index);
+            const Copier<S> copy = copier(ring.index);
+            load_x<S, X_POLICY>(memory, copy, ring.index, tile.x, chunk);
+            load_y<S, Y_POLICY>(memory, copy, ring.index, tile.y, chunk);
+        }
+    }
+    // The last commits of a cluster arrive at barriers of both blocks: they have to be there until then.
+    if constexpr (S::BLOCKS > 1) {
+        for (int i = 0; i < S::STAGES; ++i, ring.advance()) wait_barrier(memory.empty(ring.index), ring.parity ^ 1);
+    }
+}
+
+// Copies the scales of one step to tensor memory.
+template <class S>
+__device__ __forceinline__ void place_scales(const Storage<S>& memory, u32 stage, u32 columns, int step) {
+    constexpr u32 EIGHT_ROWS = 8 * 16;
+    tcgen05_cp_32x128b_warpx4<S::GROUP>(
+        columns + 4 * step, tcgen05_matrix<TCGEN05_SWIZZLE_NONE>(memory.x_scale(stage) + step * SCALE_TILE_BYTES, EIGHT_ROWS));
+#pragma unroll
+    for (int p = 0; p < S::PRODUCTS; ++p) {
+        const u32 to = columns + S::X_SCALE_COLUMNS + p * S::Y_SCALE_COLUMNS + 4 * S::Y_TILES * step;
+#pragma unroll
+        for (int tile = 0; tile < S::Y_TILES; ++tile) {
+            const u32 from = memory.y_scale(stage, p) + (tile * STEPS + step) * SCALE_TILE_BYTES;
+            tcgen05_cp_32x128b_warpx4<S::GROUP>(to + 4 * tile, tcgen05_matrix<TCGEN05_SWIZZLE_NONE>(from, EIGHT_ROWS));
+        }
+    }
+}
+
+template <class S>
+__device__ __forceinline__ void commit_to_cluster(u32 barrier) {
+    if constexpr (S::BLOCKS > 1) {
+        tcgen05_commit_multicast<S::GROUP>(barrier, 3);
+    } else {
+        tcgen05_commit<S::GROUP>(barrier);
+    }
+}
+
+// One thread of the leading block. INTERLEAVE: a step's scales are copied just before its product, not all of a chunk's at once. COLLECT:
+// the second product of a step takes X from the collector buffer.
+//
+// A copy of scales is not ordered behind the products that read the columns before (PTX ISA 9.7.16.6.2 lists copy -> product only), so SETS
+// of columns take turns, and a set is written again when the products of its chunk are known to be complete. With SETS = 1 the order
+// is left to the hardware, which executes both in the order of issue, as CUTLASS and DeepGEMM have it.
+template <class S, int SPLITS, bool INTERLEAVE, bool COLLECT, class Schedule, class Describe>
+__device__ __forceinline__ void multiply(const Storage<S>& memory, u32 tensor, Schedule schedule, Describe describe) {
+    constexpr u32 INSTRUCTION = tcgen05_mxf4nvf4_instruction(S::TILE_M, S::TILE_N);
+    constexpr u32 EIGHT_ROWS = 8 * LINE_BYTES;
+    Ring<S::STAGES> ring, released;  // `released` is SETS chunks behind
+    Ring<S::BUFFERS> out;
+    u32 set = 0, count = 0;
+    Work work;
+    while (schedule.next(work)) {
+        const Tile<S::PRODUCTS> tile = describe(work.tile);
+        const Chunks<SPLITS> chunks(tile.k, work.split);
+        u32 half[S::PRODUCTS];  // columns to skip
+        for (int p = 0; p < S::PRODUCTS; ++p) half[p] = S::HALVES ? tile.y[p].row / 64 % 2 * 2 : 0;
+        wait_barrier(memory.drained(out.index), out.parity ^ 1);
+        tcgen05_fence_after_thread_sync();
+        const u32 d = tensor + out.index * S::BUFFER_COLUMNS;
+        for (int chunk = chunks.begin; chunk < chunks.end; ++chunk, ring.advance()) {
+            if (S::SETS > 1 && count >= S::SETS) {
+                wait_barrier(memory.empty(released.index), released.parity);
+                released.advance();
+            }
+            if constexpr (S::SCALE_WARPS > 0) {
+                wait_barrier_cluster(memory.ready(ring.index), ring.parity);
+            } else {
+                wait_barrier(memory.full(ring.index), ring.parity);
+            }
+            tcgen05_fence_after_thread_sync();
+            const u32 columns = tensor + S::SCALE_COLUMNS + set * S::SET_COLUMNS;
+            const int steps = steps_of(tile.k, chunk);
+            if constexpr (!INTERLEAVE) {
+                for (int step = 0; step < steps; ++step) place_scales(memory, ring.index, columns, step);
+            }
+            for (int step = 0; step < steps; ++step) {
+                if constexpr (INTERLEAVE) place_scales(memory, ring.index, columns, step);
+                const u32 accumulate = chunk > chunks.begin || step > 0;
+                const u64 x = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.x(ring.index) + step * (STEP / 2), EIGHT_ROWS);
+                const u32 x_scale = columns + 4 * step;
+#pragma unroll
+                for (int p = 0; p < S::PRODUCTS; ++p) {
+                    constexpr bool SHARED = COLLECT && S::PRODUCTS == 2;
+                    const u64 y = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.y(ring.index, p) + step * (STEP / 2), EIGHT_ROWS);
+                    const u32 y_scale = columns + S::X_SCALE_COLUMNS + p * S::Y_SCALE_COLUMNS + 4 * S::Y_TILES * step + half[p];
+                    if (SHARED && p == 0) {
+                        tcgen05_mma_mxf4nvf4_block16<S::GROUP, COLLECTOR_FILL>(d, x, y, INSTRUCTION, x_scale, y_scale, accumulate);
+                    } else {
+                        tcgen05_mma_mxf4nvf4_block16<S::GROUP, SHARED ? COLLECTOR_LASTUSE : COLLECTOR_DISCARD>(
+                            d + p * S::TILE_N, x, y, INSTRUCTION, x_scale, y_scale, accumulate);
+                    }
+                }
+            }
+            commit_to_cluster<S>(memory.empty(ring.index));
+            set = set + 1 == S::SETS ? 0 : set + 1;
+            ++count;
+        }
+        if constexpr (S::PAIR) {
+            tcgen05_commit_multicast<S::GROUP>(memory.done(out.index), 3);
+        } else {
+            tcgen05_commit<S::GROUP>(memory.done(out.index));
+        }
+        out.advance();
+    }
+}

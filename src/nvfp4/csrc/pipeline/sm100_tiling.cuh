@@ -1,0 +1,22 @@
+// The order of the tiles of one matrix, and of a batch.
+#pragma once
+
+#include "ptx/types.cuh"
+
+// A tile of X times a tile of Y: positions in tiles.
+struct TileIndex {
+    int batch, x, y;
+};
+
+// Bands of BAND tiles of Y: within a band all tiles of Y follow one another for each tile of X, so that both are found in L2.
+template <int BAND>
+struct Tiling {
+    int tiles_x, tiles_y;
+
+    __device__ __forceinline__ TileIndex at(int tile) const {
+        const int matrix = tiles_x * tiles_y, batch = tile / matrix, rest = tile % matrix;
+        const int band = rest / (BAND * tiles_x), inside = rest % (BAND * tiles_x);
+        const int width = min(BAND, tiles_y - band * BAND);
+        return {batch, inside / width, band * BAND + inside % width};
+    }
+};
