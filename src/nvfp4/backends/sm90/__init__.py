@@ -9,13 +9,16 @@ from nvfp4 import executors
 from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
-from nvfp4.backends.sm90 import gemm
+from nvfp4.backends.sm90 import gemm, group_gemm
+from nvfp4.backends.sm90.launching import scratch
 from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, plan
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch
 from nvfp4.problem import Op, Problem
 
 _INT_MAX = 2**31 - 1
+
+_LAUNCHES = {Op.GEMM: gemm.launches, Op.DUAL_GEMM: gemm.launches, Op.GROUP_GEMM: group_gemm.launches}
 
 
 class Sm90Backend:
@@ -29,14 +32,15 @@ class Sm90Backend:
         if capability.compute != (9, 0):
             what = "a CPU" if capability.arch == "cpu" else capability.arch
             reasons.append(f"needs a GPU of compute capability 9.0, not {what}")
-        if problem.op not in (Op.GEMM, Op.DUAL_GEMM):
-            reasons.append(f"has no kernel for {problem.op} yet")
-            return tuple(reasons)
+        if problem.op not in _LAUNCHES:
+            return (*reasons, f"has no kernel for {problem.op}")
         if problem.b.kind != "nvfp4":
             reasons.append(f"B must be NVFP4, not {problem.b.kind}")
-        if problem.k % UNIT:
-            reasons.append(f"K must be a multiple of {UNIT}, not {problem.k}")
-        tiles = ceil_div(problem.m, 8) * ceil_div(problem.n, 128) * problem.l
+        depths = sorted({k for _, _, k in problem.groups} or {problem.k})
+        reasons += [f"K must be a multiple of {UNIT}, not {k}" for k in depths if k % UNIT]
+        if problem.stacked > group_gemm.MAX_STACKED:
+            reasons.append(f"takes at most {group_gemm.MAX_STACKED} stacked groups, not {problem.stacked}")
+        tiles = (ceil_div(problem.m, 8) + len(problem.groups) + problem.stacked) * ceil_div(problem.n, 128) * problem.l
         if max(tiles * ceil_div(problem.k, UNIT * CHUNK), problem.m, problem.n, problem.k) > _INT_MAX:
             reasons.append("more than 2^31 - 1 parts of tiles")
         return tuple(reasons)
@@ -48,7 +52,7 @@ class Sm90Backend:
     def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
         """The launches, in order, that compute ``operands.out``."""
         chosen = cast(GemmPlan, plan)
-        return gemm.launches(chosen, problem, operands, gemm.scratch(chosen, problem, operands))
+        return _LAUNCHES[problem.op](chosen, problem, operands, scratch(chosen, problem, operands))
 
     def run(self, plan: Plan, problem: Problem, operands: Operands) -> None:
         """Compute into ``operands.out``: on a GPU, or with tensors on the CPU in the emulator."""
@@ -62,8 +66,8 @@ class Sm90Backend:
         """
         chosen = cast(GemmPlan, plan)
         return repeated(
-            lambda operands, extra: gemm.launches(chosen, problem, operands, extra),
-            lambda operands: gemm.scratch(chosen, problem, operands),
+            lambda operands, extra: _LAUNCHES[problem.op](chosen, problem, operands, extra),
+            lambda operands: scratch(chosen, problem, operands),
         )
 
 

@@ -72,17 +72,22 @@ def tokens_of(rows: int) -> int:
     return ceil_div(each, 16) * 16
 
 
+def _cost(sizes: list[int], tokens: int) -> int:
+    """Relative time of groups of these sizes: a tile of n tokens takes about as long as 16 + n."""
+    return sum(ceil_div(m, tokens) for m in sizes) * (tokens + 16)
+
+
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
     """The plan for `problem` there.
 
-    256 weight rows halve the reads of activations from L2 and the decoder's share; with fewer than a sixth as many tiles
-    as multiprocessors (measured on an H200) handing over that many sums between blocks costs more than it saves.
+    256 weight rows halve the reads of activations from L2; with fewer than a sixth as many tiles as multiprocessors
+    (measured on an H200) handing over that many sums between blocks costs more than it saves.
     """
-    rows = max((m for m, _, _ in problem.groups), default=problem.m)
+    sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
-        rows = ceil_div(problem.m, problem.stacked)
-    tokens = tokens_of(max(rows, 1))
-    tiles_m = sum(ceil_div(m, tokens) for m, _, _ in problem.groups) if problem.groups else ceil_div(problem.m, tokens)
+        sizes = [ceil_div(problem.m, problem.stacked)] * problem.stacked
+    tokens = min(map(tokens_of, sizes), key=lambda width: _cost(sizes, width))
+    tiles_m = sum(ceil_div(m, tokens) for m in sizes)
     tiles_m *= problem.l
     dual = problem.op is Op.DUAL_GEMM
     blocks = 2 if dual or 6 * tiles_m * ceil_div(problem.n, 2 * _BLOCK_ROWS) >= capability.sms else 1

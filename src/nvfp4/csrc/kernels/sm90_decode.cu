@@ -4,15 +4,20 @@
 // decode on the other side of the product. Activations are few and every tile of weights reads them: decoded once here, they
 // cost the GEMM's warps nothing. K a multiple of 64.
 //
-// A thread writes 16 bytes; eight threads share a unit of 64 elements. Any number of blocks of any size covers L * M * K / 8 threads.
+// A thread writes 16 bytes; eight threads share a unit of 64 elements, so that L * M * K / 8 threads cover X. The list form decodes
+// up to CAPACITY matrices [M_g, K_g]; blockIdx.y counts them, and blocks beyond the end of theirs leave.
 #include "decode/wgmma_operand.cuh"
 #include "ptx/griddepcontrol.cuh"
 
-// Constant: PLAN_A_LAYOUT.
-extern "C" __global__ void __launch_bounds__(256)
-    nvfp4_sm90_decode(const u8* codes, const u8* scales, u8* out, int m, int k, int l) {
-    griddepcontrol_wait();  // the kernel before may write X, or still read what this one overwrites
-    griddepcontrol_launch_dependents();
+// Constants: PLAN_A_LAYOUT, PLAN_CAPACITY.
+constexpr int CAPACITY = PLAN_CAPACITY;
+
+template <class T>
+struct Array {
+    T value[CAPACITY];
+};
+
+__device__ __forceinline__ void decode(const u8* codes, const u8* scales, u8* out, int m, int k, int l) {
     const i64 index = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x;
     const int units = k / UNIT;
     const i64 unit_of_all = index / 8;
@@ -35,4 +40,21 @@ extern "C" __global__ void __launch_bounds__(256)
         default: value = decode_piece<3>(words, word);
     }
     st_global_v4_b32(out + index * 16, value);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    nvfp4_sm90_decode(const u8* codes, const u8* scales, u8* out, int m, int k, int l) {
+    griddepcontrol_wait();  // the kernel before may write X, or still read what this one overwrites
+    griddepcontrol_launch_dependents();
+    decode(codes, scales, out, m, k, l);
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+    nvfp4_sm90_decode_list(const __grid_constant__ Array<const u8*> codes, const __grid_constant__ Array<const u8*> scales,
+                           const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<int> m,
+                           const __grid_constant__ Array<int> k) {
+    griddepcontrol_wait();
+    griddepcontrol_launch_dependents();
+    const int g = blockIdx.y;
+    decode(codes.value[g], scales.value[g], out.value[g], m.value[g], k.value[g], 1);
 }

@@ -165,7 +165,8 @@ __device__ __forceinline__ void load_weight_chunk(const Stages<S>& stages, u32 s
             const u8* from = matrix + static_cast<i64>(inside ? row : 0) * (4 * o.units) + 16 * chunk;
             const u32 to = stages.scales(stage) + (i * 32 + lane) * 16;
             if (o.units % CHUNK == 0) {
-                cp_async_cg_shared_global_16(to, from, inside ? 16 : 0);
+                const bool there = inside && chunk * CHUNK < o.units;
+                cp_async_cg_shared_global_16(to, there ? from : matrix, there ? 16 : 0);
             } else {
                 for (int unit = 0; unit < CHUNK; ++unit) {
                     const bool there = inside && chunk * CHUNK + unit < o.units;

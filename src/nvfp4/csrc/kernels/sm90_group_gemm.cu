@@ -1,0 +1,224 @@
+// C_g = A_g B_g^T for many groups in one launch on Hopper; the way of one product is that of sm90_gemm.cu.
+//
+//   list form (nvfp4_sm90_group_gemm_list):       A_g [M_g, K_g], B_g [N_g, K_g] -> C_g [M_g, N_g], up to CAPACITY groups; sizes,
+//       addresses and tensor maps are kernel parameters. Groups with a smaller K than the largest are padded with zeros.
+//   stacked form (nvfp4_sm90_group_gemm_stacked): A [T, K], B [G, N, K], offsets int32 [G] in device memory, the end row of each
+//       group in A -> C [T, N], G up to CAPACITY. Rows from offsets[G-1] on are not written.
+//
+// A fp16 or bf16; B NVFP4; C fp16, bf16 or fp32; K a multiple of 64. NVFP4 activations are decoded to fp16 by sm90_decode.cu, launched
+// before.
+//
+// Each block first makes a table in shared memory: where the tiles of each group begin in the order of all tiles, and its rows.
+// Tiles are ordered by group, within a group by weights, so that neighbours share them. A ragged group's last tile reads
+// rows of the next group (or zeros beyond the last), which are multiplied and not stored.
+//
+// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
+#include "epilogue/tile_store.cuh"
+#include "pipeline/sm90_roles.cuh"
+#include "ptx/griddepcontrol.cuh"
+
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
+// PLAN_OUT, PLAN_CAPACITY, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
+// it has ended (list form only: the stacked form must first know the offsets).
+constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, CAPACITY = PLAN_CAPACITY;
+constexpr int B_LAYOUT = PLAN_B_LAYOUT;
+constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
+static_assert(PLAN_ORDER == ORDER_MEMORY || !PLAN_BF16, "NVFP4 activations are decoded to fp16");
+static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
+static_assert(CAPACITY <= 1024, "groups");
+
+template <class T>
+struct Array {
+    T value[CAPACITY];
+};
+
+// Of all groups, in shared memory.
+struct Table {
+    int* first_tile;  // [groups + 1]
+    int* row;         // first row in A and C
+    int* row_end;
+
+    __device__ __forceinline__ explicit Table(int* memory)
+        : first_tile(memory), row(memory + CAPACITY + 1), row_end(memory + 2 * CAPACITY + 1) {}
+
+    // By one warp. `rows(g, begin, end)` gives the rows of group g, `columns(g)` its tiles along N.
+    template <class Rows, class Columns>
+    __device__ __forceinline__ void fill(int groups, Rows rows, Columns columns) const {
+        const int lane = threadIdx.x % 32;
+        int before = 0;
+        for (int base = 0; base < groups; base += 32) {
+            const int g = base + lane;
+            int begin = 0, end = 0;
+            if (g < groups) rows(g, begin, end);
+            const int tiles = g < groups ? (end - begin + TOKENS - 1) / TOKENS * columns(g) : 0;
+            int sum = tiles;
+#pragma unroll
+            for (int step = 1; step < 32; step *= 2) {
+                const int other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
+                sum += lane >= step ? other : 0;
+            }
+            if (g < groups) {
+                first_tile[g] = before + sum - tiles;
+                row[g] = begin;
+                row_end[g] = end;
+            }
+            before += __shfl_sync(0xFFFFFFFFu, sum, 31);
+        }
+        if (lane == 0) first_tile[groups] = before;
+    }
+
+    // The last group that begins at or before `tile`; empty groups begin where the next one does.
+    __device__ __forceinline__ int group_of(int tile, int groups) const {
+        int low = 0, high = groups;
+        while (high - low > 1) {
+            const int middle = (low + high) / 2;
+            if (first_tile[middle] <= tile) {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        return low;
+    }
+};
+
+struct TileIndex {
+    int group, row, token, token_end;  // row: first weight row
+};
+
+__device__ __forceinline__ TileIndex find(const Table& table, int tile, int groups) {
+    const int g = table.group_of(tile, groups), inside = tile - table.first_tile[g];
+    const int tiles_m = (table.row_end[g] - table.row[g] + TOKENS - 1) / TOKENS;
+    return {g, inside / tiles_m * ROWS, table.row[g] + inside % tiles_m * TOKENS, table.row_end[g]};
+}
+
+// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, first, end, sum, warpgroup)` finishes it.
+template <class Describe, class Store>
+__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int chunks, float* sums,
+                                    u32* counters, Describe operands, Store store) {
+    const StreamK work(table.first_tile[groups], chunks);
+    const auto describe = [&](int tile) { return operands(find(table, tile, groups)); };
+    if (threadIdx.x >= S::LOADER) {
+        setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
+        if (threadIdx.x < S::LOADER + 32) {
+            if (!EARLY_WEIGHTS) griddepcontrol_wait();
+            load(stages, work, describe, [] { griddepcontrol_wait(); });
+        }
+    } else {
+        setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
+        const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
+        griddepcontrol_wait();
+        griddepcontrol_launch_dependents();
+        multiply_and_store(stages, work, Workspace{sums, counters}, warpgroup,
+                           [&](auto count, int tile, int first, int end, auto& sum) {
+                               store(count, find(table, tile, groups), first, end, sum, warpgroup);
+                           });
+    }
+}
+
+// Sums of a tile to `out` [.., columns].
+template <int N, class Sum>
+__device__ __forceinline__ void store_rows(const Stages<S>& stages, const TileIndex& index, int first, int end, const Sum& sum,
+                                           int warpgroup, u8* out, int columns, float scale_a, float scale_b) {
+#pragma unroll
+    for (int b = 0; b < BLOCKS; ++b) {
+        store_tile_transposed<N, PLAN_OUT>(out, index.token + first, min(index.token + end, index.token_end),
+                                           index.row + b * 128 + warpgroup * 64, columns, stages.staging(warpgroup),
+                                           1 + warpgroup, [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
+    }
+}
+
+extern __shared__ u8 shared_memory[];
+
+__device__ __forceinline__ Stages<S> stages_of_block() { return {(shared_address(shared_memory) + 1023u) & ~1023u}; }
+
+__device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
+    return Table(reinterpret_cast<int*>(shared_memory + (stages.base - shared_address(shared_memory)) + S::SHARED_BYTES));
+}
+
+extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
+    nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ Array<TensorMap> b_maps,
+                               const __grid_constant__ Array<const u8*> b_scales,
+                               const __grid_constant__ Array<const float*> a_tensor_scale,
+                               const __grid_constant__ Array<const float*> b_tensor_scale,
+                               const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<int> m,
+                               const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, float* sums,
+                               u32* counters, int groups, int largest_k) {
+    const Stages<S> stages = stages_of_block();
+    const Table table = table_of_block(stages);
+    if (threadIdx.x == 0) stages.init();
+    if (threadIdx.x < 32) {
+        const auto rows = [&](int g, int& begin, int& end) { begin = 0, end = m.value[g]; };
+        table.fill(groups, rows, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
+    }
+    __syncthreads();
+    const auto operands = [&](const TileIndex& index) {
+        const int g = index.group;
+        Operands<BLOCKS> o;
+#pragma unroll
+        for (int b = 0; b < BLOCKS; ++b) {
+            o.weight_codes[b] = &b_maps.value[g];
+            o.weight_scales[b] = b_scales.value[g];
+            o.weight_row[b] = index.row + b * 128;
+        }
+        o.weight_rows = n.value[g];
+        o.weight_batch = 0;
+        o.activations = &a_maps.value[g];
+        o.token = index.token;
+        o.activation_batch = 0;
+        o.units = k.value[g] / UNIT;
+        return o;
+    };
+    const auto store = [&](auto count, const TileIndex& index, int first, int end, auto& sum, int warpgroup) {
+        const int g = index.group;
+        store_rows<decltype(count)::VALUE>(stages, index, first, end, sum, warpgroup, out.value[g], n.value[g],
+                                           tensor_scale(a_tensor_scale.value[g], 0, 0),
+                                           tensor_scale(b_tensor_scale.value[g], 0, 0));
+    };
+    run(stages, table, groups, (largest_k / UNIT + CHUNK - 1) / CHUNK, sums, counters, operands, store);
+}
+
+extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
+    nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
+                                  const u8* b_scales, const float* a_tensor_scale, const float* b_tensor_scale,
+                                  int b_tensor_stride, const int* offsets, u8* out, float* sums, u32* counters,
+                                  int groups, int tokens, int n, int k) {
+    const Stages<S> stages = stages_of_block();
+    const Table table = table_of_block(stages);
+    const int units = k / UNIT;
+    if (threadIdx.x == 0) stages.init();
+    if (threadIdx.x < 32) {
+        griddepcontrol_wait();  // the kernel before may write the offsets
+        // Clamped, so that no value of theirs can lead outside of A or C. A row belongs to the first group that ends after it.
+        const auto end_of = [&](int g) { return min(max(offsets[g], 0), tokens); };
+        const auto rows = [&](int g, int& begin, int& end) {
+            begin = g > 0 ? end_of(g - 1) : 0;
+            end = max(end_of(g), begin);
+        };
+        table.fill(groups, rows, [&](int) { return (n + ROWS - 1) / ROWS; });
+    }
+    __syncthreads();
+    const auto operands = [&](const TileIndex& index) {
+        Operands<BLOCKS> o;
+#pragma unroll
+        for (int b = 0; b < BLOCKS; ++b) {
+            o.weight_codes[b] = &b_map;
+            o.weight_scales[b] = b_scales + index.group * scale_matrix_bytes<B_LAYOUT>(n, 4 * units);
+            o.weight_row[b] = index.row + b * 128;
+        }
+        o.weight_rows = n;
+        o.weight_batch = index.group;
+        o.activations = &a_map;
+        o.token = index.token;
+        o.activation_batch = 0;
+        o.units = units;
+        return o;
+    };
+    const auto store = [&](auto count, const TileIndex& index, int first, int end, auto& sum, int warpgroup) {
+        store_rows<decltype(count)::VALUE>(stages, index, first, end, sum, warpgroup, out, n,
+                                           tensor_scale(a_tensor_scale, 0, 0),
+                                           tensor_scale(b_tensor_scale, b_tensor_stride, index.group));
+    };
+    run(stages, table, groups, (units + CHUNK - 1) / CHUNK, sums, counters, operands, store);
+}
