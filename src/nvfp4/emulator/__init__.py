@@ -1,7 +1,8 @@
 """A PTX emulator: runs compiled GPU kernels on a CPU, and looks over their shoulder. Imports nothing else of nvfp4.
 
     module = Module(ptx_text)
-    report = module.launch("kernel", grid=64, block=192, cluster=2, shared_bytes=200_000, args=[a, b, out, 7168, TensorMap(...)])
+    report = module.launch("kernel", grid=64, block=192, cluster=2, shared_bytes=200_000, args=[a, b, out, 7168,
+    TensorMap(...)])
 
 See docs/emulator.md.
 """

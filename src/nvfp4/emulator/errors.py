@@ -37,7 +37,7 @@ class UnsupportedPtx(EmulatorError):
 
 
 class LaunchError(EmulatorError):
-    """A launch that a driver would refuse: wrong argument count or type, illegal grid, block, cluster or shared size."""
+    """A launch that a driver would refuse: wrong arguments, illegal grid, block, cluster or shared size."""
 
 
 class KernelFault(EmulatorError):

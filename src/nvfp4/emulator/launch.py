@@ -34,7 +34,7 @@ from .runtime.layout import (
     TRACE,
     WARP,
     Status,
-)  # fmt: skip
+)
 from .runtime.native import runtime
 
 __all__ = ["AsyncOp", "Config", "Launch"]
@@ -61,7 +61,8 @@ class Config:
 
 @dataclass
 class AsyncOp:
-    """Work in flight. ``run`` makes it take effect; ``due`` is the step at which it does so unless something forces it earlier."""
+    """Work in flight. ``run`` makes it take effect; ``due`` is the step at which it does so unless something forces it
+    earlier."""
 
     run: Callable[[], None]
     due: int
@@ -236,20 +237,24 @@ class Launch:
         clocks = np.zeros(total * 4 * self.components, np.uint32)
         # Named barriers: 16 a CTA, two vectors each of two halves; the cluster barrier likewise.
         bar_clocks = np.zeros(((n * 16 + 1) * 4 + SYNC_LOCAL * 2) * self.components, np.uint32)
-        mbarriers = []
-        for _ in range(n):
-            mbarriers.append(np.zeros(_MAX_MBARRIERS, MBARRIER.dtype))
+        mbarriers = [np.zeros(_MAX_MBARRIERS, MBARRIER.dtype) for _ in range(n)]
         uses_cp_async = "cp" in self.kernel.uses
         slot = _Slot(
             shared=[_aligned(size + 64) for _ in range(n)],
             cells=[np.zeros(-(-size // 4) + 1, CELL.dtype) for _ in range(n)],
             maps=[np.zeros(size // 8 + 1, np.uint16) for _ in range(n)],
-            mbarriers=mbarriers, clocks=clocks, bar_clocks=bar_clocks, bars=[np.zeros(16, BARRIER.dtype) for _ in range(n)],
-            registers=registers, local=local, scratch=_aligned(total * SCRATCH_SIZE),
+            mbarriers=mbarriers,
+            clocks=clocks,
+            bar_clocks=bar_clocks,
+            bars=[np.zeros(16, BARRIER.dtype) for _ in range(n)],
+            registers=registers,
+            local=local,
+            scratch=_aligned(total * SCRATCH_SIZE),
             queue=np.zeros((total, 4096), QUEUE.dtype) if uses_cp_async else None,
-            ctas=np.zeros(n, CTA.dtype), warps=np.zeros(total, WARP.dtype),
+            ctas=np.zeros(n, CTA.dtype),
+            warps=np.zeros(total, WARP.dtype),
             known=np.zeros(self.padded_clusters, np.uint32) if self.sync is not None else None,
-        )  # fmt: skip
+        )
         self._template(slot, index)
         return slot
 
@@ -273,8 +278,10 @@ class Launch:
             cta["cb_live"] = n * w
             cta["shared"], cta["cells"] = slot.shared[r].ctypes.data, slot.cells[r].ctypes.data
             cta["mbarrier_map"], cta["mbarriers"], cta["bars"] = (
-                slot.maps[r].ctypes.data, slot.mbarriers[r].ctypes.data, slot.bars[r].ctypes.data,
-            )  # fmt: skip
+                slot.maps[r].ctypes.data,
+                slot.mbarriers[r].ctypes.data,
+                slot.bars[r].ctypes.data,
+            )
             cta["gclock"] = 1
             if slot.known is not None:
                 cta["known"] = slot.known.ctypes.data
@@ -314,7 +321,12 @@ class Launch:
                 warp["scratch"] = slot.scratch.ctypes.data + k * SCRATCH_SIZE
                 warp["cta"] = self.cta_array.ctypes.data + (first_cta + r) * CTA.size
                 base = slot.clocks.ctypes.data + k * 4 * vector
-                warp["vc"], warp["avc"], warp["tvc"], warp["rvc"] = base, base + vector, base + 2 * vector, base + 3 * vector
+                warp["vc"], warp["avc"], warp["tvc"], warp["rvc"] = (
+                    base,
+                    base + vector,
+                    base + 2 * vector,
+                    base + 3 * vector,
+                )
                 if slot.queue is not None:
                     warp["queue"] = slot.queue[k].ctypes.data
         self.mbarrier_template = slot.mbarriers[0].copy() if n else None
@@ -541,8 +553,10 @@ class Launch:
         r, c = self.report, self.context[0]
         r.steps = int(c["steps"])
         counters = c["counters"]
-        r.counts = {name: int(counters[i]) for name, i in COUNTER_NAMES.items()} | {k: v for k, v in r.counts.items()}
-        r.instructions, lines, lanes = {}, {}, {}
+        r.counts = {name: int(counters[i]) for name, i in COUNTER_NAMES.items()} | dict(r.counts)
+        r.instructions = {}
+        lines: dict[str, int] = {}
+        lanes: dict[str, int] = {}
         for block in self.kernel.flow.blocks:
             hits, total = int(self.hits[block.index]), int(self.hit_lanes[block.index])
             if not hits:
@@ -569,6 +583,8 @@ def _waits(trace: NDArray[Any], lines: list[int]) -> list[Wait]:
     """The recorded waits as objects."""
     found = []
     for begin, end, cta, warp, address, number in trace.tolist():
-        name = "cluster barrier" if address == NONE else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
+        name = (
+            "cluster barrier" if address == NONE else (f"bar {address}" if address < 16 else f"mbarrier {address:#x}")
+        )
         found.append(Wait(begin, end, cta, warp, name, lines[number] if number < len(lines) else 0))
     return found

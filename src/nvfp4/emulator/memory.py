@@ -21,7 +21,8 @@ _GUARD_PAGES = 1
 
 @dataclass(frozen=True)
 class Output:
-    """Marks an argument whose old contents mean nothing: reading it before writing, or leaving bytes unwritten, is reported."""
+    """Marks an argument whose old contents mean nothing: reading it before writing, or leaving bytes unwritten, is
+    reported."""
 
     array: Any
 

@@ -20,8 +20,19 @@ from .units.tensormap import TensorMap
 
 __all__ = ["Module"]
 
-_MAX_SHARED = {80: 166_912, 86: 101_376, 87: 166_912, 89: 101_376, 90: 232_448, 100: 232_448, 101: 232_448, 103: 232_448, 110: 232_448,
-               120: 101_376, 121: 101_376}  # fmt: skip
+_MAX_SHARED = {
+    80: 166_912,
+    86: 101_376,
+    87: 166_912,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    101: 232_448,
+    103: 232_448,
+    110: 232_448,
+    120: 101_376,
+    121: 101_376,
+}
 _MAX_CLUSTER = 16
 _SM_COUNT = {80: 108, 86: 84, 89: 128, 90: 132, 100: 148, 103: 148, 120: 170}
 
@@ -31,7 +42,8 @@ class Module:
 
     Args:
         ptx: the text of a PTX module.
-        allow_unsupported: load even if some opcodes cannot be run; `unsupported` then lists them, and compiling an entry that uses one
+        allow_unsupported: load even if some opcodes cannot be run; `unsupported` then lists them, and compiling an
+        entry that uses one
             raises.
 
     Attributes:
@@ -87,8 +99,8 @@ class Module:
         return self._storage[name][0]
 
     def address_of(self, value: Any) -> int:
-        """The device address of an array or tensor (of its first element), or of a module variable by name. It stays valid as long as
-        the module does, so that it can be put into arrays of pointers and structs."""
+        """The device address of an array or tensor (of its first element), or of a module variable by name. It stays
+        valid as long as the module does, so that it can be put into arrays of pointers and structs."""
         if isinstance(value, str):
             return self._globals[value]
         if isinstance(value, Output):
@@ -123,18 +135,21 @@ class Module:
         """Run a kernel to its end.
 
         Args:
-            entry: name of the kernel. grid: CTAs in x, y, z. block: threads in x, y, z. cluster: CTAs of a cluster (default: what the
+            entry: name of the kernel. grid: CTAs in x, y, z. block: threads in x, y, z. cluster: CTAs of a cluster
+            (default: what the
                 kernel's ``.reqnctapercluster`` says, else 1). shared_bytes: dynamic shared memory.
-            args: one for each kernel parameter: NumPy arrays or CPU tensors (the kernel works on them in place), numbers, ``bytes``,
+            args: one for each kernel parameter: NumPy arrays or CPU tensors (the kernel works on them in place),
+            numbers, ``bytes``,
                 `TensorMap`, or ``Output(array)``.
-            checks: what to look for (default: everything). seed: selects an interleaving and the completion times of asynchronous work.
+            checks: what to look for (default: everything). seed: selects an interleaving and the completion times of
+            asynchronous work.
 
         Returns:
             The report, with ``report.findings`` empty.
 
         Raises:
-            LaunchError: a launch that a driver would refuse. KernelFault: the kernel did something wrong (see ``.report``), unless
-            ``checks.stop_on_finding`` is off.
+            LaunchError: a launch that a driver would refuse. KernelFault: the kernel did something wrong (see
+            ``.report``), unless ``checks.stop_on_finding`` is off.
         """
         policy = checks if checks is not None else Checks.all()
         kernel = self.compile(entry)
@@ -185,7 +200,8 @@ class Module:
         reserved = 1024 if self._ast.arch >= 90 else 0
         if shared_bytes < 0 or total - reserved > limit_bytes:
             raise LaunchError(
-                f"{total - reserved} bytes of shared memory ({kernel.layout.shared_static - reserved} static, {shared_bytes} dynamic): "
+                f"{total - reserved} bytes of shared memory ({kernel.layout.shared_static - reserved} "
+                f"static, {shared_bytes} dynamic): "
                 f"{self.target} has {limit_bytes} for a CTA"
             )
         return Config(
@@ -214,7 +230,8 @@ class Module:
         if isinstance(value, TensorMap):
             if v.size != 128:
                 raise LaunchError(
-                    f"{where} holds {v.size} bytes, a TensorMap needs 128 (pass tensor maps as __grid_constant__ parameters)"
+                    f"{where} holds {v.size} bytes, a TensorMap needs 128 (pass tensor maps as "
+                    f"__grid_constant__ parameters)"
                 )
             return self.encode(value, mapped)
         if isinstance(value, (bytes, bytearray, memoryview)):
@@ -241,7 +258,8 @@ class Module:
         return buffer.va + (first - buffer.host)
 
     def encode(self, tensor_map: TensorMap, mapped: list[Buffer] | None = None) -> bytes:
-        """The 128 bytes of a tensor map, its array replaced by a device address (which stays valid when ``mapped`` is None)."""
+        """The 128 bytes of a tensor map, its array replaced by a device address (which stays valid when ``mapped`` is
+        None)."""
         address = tensor_map.address
         if isinstance(address, int):
             return tensor_map.encode()

@@ -18,7 +18,8 @@ __all__ = ["Finding", "LineProfile", "Report", "Wait"]
 class Finding:
     """One thing that is wrong with a kernel.
 
-    kind: a stable name ("race", "out-of-bounds", ...). message: the full text with place and values. remedy: what to do.
+    kind: a stable name ("race", "out-of-bounds", ...). message: the full text with place and values. remedy: what to
+    do.
     """
 
     kind: str
@@ -104,7 +105,8 @@ class Report:
     def __str__(self) -> str:
         rate = self.steps / self.seconds / 1e6 if self.seconds else 0.0
         parts = [
-            f"{self.kernel}: {'clean' if self.clean else f'{len(self.findings)} finding(s)'}, {self.steps:,} warp instructions in "
+            f"{self.kernel}: {'clean' if self.clean else f'{len(self.findings)} finding(s)'}, "
+            f"{self.steps:,} warp instructions in "
             f"{self.seconds:.2f} s ({rate:.0f} M/s), compiled in {self.compile_seconds:.2f} s"
         ]
         if self.findings:
@@ -122,7 +124,8 @@ class Report:
         total = sum(line.instructions for line in self.lines) or 1
         ranked = sorted(self.lines, key=lambda line: -line.instructions)[:top]
         rows = [
-            f"{line.instructions / total:6.1%} {line.instructions:>14,} {line.lanes / max(1, line.instructions):5.1f}  {line.source}"
+            f"{line.instructions / total:6.1%} {line.instructions:>14,} "
+            f"{line.lanes / max(1, line.instructions):5.1f}  {line.source}"
             for line in ranked
         ]
         return "\n".join([" share   instructions lanes  source", *rows])

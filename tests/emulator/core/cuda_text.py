@@ -21,13 +21,19 @@ def _ok(result: tuple[Any, ...]) -> Any:
 def _include() -> bytes:
     import nvidia.cu13 as toolkit
 
-    return b"-I" + str(Path(list(toolkit.__path__)[0]) / "include").encode()
+    return b"-I" + str(Path(next(iter(toolkit.__path__))) / "include").encode()
 
 
 def to_ptx(source: str, arch: str, name: str, defines: tuple[str, ...]) -> str:
     """PTX of CUDA C++ text."""
     program = _ok(nvrtc.nvrtcCreateProgram(source.encode(), name.encode(), 0, [], []))
-    flags = [f"-arch=compute_{arch}".encode(), b"--std=c++17", b"-lineinfo", _include(), *(f"-D{d}".encode() for d in defines)]
+    flags = [
+        f"-arch=compute_{arch}".encode(),
+        b"--std=c++17",
+        b"-lineinfo",
+        _include(),
+        *(f"-D{d}".encode() for d in defines),
+    ]
     status = nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0]
     if int(status):
         log = b" " * _ok(nvrtc.nvrtcGetProgramLogSize(program))
@@ -53,5 +59,6 @@ def file_module(name: str, arch: str = "90a", *defines: str) -> Module:
 def ptx_module(body: str, parameters: str = "", arch: str = "sm_100a", declarations: str = "") -> Module:
     """A module with one entry ``k`` around PTX statements."""
     return Module(
-        f".version 8.8\n.target {arch}\n.address_size 64\n{declarations}\n.visible .entry k({parameters})\n{{\n{body}\nret;\n}}\n"
+        f".version 8.8\n.target {arch}\n.address_size 64\n{declarations}\n.visible .entry "
+        f"k({parameters})\n{{\n{body}\nret;\n}}\n"
     )

@@ -1,5 +1,7 @@
-"""Scalar arithmetic against exact oracles: rational numbers for rounding, ml_dtypes for the narrow formats, Python for integers."""
+"""Scalar arithmetic against exact oracles: rational numbers for rounding, ml_dtypes for the narrow formats, Python for
+integers."""
 
+# ruff: noqa: E501 - CUDA and PTX text
 from __future__ import annotations
 
 import struct
@@ -13,22 +15,65 @@ from cuda_text import ptx_module
 
 N = 2048
 SPECIAL32 = np.array(
-    [0, 0x80000000, 1, 0x80000001, 0x007FFFFF, 0x00800000, 0x3F800000, 0xBF800000, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0xFF800000,
-     0x7FC00000, 0x7F800001, 0xFFC12345, 0x33800000, 0x477FE000, 0x477FF000, 0x38800000, 0x33000000, 0x4B000001, 0xCF000000, 0x4F000000],
+    [
+        0,
+        0x80000000,
+        1,
+        0x80000001,
+        0x007FFFFF,
+        0x00800000,
+        0x3F800000,
+        0xBF800000,
+        0x7F7FFFFF,
+        0xFF7FFFFF,
+        0x7F800000,
+        0xFF800000,
+        0x7FC00000,
+        0x7F800001,
+        0xFFC12345,
+        0x33800000,
+        0x477FE000,
+        0x477FF000,
+        0x38800000,
+        0x33000000,
+        0x4B000001,
+        0xCF000000,
+        0x4F000000,
+    ],
     np.uint32,
-)  # fmt: skip
+)
 
 
 def words(seed: int, bits: int = 32, near: bool = False) -> np.ndarray:
-    """Random bit patterns with the special ones in front; ``near`` keeps exponents together, so that sums round interestingly."""
+    """Random bit patterns with the special ones in front; ``near`` keeps exponents together, so that sums round
+    interestingly."""
     rng = np.random.default_rng(seed)
     if bits == 16:
         out = rng.integers(0, 1 << 16, N).astype(np.uint32)
-        out[:16] = [0, 0x8000, 1, 0x3FF, 0x400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01, 0x7F80, 0xFF80, 0x7FC0]
+        out[:16] = [
+            0,
+            0x8000,
+            1,
+            0x3FF,
+            0x400,
+            0x3C00,
+            0xBC00,
+            0x7BFF,
+            0xFBFF,
+            0x7C00,
+            0xFC00,
+            0x7E00,
+            0x7C01,
+            0x7F80,
+            0xFF80,
+            0x7FC0,
+        ]
         return out
     out = rng.integers(0, 1 << 32, N, dtype=np.uint64).astype(np.uint32)
     if near:
-        out = (out & np.uint32(0x807FFFFF)) | (np.uint32(120) + rng.integers(0, 24, N).astype(np.uint32)) << np.uint32(23)
+        out = (out & np.uint32(0x807FFFFF)) | (np.uint32(120) + rng.integers(0, 24, N).astype(np.uint32)) << np.uint32(
+            23
+        )
     out[: SPECIAL32.size] = np.roll(SPECIAL32, seed)
     return out
 
@@ -36,7 +81,9 @@ def words(seed: int, bits: int = 32, near: bool = False) -> np.ndarray:
 def execute(statement: str, *inputs: np.ndarray, wide_out: bool = False, arch: str = "sm_100a") -> np.ndarray:
     """Run ``statement`` (inputs %r0, %r1, ...; result %d, 64 bits: %e) on every element."""
     n = inputs[0].size
-    loads = "".join(f"ld.param.u64 %p, [i{k}]; add.s64 %p, %p, %o; ld.global.b32 %r{k}, [%p];" for k in range(len(inputs)))
+    loads = "".join(
+        f"ld.param.u64 %p, [i{k}]; add.s64 %p, %p, %o; ld.global.b32 %r{k}, [%p];" for k in range(len(inputs))
+    )
     store = "st.global.b64 [%q], %e;" if wide_out else "st.global.b32 [%q], %d;"
     body = f"""
     .reg .b32 %r<8>, %d, %t<8>; .reg .b64 %p, %o, %q, %e, %x<8>; .reg .pred %c<4>; .reg .b16 %h<8>; .reg .b32 %i, %b, %s; .reg .b8 %y<4>;
@@ -67,7 +114,12 @@ def round_exact(value: Fraction, mode: str) -> int | None:
     scaled = magnitude / Fraction(2) ** (exponent - 23)
     low = scaled.numerator // scaled.denominator
     rest = scaled - low
-    up = {"rn": rest > Fraction(1, 2) or (rest == Fraction(1, 2) and low & 1), "rz": False, "rm": sign and rest > 0, "rp": not sign and rest > 0}[mode]
+    up = {
+        "rn": rest > Fraction(1, 2) or (rest == Fraction(1, 2) and low & 1),
+        "rz": False,
+        "rm": sign and rest > 0,
+        "rp": not sign and rest > 0,
+    }[mode]
     code = ((exponent + 126) << 23) + low + int(bool(up))
     return None if code >= 0x7F800000 else (0x80000000 if sign else 0) | code
 
@@ -86,8 +138,13 @@ def test_f32_rounds_exactly(op: str, mode: str) -> None:
         x, y, z = Fraction(x), Fraction(y), Fraction(z)
         if op == "div" and y == 0:
             continue
-        exact = {"add": lambda x, y, z: x + y, "sub": lambda x, y, z: x - y, "mul": lambda x, y, z: x * y, "fma": lambda x, y, z: x * y + z,
-                 "div": lambda x, y, z: x / y}[op](x, y, z)  # fmt: skip
+        exact = {
+            "add": lambda x, y, z: x + y,
+            "sub": lambda x, y, z: x - y,
+            "mul": lambda x, y, z: x * y,
+            "fma": lambda x, y, z: x * y + z,
+            "div": lambda x, y, z: x / y,
+        }[op](x, y, z)
         if exact == 0:
             continue
         want = round_exact(exact, mode)
@@ -139,7 +196,11 @@ def test_half_fma_rounds_once(kind: str, dtype: type) -> None:
     base = (rng.integers(0x3000, 0x4400, N) if kind == "f16" else rng.integers(0x3F00, 0x4100, N)).astype(np.uint32)
     a[1000:], b[1000:] = base[1000:], np.roll(base, 7)[1000:]
     out = execute(
-        f"mov.b32 {{%h0, %h7}}, %r0; mov.b32 {{%h1, %h7}}, %r1; mov.b32 {{%h2, %h7}}, %r2; fma.rn.{kind} %h3, %h0, %h1, %h2; cvt.u32.u16 %d, %h3;", a, b, c
+        f"mov.b32 {{%h0, %h7}}, %r0; mov.b32 {{%h1, %h7}}, %r1; mov.b32 {{%h2, %h7}}, %r2; "
+        f"fma.rn.{kind} %h3, %h0, %h1, %h2; cvt.u32.u16 %d, %h3;",
+        a,
+        b,
+        c,
     )
     values = [x.astype(np.uint16).view(dtype).astype(np.float64) for x in (a, b, c)]
     limit = 0x7C00 if kind == "f16" else 0x7F80
@@ -166,9 +227,12 @@ def test_half_fma_rounds_once(kind: str, dtype: type) -> None:
 
 
 NARROW = {
-    "e4m3": (ml_dtypes.float8_e4m3fn, 448.0), "e5m2": (ml_dtypes.float8_e5m2, 57344.0), "e2m1": (ml_dtypes.float4_e2m1fn, 6.0),
-    "e2m3": (ml_dtypes.float6_e2m3fn, 7.5), "e3m2": (ml_dtypes.float6_e3m2fn, 28.0),
-}  # fmt: skip
+    "e4m3": (ml_dtypes.float8_e4m3fn, 448.0),
+    "e5m2": (ml_dtypes.float8_e5m2, 57344.0),
+    "e2m1": (ml_dtypes.float4_e2m1fn, 6.0),
+    "e2m3": (ml_dtypes.float6_e2m3fn, 7.5),
+    "e3m2": (ml_dtypes.float6_e3m2fn, 28.0),
+}
 
 
 @pytest.mark.parametrize("kind", NARROW)
@@ -221,7 +285,9 @@ def test_float_to_integer(kind: str, mode: str) -> None:
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if kind[0] == "s" else (0, (1 << bits) - 1)
     function = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[mode]
     with np.errstate(invalid="ignore"):
-        want = np.clip(np.nan_to_num(function(f32(a).astype(np.float64)), nan=0.0, posinf=1e30, neginf=-1e30), low, high).astype(np.int64)
+        want = np.clip(
+            np.nan_to_num(function(f32(a).astype(np.float64)), nan=0.0, posinf=1e30, neginf=-1e30), low, high
+        ).astype(np.int64)
     np.testing.assert_array_equal(out, want.astype(np.uint32))
 
 
@@ -265,15 +331,19 @@ INTEGER: dict[str, Callable[[int, int, int], int]] = {
     "popc.b32 %d, %r0;": lambda a, b, c: bin(a).count("1"),
     "prmt.b32 %d, %r0, %r1, 0x9C27;": lambda a, b, c: prmt(a, b, 0x9C27),
     "prmt.b32 %d, %r0, %r1, %r2;": lambda a, b, c: prmt(a, b, c),
-    "dp4a.s32.u32 %d, %r0, %r1, %r2;": lambda a, b, c: c + sum(((a >> 8 * k & 255) ^ 128) * (b >> 8 * k & 255) - 128 * (b >> 8 * k & 255) for k in range(4)),
+    "dp4a.s32.u32 %d, %r0, %r1, %r2;": lambda a, b, c: (
+        c + sum(((a >> 8 * k & 255) ^ 128) * (b >> 8 * k & 255) - 128 * (b >> 8 * k & 255) for k in range(4))
+    ),
     "div.s32 %d, %r0, %r1;": lambda a, b, c: int(Fraction(signed(a), signed(b))) if b else -1,
     "rem.u32 %d, %r0, %r1;": lambda a, b, c: a % b if b else a,
     "min.s32 %d, %r0, %r1;": lambda a, b, c: min(signed(a), signed(b)),
     "max.u16x2 %d, %r0, %r1;": lambda a, b, c: max(a >> 16, b >> 16) << 16 | max(a & 65535, b & 65535),
     "add.cc.u32 %t0, %r0, %r1; addc.u32 %d, %r2, 0;": lambda a, b, c: c + (a + b >> 32),
     "sub.cc.u32 %t0, %r0, %r1; subc.u32 %d, %r2, 0;": lambda a, b, c: c - (a < b),
-    "setp.lt.and.u32 %c0|%c1, %r0, %r1, 1; selp.b32 %t0, 1, 0, %c0; selp.b32 %t1, 2, 0, %c1; or.b32 %d, %t0, %t1;": lambda a, b, c: 1 if a < b else 2,
-}  # fmt: skip
+    "setp.lt.and.u32 %c0|%c1, %r0, %r1, 1; selp.b32 %t0, 1, 0, %c0; selp.b32 %t1, 2, 0, %c1; or.b32 %d, %t0, %t1;": lambda a, b, c: (
+        1 if a < b else 2
+    ),
+}
 
 
 def prmt(a: int, b: int, selector: int) -> int:
@@ -309,8 +379,14 @@ def test_approximations_are_within_their_documented_error() -> None:
     cases = {"ex2.approx.f32": np.exp2, "tanh.approx.f32": np.tanh, "rcp.approx.f32": lambda v: 1 / v}
     for opcode, reference in cases.items():
         out = f32(execute(f"{opcode} %d, %r0;", x.view(np.uint32)))
-        np.testing.assert_allclose(out, reference(x.astype(np.float64)), rtol=2.0**-10.9 if "tanh" in opcode else 2.0**-22)
+        np.testing.assert_allclose(
+            out, reference(x.astype(np.float64)), rtol=2.0**-10.9 if "tanh" in opcode else 2.0**-22
+        )
     positive = np.abs(x) + np.float32(0.1)
-    for opcode, reference in {"lg2.approx.f32": np.log2, "rsqrt.approx.f32": lambda v: v**-0.5, "sqrt.rn.f32": np.sqrt}.items():
+    for opcode, reference in {
+        "lg2.approx.f32": np.log2,
+        "rsqrt.approx.f32": lambda v: v**-0.5,
+        "sqrt.rn.f32": np.sqrt,
+    }.items():
         out = f32(execute(f"{opcode} %d, %r0;", positive.view(np.uint32)))
         np.testing.assert_allclose(out, reference(positive.astype(np.float64)), rtol=2.0**-22, atol=2.0**-22)

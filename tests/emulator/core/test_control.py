@@ -1,5 +1,6 @@
 """Divergence, warp-wide operations, barriers, schedules: legal programs make progress and illegal ones are told."""
 
+# ruff: noqa: E501 - CUDA and PTX text
 from __future__ import annotations
 
 import numpy as np
@@ -149,7 +150,9 @@ extern "C" __global__ void k(int* out) {
 
 def barriers(*defines: str, seed: int = 0) -> tuple[Report, np.ndarray]:
     out = np.zeros(128, np.int32)
-    return module(BARRIERS, "90a", *defines).launch("k", grid=2, block=128, args=[out], checks=LOOSE.but(races=True), seed=seed), out
+    return module(BARRIERS, "90a", *defines).launch(
+        "k", grid=2, block=128, args=[out], checks=LOOSE.but(races=True), seed=seed
+    ), out
 
 
 def test_barriers() -> None:
@@ -183,7 +186,9 @@ def test_broken_barriers(define: str, kind: str, text: str) -> None:
 def test_endless_loops_end_with_a_report() -> None:
     spin = 'extern "C" __global__ void k(volatile int* flag) { while (*flag == 0); }'
     with pytest.raises(KernelFault, match="step-limit"):
-        module(spin).launch("k", grid=1, block=32, args=[np.zeros(1, np.int32)], checks=Checks.all().but(step_limit=200_000))
+        module(spin).launch(
+            "k", grid=1, block=32, args=[np.zeros(1, np.int32)], checks=Checks.all().but(step_limit=200_000)
+        )
 
 
 def test_same_seed_same_run() -> None:
@@ -204,7 +209,9 @@ def test_counters_profile_and_timeline(tmp_path: object) -> None:
       s[t * 32 & 1023] = a[t];
       __syncthreads();
       out[t] = s[t * 32 & 1023]; }"""
-    report = module(source).launch("k", grid=1, block=32, args=[np.ones(32, np.float32), np.zeros(32, np.float32)], checks=LOOSE)
+    report = module(source).launch(
+        "k", grid=1, block=32, args=[np.ones(32, np.float32), np.zeros(32, np.float32)], checks=LOOSE
+    )
     assert report.counts["global_load_bytes"] == 128
     assert report.counts["global_store_bytes"] == 128
     assert report.counts["global_sectors"] == 8

@@ -1,5 +1,6 @@
 """Bounds, alignment, initialisation, and the kinds of memory."""
 
+# ruff: noqa: E501 - CUDA and PTX text
 from __future__ import annotations
 
 import numpy as np
@@ -61,7 +62,11 @@ extern "C" __global__ void k(float* a, float* b, int n) {
 )
 def test_bugs(bug: str, kind: str, text: str) -> None:
     a, b = np.ones(32, np.float32), np.zeros(32, np.float32)
-    arguments = [Output(a) if bug == "OUTPUT_READ" else a, Output(b) if bug == "PARTLY" else b, 32 if bug != "SHARED_PAST" else 64]
+    arguments = [
+        Output(a) if bug == "OUTPUT_READ" else a,
+        Output(b) if bug == "PARTLY" else b,
+        32 if bug != "SHARED_PAST" else 64,
+    ]
     with pytest.raises(KernelFault) as caught:
         module(BUGS, "90a", bug).launch("k", grid=1, block=32, args=arguments)
     report = caught.value.report

@@ -1,5 +1,6 @@
 """PTX text: what is understood, and how malformed text is refused."""
 
+# ruff: noqa: E501 - CUDA and PTX text
 from __future__ import annotations
 
 import numpy as np
@@ -28,7 +29,11 @@ def test_entries_and_directives() -> None:
         (HEAD + ".visible .entry f() {\n a:\n ret;\n a:\n ret; }", 7, "defined twice"),
         ("hello", 1, "expected a declaration"),
         (HEAD + ".visible .entry f() {", 4, "end of the file"),
-        (HEAD + ".visible .entry f() {\n .reg .b32 %r<9>;\n cp.async.ca.shared.global [%r1], [%r2], 5;\n ret;\n}", 6, "4, 8 or 16"),
+        (
+            HEAD + ".visible .entry f() {\n .reg .b32 %r<9>;\n cp.async.ca.shared.global [%r1], [%r2], 5;\n ret;\n}",
+            6,
+            "4, 8 or 16",
+        ),
     ],
 )
 def test_malformed(text: str, line: int, message: str) -> None:
@@ -38,11 +43,14 @@ def test_malformed(text: str, line: int, message: str) -> None:
 
 
 def test_unsupported_opcodes_are_named_at_load() -> None:
-    text = HEAD + ".visible .entry f() {\n .reg .b32 %r<4>; .reg .b64 %d<4>;\n fns.b32 %r1, %r1, %r2, %r3;\n tex.1d.v4.f32.s32 {%r0,%r1,%r2,%r3}, [%d1, {%r1}];\n ret;\n}"
-    with pytest.raises(UnsupportedPtx, match="fns.b32") as caught:
+    text = (
+        HEAD
+        + ".visible .entry f() {\n .reg .b32 %r<4>; .reg .b64 %d<4>;\n istypep.texref %r1, %d1;\n tex.1d.v4.f32.s32 {%r0,%r1,%r2,%r3}, [%d1, {%r1}];\n ret;\n}"
+    )
+    with pytest.raises(UnsupportedPtx, match="istypep.texref") as caught:
         Module(text)
-    assert caught.value.opcodes == {"fns.b32": 6, "tex.1d.v4.f32.s32": 7}
-    assert Module(text, allow_unsupported=True).unsupported["fns.b32"] == 6
+    assert caught.value.opcodes == {"istypep.texref": 6, "tex.1d.v4.f32.s32": 7}
+    assert Module(text, allow_unsupported=True).unsupported["istypep.texref"] == 6
 
 
 def test_scopes_rename_registers_and_labels() -> None:
@@ -115,7 +123,12 @@ COPY = 'extern "C" __global__ void k(const float* a, float* b, int n) { int i = 
     ],
 )
 def test_bad_launches(change: dict[str, object], message: str) -> None:
-    good: dict[str, object] = {"entry": "k", "grid": 1, "block": 32, "args": [np.zeros(32, np.float32), np.zeros(32, np.float32), 32]}
+    good: dict[str, object] = {
+        "entry": "k",
+        "grid": 1,
+        "block": 32,
+        "args": [np.zeros(32, np.float32), np.zeros(32, np.float32), 32],
+    }
     with pytest.raises(LaunchError, match=message):
         module(COPY).launch(**{**good, **change})  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""A TMA ring, sound and broken: the sound kernel is clean and right whatever the schedule, each mutant is diagnosed as what it is."""
+"""A TMA ring, sound and broken: the sound kernel is clean and right whatever the schedule, each mutant is diagnosed as
+what it is."""
+
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def run(*defines: str, seed: int = 0, checks: Checks | None = None) -> tuple[Rep
     target = np.zeros_like(source)
     maps = [TensorMap(a, "f32", (64, rows), (256,), (64, 16)) for a in (source, target)]
     policy = (checks or Checks.all()).but(stop_on_finding=False)
-    report = kernel.launch("ring", grid=GRID, block=160, args=[*maps, TILES], shared_bytes=SHARED, seed=seed, checks=policy)
+    report = kernel.launch(
+        "ring", grid=GRID, block=160, args=[*maps, TILES], shared_bytes=SHARED, seed=seed, checks=policy
+    )
     return report, source, target
 
 
@@ -76,7 +80,14 @@ def test_output_not_written() -> None:
     source, target = np.ones((rows, 64), np.float32), np.zeros((rows, 64), np.float32)
     kernel.address_of(Output(target))
     maps = [TensorMap(a, "f32", (64, rows), (256,), (64, 16)) for a in (source, target)]
-    report = kernel.launch("ring", grid=GRID, block=160, args=[*maps, TILES - 1], shared_bytes=SHARED, checks=Checks.all().but(stop_on_finding=False))
+    report = kernel.launch(
+        "ring",
+        grid=GRID,
+        block=160,
+        args=[*maps, TILES - 1],
+        shared_bytes=SHARED,
+        checks=Checks.all().but(stop_on_finding=False),
+    )
     assert report.kinds() == ["output-not-written"], str(report)
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["Findings"]
 
 _FENCE_REMEDY = (
-    "order the two: a barrier or mbarrier wait between them on every path (for asynchronous copies: wait for the mbarrier phase or the "
+    "order the two: a barrier or mbarrier wait between them on every path (for asynchronous copies: "
+    "wait for the mbarrier phase or the "
     "group before use, and signal the buffer empty only after the last use)"
 )
 
@@ -37,9 +38,16 @@ class Findings:
         self._put(kind, message, remedy, number, cta, warp, lane)
 
     def _put(
-        self, kind: str, message: str, remedy: str, number: int | None, cta: int | None = None, warp: int | None = None,
-        lane: int | None = None, count: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        kind: str,
+        message: str,
+        remedy: str,
+        number: int | None,
+        cta: int | None = None,
+        warp: int | None = None,
+        lane: int | None = None,
+        count: int = 1,
+    ) -> None:
         key = (kind, -1 if number is None else number, message.split(" at ")[0][:60])
         found = self.launch.report.findings
         if key in self.seen:
@@ -126,22 +134,26 @@ class Findings:
             return self._bounds(name, a, b, Space(c), bool(d))
         if kind == Fault.MISALIGNED:
             return (
-                "misaligned", f"{name} {'writes' if d else 'reads'} {b} bytes at {a:#x}, which is not a multiple of {b}",
+                "misaligned",
+                f"{name} {'writes' if d else 'reads'} {b} bytes at {a:#x}, which is not a multiple of {b}",
                 "align the pointer, or use a narrower access",
-            )  # fmt: skip
+            )
         if kind == Fault.UNINITIALISED_REGISTER:
             names = self.launch.kernel.names
             register = names[a] if a < len(names) else "?"
             return (
                 "uninitialised-register",
-                f"{name} reads register {register}, which nothing has written in lanes {b:#010x} (or an asynchronous operation still writes it)",
-                "assign it on every path; after wgmma or tcgen05.ld wait (wgmma.wait_group, tcgen05.wait::ld) before reading results",
+                f"{name} reads register {register}, which nothing has written in lanes {b:#010x} (or "
+                f"an asynchronous operation still writes it)",
+                "assign it on every path; after wgmma or tcgen05.ld wait (wgmma.wait_group, "
+                "tcgen05.wait::ld) before reading results",
             )
         if kind == Fault.UNINITIALISED_SHARED:
             return (
-                "uninitialised-shared", f"{name} reads {c} bytes of shared memory at {a:#x}, which nothing has written",
+                "uninitialised-shared",
+                f"{name} reads {c} bytes of shared memory at {a:#x}, which nothing has written",
                 "write it first, or wait for the copy that does; check index and tile size",
-            )  # fmt: skip
+            )
         if kind == Fault.UNINITIALISED_LOCAL:
             return (
                 "uninitialised-local",
@@ -150,52 +162,75 @@ class Findings:
             )
         if kind == Fault.UNINITIALISED_GLOBAL:
             return (
-                "uninitialised-global", f"{name} reads {self.launch.space.describe(a)}, an output that nothing has written",
+                "uninitialised-global",
+                f"{name} reads {self.launch.space.describe(a)}, an output that nothing has written",
                 "write before reading, or do not mark the argument as Output",
-            )  # fmt: skip
+            )
         if kind in (Fault.RACE_READ_AFTER_WRITE, Fault.RACE_WRITE_AFTER_WRITE, Fault.RACE_WRITE_AFTER_READ):
-            verb = {Fault.RACE_READ_AFTER_WRITE: ("reads", "write"), Fault.RACE_WRITE_AFTER_WRITE: ("writes", "write"),
-                    Fault.RACE_WRITE_AFTER_READ: ("writes", "read")}[kind]  # fmt: skip
+            verb = {
+                Fault.RACE_READ_AFTER_WRITE: ("reads", "write"),
+                Fault.RACE_WRITE_AFTER_WRITE: ("writes", "write"),
+                Fault.RACE_WRITE_AFTER_READ: ("writes", "read"),
+            }[kind]
             place = f"global memory, {self.launch.space.describe(a)}" if d == 2 else f"shared memory at {a:#x}"
             return (
-                "race", f"{name} {verb[0]} {place}, unordered with the {verb[1]} by {self.actor(b)}, {self.describe(other)}", _FENCE_REMEDY,
-            )  # fmt: skip
+                "race",
+                f"{name} {verb[0]} {place}, unordered with the {verb[1]} by {self.actor(b)}, {self.describe(other)}",
+                _FENCE_REMEDY,
+            )
         if kind == Fault.GLOBAL_RACE:
             return (
-                "race", f"{name} {'writes' if c else 'reads'} global memory, {self.launch.space.describe(a)}, which cluster {b} wrote with "
+                "race",
+                f"{name} {'writes' if c else 'reads'} global memory, {self.launch.space.describe(a)}, "
+                f"which cluster {b} wrote with "
                 f"{self.describe(other)}, and nothing orders the two",
-                "release in the writer (__threadfence() and an atomic, or .release) and acquire in the reader, or use another launch",
-            )  # fmt: skip
+                "release in the writer (__threadfence() and an atomic, or .release) and acquire in "
+                "the reader, or use another launch",
+            )
         return self._rest(kind, name, a, b, c, d, other)
 
     def _async(self, kind: Fault, name: str, a: int, b: int, c: int, d: int, other: int) -> tuple[str, str, str]:
         """Faults of asynchronous engines: c names the operand and the CTA."""
         what, rank = self.what[c & 255], c >> 8
         if d & 4:
-            place = f"tensor memory at lane {a // 4 // 512}, column {a // 4 % 512}" + (f" of CTA rank {rank}" if rank else "")
+            place = f"tensor memory at lane {a // 4 // 512}, column {a // 4 % 512}" + (
+                f" of CTA rank {rank}" if rank else ""
+            )
         else:
             place = f"shared memory at {(rank << 24) + a:#x}"
         if kind == Fault.UNINITIALISED_SHARED:
             return (
-                "uninitialised-tensor-memory" if d & 4 else "uninitialised-shared", f"{name}: {what} includes {place}, which nothing has written",
+                "uninitialised-tensor-memory" if d & 4 else "uninitialised-shared",
+                f"{name}: {what} includes {place}, which nothing has written",
                 "write the whole tile before it is used; check tile size, descriptor and address",
-            )  # fmt: skip
+            )
         if kind == Fault.PROXY_FENCE:
             return (
                 "missing-proxy-fence",
-                f"{name}: {what} goes through the async proxy to {place}, which {self.actor(b)} wrote through the generic proxy, "
+                f"{name}: {what} goes through the async proxy to {place}, which {self.actor(b)} wrote "
+                f"through the generic proxy, "
                 f"{self.describe(other)}, without a fence.proxy.async since",
-                "fence.proxy.async.shared::cta after the writes, in the writing threads, before the barrier that precedes this operation",
+                "fence.proxy.async.shared::cta after the writes, in the writing threads, before the "
+                "barrier that precedes this operation",
             )
         if kind == Fault.TCGEN05_FENCE:
             return (
                 "missing-tcgen05-fence",
-                f"{name}: {what} in {place} is ordered after {self.actor(b)}, {self.describe(other)}, only by thread synchronisation",
+                f"{name}: {what} in {place} is ordered after {self.actor(b)}, {self.describe(other)}, "
+                f"only by thread synchronisation",
                 "tcgen05.fence::after_thread_sync between the wait and this operation (PTX ISA 9.7.16.6.4)",
             )
-        verb = {Fault.RACE_READ_AFTER_WRITE: ("reads", "write"), Fault.RACE_WRITE_AFTER_WRITE: ("writes", "write"),
-                Fault.RACE_WRITE_AFTER_READ: ("writes", "read")}[kind]  # fmt: skip
-        return "race", f"{name}: {what} {verb[0]} {place}, unordered with the {verb[1]} by {self.actor(b)}, {self.describe(other)}", _FENCE_REMEDY
+        verb = {
+            Fault.RACE_READ_AFTER_WRITE: ("reads", "write"),
+            Fault.RACE_WRITE_AFTER_WRITE: ("writes", "write"),
+            Fault.RACE_WRITE_AFTER_READ: ("writes", "read"),
+        }[kind]
+        return (
+            "race",
+            f"{name}: {what} {verb[0]} {place}, unordered with the {verb[1]} by {self.actor(b)}, "
+            f"{self.describe(other)}",
+            _FENCE_REMEDY,
+        )
 
     def _bounds(self, name: str, a: int, b: int, space: Space, write: bool) -> tuple[str, str, str]:
         verb = "writes" if write else "reads"
@@ -203,7 +238,8 @@ class Findings:
             launch = self.launch
             text = (
                 f"{name} {verb} {b} bytes at shared address {a:#x}; the CTA has {launch.shared_size} bytes (static "
-                f"{launch.kernel.layout.shared_static}, dynamic {launch.config.shared_bytes}), the cluster {launch.cluster_size} CTA(s)"
+                f"{launch.kernel.layout.shared_static}, dynamic {launch.config.shared_bytes}), the "
+                f"cluster {launch.cluster_size} CTA(s)"
             )
             return "out-of-bounds", text, "check the index, or pass more shared_bytes"
         if space == Space.LOCAL:
@@ -212,16 +248,18 @@ class Findings:
             )
             return "out-of-bounds", text, "check the index"
         return (
-            "out-of-bounds", f"{name} {verb} {b} bytes at {a:#x}: {self.launch.space.describe(a)}",
+            "out-of-bounds",
+            f"{name} {verb} {b} bytes at {a:#x}: {self.launch.space.describe(a)}",
             "check the index and the guard against the tensor's size",
-        )  # fmt: skip
+        )
 
     def _rest(self, kind: Fault, name: str, a: int, b: int, c: int, d: int, other: int) -> tuple[str, str, str]:
         if kind == Fault.PARTIAL_ALIGNED:
             return (
-                "divergence", f"{name} is .aligned, but only lanes {a:#010x} of {b:#010x} execute it",
+                "divergence",
+                f"{name} is .aligned, but only lanes {a:#010x} of {b:#010x} execute it",
                 "let all threads of the warp reach the same instruction, or use the form without .aligned",
-            )  # fmt: skip
+            )
         if kind == Fault.READ_ONLY:
             return (
                 "read-only",
@@ -231,20 +269,22 @@ class Findings:
         if kind == Fault.NOT_AN_MBARRIER:
             state = "was invalidated" if b else "was never initialised"
             return (
-                "mbarrier", f"{name} at shared address {a:#x}: there is no mbarrier ({state})",
+                "mbarrier",
+                f"{name} at shared address {a:#x}: there is no mbarrier ({state})",
                 "mbarrier.init it, make that visible (fence.mbarrier_init, a barrier), and keep it until the last use",
-            )  # fmt: skip
+            )
         if kind == Fault.MBARRIER_OVERFLOW:
             text = {
                 0: f"{name} at {a:#x} arrives {b} times, but this phase expects only {d} more arrival(s)",
-                1: f"{name} at {a:#x}: the transaction count leaves its range ({b - (1 << 64) if b >> 63 else b} bytes)",
+                1: f"{name} at {a:#x}: the transaction count leaves its range ({b - (b >> 63 << 64)} bytes)",
                 2: f"{name} at {a:#x} with a count of {b}",
                 3: f"{name} at {a:#x}: the CTA has {b} mbarriers already, more than the emulator keeps",
             }[c]
             return (
                 "mbarrier",
                 text,
-                "mbarrier.init must get the number of arrivals of every phase (1 to 1048575), and who arrives for the next phase must have waited for this one",
+                "mbarrier.init must get the number of arrivals of every phase (1 to 1048575), and "
+                "who arrives for the next phase must have waited for this one",
             )
         if kind == Fault.MBARRIER_OVERWRITTEN:
             return (
@@ -260,9 +300,12 @@ class Findings:
             )
         if kind == Fault.MBARRIER_UNORDERED:
             return (
-                "race", f"{name} uses the mbarrier at {a:#x}, unordered with its initialisation by {self.actor(b)}, {self.describe(other)}",
-                "after mbarrier.init: fence.mbarrier_init.release.cluster, then bar.sync (or a cluster barrier) before anyone uses it",
-            )  # fmt: skip
+                "race",
+                f"{name} uses the mbarrier at {a:#x}, unordered with its initialisation by "
+                f"{self.actor(b)}, {self.describe(other)}",
+                "after mbarrier.init: fence.mbarrier_init.release.cluster, then bar.sync (or a "
+                "cluster barrier) before anyone uses it",
+            )
         if kind == Fault.BAD_BARRIER:
             text = {
                 0: f"{name} on barrier {a}, but there are 16 (0 to 15)",
@@ -272,23 +315,26 @@ class Findings:
             return "barrier", text, "give every user of a barrier the same count, a multiple of 32"
         if kind == Fault.BARRIER_MISMATCH:
             return (
-                "barrier", f"{name} on barrier {a} expects {b} threads, but {self.describe(d)} expects {c}",
+                "barrier",
+                f"{name} on barrier {a} expects {b} threads, but {self.describe(d)} expects {c}",
                 "give every user of a barrier the same count, or use different barriers",
-            )  # fmt: skip
+            )
         if kind == Fault.TRAP:
             if c == 1:
                 return "trap", f"brx.idx with index {a}, but there are {b} targets", "keep the index in range"
             return "trap", f"{name} was executed by lanes {a:#010x}", "an assertion of the kernel failed"
         if kind == Fault.REMOTE_EXITED:
             return (
-                "cluster-exit", f"{name} {'writes' if c else 'reads'} shared memory at {a:#x} of CTA rank {b}, which has exited",
+                "cluster-exit",
+                f"{name} {'writes' if c else 'reads'} shared memory at {a:#x} of CTA rank {b}, which has exited",
                 "end the kernel with a cluster barrier (arrive.release, wait.acquire), so that no CTA leaves early",
-            )  # fmt: skip
+            )
         if kind == Fault.REMOTE_AS_OWN:
             return (
-                "out-of-bounds", f"{name} addresses {a:#x}, shared memory of CTA rank {b}, through .shared::cta in rank {c}",
+                "out-of-bounds",
+                f"{name} addresses {a:#x}, shared memory of CTA rank {b}, through .shared::cta in rank {c}",
                 "use .shared::cluster (or a generic address) for the shared memory of other CTAs",
-            )  # fmt: skip
+            )
         if kind == Fault.JOIN_OVERFLOW:
             return "divergence", "control flow diverges in more than 32 nested places", "simplify the control flow"
         if kind == Fault.CLUSTER_BARRIER:
@@ -307,10 +353,12 @@ class Findings:
         actor, number = ("ractor", "rinstr") if other == "read" else ("wactor", "winstr")
         self.add(
             "race",
-            f"{call.instruction.opcode}: {what} {'writes' if write else 'reads'} shared memory at {address:#x}, unordered with the "
+            f"{call.instruction.opcode}: {what} {'writes' if write else 'reads'} shared memory at "
+            f"{address:#x}, unordered with the "
             f"{other} by {self.actor(int(cell[actor]))}, {self.describe(int(cell[number]) - 1)}",
-            _FENCE_REMEDY, call,
-        )  # fmt: skip
+            _FENCE_REMEDY,
+            call,
+        )
 
     # -- ends ----------------------------------------------------------------------------------------------------
 
@@ -322,14 +370,23 @@ class Findings:
             if tmem.sizes:
                 held = ", ".join(f"{n} columns at {c:#x}" for c, n in sorted(tmem.sizes.items()))
                 number = int(self.launch.cta_array[cluster.first_cta + rank]["number"])
-                self._put("tensor-memory-leak", f"CTA {number} exits with tensor memory allocated: {held}",
-                          "tcgen05.dealloc all of it before the kernel ends", None, number)  # fmt: skip
+                self._put(
+                    "tensor-memory-leak",
+                    f"CTA {number} exits with tensor memory allocated: {held}",
+                    "tcgen05.dealloc all of it before the kernel ends",
+                    None,
+                    number,
+                )
         for op in cluster.pending:
             if op.queue.startswith("commit"):
                 continue
             if "shared" in op.what:
-                self._put("exit-in-flight", f"the CTA exits while {op.what} is in flight (PTX line {op.line})",
-                          "wait for the copy (mbarrier, or cp.async.bulk.wait_group.read) before the kernel ends", None)  # fmt: skip
+                self._put(
+                    "exit-in-flight",
+                    f"the CTA exits while {op.what} is in flight (PTX line {op.line})",
+                    "wait for the copy (mbarrier, or cp.async.bulk.wait_group.read) before the kernel ends",
+                    None,
+                )
 
     def at_end(self) -> None:
         """Checks of the whole launch."""
@@ -339,20 +396,32 @@ class Findings:
             if buffer.output and buffer.init is not None and not buffer.init.all():
                 missing = int((buffer.init == 0).sum())
                 first = int((buffer.init == 0).argmax())
-                self._put("output-not-written", f"{missing} of {buffer.size} bytes of {buffer.name} were never written; the first is byte {first}",
-                          "check grid, tile bounds and predicates of the stores", None)  # fmt: skip
+                self._put(
+                    "output-not-written",
+                    f"{missing} of {buffer.size} bytes of {buffer.name} were never written; the first is byte {first}",
+                    "check grid, tile bounds and predicates of the stores",
+                    None,
+                )
 
     def step_limit(self, steps: int) -> None:
         """The launch takes too long."""
         self.collect()
-        self._put("step-limit", f"the launch has not ended after {steps:,} warp instructions; " + self._where_everyone_is(),
-                  "a loop does not end, or raise Checks.step_limit", None)  # fmt: skip
+        self._put(
+            "step-limit",
+            f"the launch has not ended after {steps:,} warp instructions; " + self._where_everyone_is(),
+            "a loop does not end, or raise Checks.step_limit",
+            None,
+        )
 
     def livelock(self, steps: int) -> None:
         """Warps spin, and nothing changes."""
         self.collect()
-        self._put("livelock", f"no store, barrier or copy in {steps:,} warp instructions; " + self._where_everyone_is(),
-                  "warps spin on something that nobody will change", None)  # fmt: skip
+        self._put(
+            "livelock",
+            f"no store, barrier or copy in {steps:,} warp instructions; " + self._where_everyone_is(),
+            "warps spin on something that nobody will change",
+            None,
+        )
 
     def _where_everyone_is(self) -> str:
         lines = []
@@ -384,10 +453,13 @@ class Findings:
         tail = f"\n      {exited} warp(s) have exited" if exited else ""
         shown = rows if len(rows) <= 40 else [*rows[:40], f"      ... and {len(rows) - 40} more"]
         self._put(
-            "deadlock", "every warp waits and nothing is in flight:\n" + "\n".join(shown) + tail,
-            "compare each barrier's expected arrivals and bytes with what the other warps (and copies) deliver in that phase",
-            number, self._cta_of(cluster, 0),
-        )  # fmt: skip
+            "deadlock",
+            "every warp waits and nothing is in flight:\n" + "\n".join(shown) + tail,
+            "compare each barrier's expected arrivals and bytes with what the other warps (and "
+            "copies) deliver in that phase",
+            number,
+            self._cta_of(cluster, 0),
+        )
 
     def _blocked(self, cluster: Cluster, k: int, w: Any) -> str:
         launch = self.launch
@@ -398,7 +470,7 @@ class Findings:
         rank = k // launch.warps
         if kind == 1:
             bar = slot.bars[rank][address & 15]
-            return f"{who}: barrier {address}, {int(bar['arrived'])} of {int(bar['expected'])} threads have arrived, at {at}"
+            return f"{who}: barrier {address}, {int(bar['arrived'])} of {int(bar['expected'])} threads arrived, at {at}"
         if kind == 2:
             rank, offset = address >> 24, address & 0xFFFFFF
             index = int(slot.maps[rank][offset >> 3])
@@ -406,12 +478,13 @@ class Findings:
                 return f"{who}: mbarrier {address:#x} at {at}"
             bar = slot.mbarriers[rank][index - 1]
             return (
-                f"{who}: mbarrier {address:#x}, phase {int(bar['phase'])} (parity {int(bar['phase']) & 1}), {int(bar['pending'])} of "
+                f"{who}: mbarrier {address:#x}, phase {int(bar['phase'])} (parity "
+                f"{int(bar['phase']) & 1}), {int(bar['pending'])} of "
                 f"{int(bar['expected'])} arrivals and {int(bar['tx'])} bytes pending, at {at}"
             )
         if kind == 3:
             head = launch.cta_array[cluster.first_cta]
-            return f"{who}: cluster barrier, {int(head['cb_arrived'])} of {int(head['cb_live'])} warps have arrived, at {at}"
+            return f"{who}: cluster barrier, {int(head['cb_arrived'])} of {int(head['cb_live'])} warps arrived, at {at}"
         if kind == 4:
             return f"{who}: lanes {address:#010x} to reach {at}; they are elsewhere"
         return f"{who}: {at}"

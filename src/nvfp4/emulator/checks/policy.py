@@ -17,10 +17,11 @@ class Checks:
     initialisation: reads of registers, shared, local, tensor memory and ``Output`` buffers that nothing wrote.
     races: unordered conflicting accesses, missing waits, fences and cluster barriers.
     proxy: missing ``fence.proxy.async`` between generic writes and asynchronous reads.
-    strict: the letter of the ISA also where compilers rely on less. Off, (1) an acquiring wait orders tcgen05 operations as
-        ``tcgen05.fence::after_thread_sync`` does (9.7.16.6.3 admits the standard mechanisms); (2) cp.async data and overwritten generic
-        data need no ``fence.proxy.async``; (3) a commit may arrive on an mbarrier that has been invalidated; (4) unordered writes of
-        one value are no race. Triton's output needs all four.
+    strict: the letter of the ISA also where compilers rely on less. Off, (1) an acquiring wait orders tcgen05
+    operations as
+        ``tcgen05.fence::after_thread_sync`` does (9.7.16.6.3 admits the standard mechanisms); (2) cp.async data and
+        overwritten generic data need no ``fence.proxy.async``; (3) a commit may arrive on an mbarrier that has been
+        invalidated; (4) unordered writes of one value are no race. Triton's output needs all four.
     deadlock: blocked warps are explained (otherwise the launch only says that it is stuck).
     outputs: bytes of ``Output`` buffers that nothing wrote.
     leaks: tensor memory that is never freed, mbarriers or copies left in flight at exit.
@@ -53,7 +54,7 @@ class Checks:
     def none(cls) -> Checks:
         """Everything that can be off is off."""
         off = {f.name: False for f in fields(cls) if f.type == "bool"}
-        return cls(**off)  # type: ignore[arg-type]
+        return cls(**off)
 
     def but(self, **changes: Any) -> Checks:
         """A copy with some switches changed."""
@@ -63,7 +64,12 @@ class Checks:
     def bits(self) -> int:
         """The native runtime's view."""
         pairs = (
-            (self.initialisation, Check.INIT), (self.races, Check.RACES), (self.count, Check.COUNT), (self.timeline, Check.TRACE),
-            (self.proxy and self.races, Check.PROXY), (self.unkind, Check.SPURIOUS), (self.strict, Check.STRICT),
-        )  # fmt: skip
+            (self.initialisation, Check.INIT),
+            (self.races, Check.RACES),
+            (self.count, Check.COUNT),
+            (self.timeline, Check.TRACE),
+            (self.proxy and self.races, Check.PROXY),
+            (self.unkind, Check.SPURIOUS),
+            (self.strict, Check.STRICT),
+        )
         return sum(int(bit) for on, bit in pairs if on)

@@ -9,9 +9,16 @@ from .emitter import SCRATCH_ADDRESS, SCRATCH_OUT, SCRATCH_VALUES, Emitter, Unsu
 __all__ = ["HANDLERS"]
 
 _SPACES = {
-    "global": Space.GLOBAL, "shared": Space.SHARED, "shared::cta": Space.SHARED, "shared::cluster": Space.SHARED_CLUSTER,
-    "local": Space.LOCAL, "const": Space.CONST, "param": Space.CONST, "param::entry": Space.CONST, "param::func": Space.LOCAL,
-}  # fmt: skip
+    "global": Space.GLOBAL,
+    "shared": Space.SHARED,
+    "shared::cta": Space.SHARED,
+    "shared::cluster": Space.SHARED_CLUSTER,
+    "local": Space.LOCAL,
+    "const": Space.CONST,
+    "param": Space.CONST,
+    "param::entry": Space.CONST,
+    "param::func": Space.LOCAL,
+}
 _ATOM_KIND = {"u": 0, "b": 0, "s": 1, "f": 2}
 
 
@@ -36,9 +43,9 @@ def _type(i: Instruction) -> tuple[str, int]:
 
 def _target(e: Emitter, i: Instruction, operand: Operand) -> tuple[str, Space]:
     space = space_of(i)
-    if isinstance(operand, Bracket) and isinstance(operand.base, Sym) and i.has("param") | i.has("param::func"):
-        if e.space_of(operand.base.name) == "local":
-            space = Space.LOCAL
+    named = isinstance(operand, Bracket) and isinstance(operand.base, Sym) and (i.has("param") or i.has("param::func"))
+    if named and e.space_of(operand.base.name) == "local":  # type: ignore[union-attr]
+        space = Space.LOCAL
     return e.address(operand), space
 
 
@@ -60,7 +67,8 @@ def _load(e: Emitter, i: Instruction) -> None:
     out = e.scratch(SCRATCH_OUT)
     active = e.active()
     e.do(
-        f"call void @load(ptr %ctx, ptr %w, i32 {active}, i32 {e.number}, i32 {bits // 8}, i32 {count}, i32 {int(space)}, "
+        f"call void @load(ptr %ctx, ptr %w, i32 {active}, i32 {e.number}, i32 {bits // 8}, i32 "
+        f"{count}, i32 {int(space)}, "
         f"ptr {where}, ptr {out})"
     )
     if i.has("acquire") or i.has("volatile") or i.has("relaxed"):
@@ -77,7 +85,8 @@ def _load_parameter(e: Emitter, source: Bracket, targets: tuple[Operand, ...], b
     shift = source.base.offset + source.offset
     if shift < 0 or shift + len(targets) * bits // 8 > variable.size:
         e.fail(
-            f"reads bytes {shift} to {shift + len(targets) * bits // 8} of parameter {variable.name}, which has {variable.size}"
+            f"reads bytes {shift} to {shift + len(targets) * bits // 8} of parameter {variable.name}, "
+            f"which has {variable.size}"
         )
     base = e.context_field("constants")
     pointer = e.cached("P", lambda: e.op(f"inttoptr i64 {base} to ptr"))
@@ -105,7 +114,8 @@ def _store(e: Emitter, i: Instruction) -> None:
         ordered = int(i.has("release"))
         e.do(f"call void @sync_lanes(ptr %ctx, ptr %w, i32 {active}, ptr {where}, i32 0, i32 1, i32 {ordered})")
     e.do(
-        f"call void @store(ptr %ctx, ptr %w, i32 {active}, i32 {e.number}, i32 {bits // 8}, i32 {count}, i32 {int(space) | strong}, "
+        f"call void @store(ptr %ctx, ptr %w, i32 {active}, i32 {e.number}, i32 {bits // 8}, i32 "
+        f"{count}, i32 {int(space) | strong}, "
         f"ptr {where}, ptr {e.scratch(SCRATCH_VALUES)})"
     )
 
@@ -166,7 +176,8 @@ def _cp_async(e: Emitter, i: Instruction) -> None:
         where = e.store_scratch(SCRATCH_ADDRESS, e.address(i.operands[0]), 64)
         space = Space.SHARED if space_of(i) != Space.GENERIC else Space.SHARED_CLUSTER
         e.do(
-            f"call void @cp_async_arrive(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {int(i.has('noinc'))}, "
+            f"call void @cp_async_arrive(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 "
+            f"{int(i.has('noinc'))}, "
             f"i32 {int(space)}, ptr {where})"
         )
         return
@@ -190,7 +201,8 @@ def _cp_async(e: Emitter, i: Instruction) -> None:
                 count = e.resize(e.read(operand, 32), 32, 64, False)
     sizes = e.store_scratch(SCRATCH_OUT, count, 64)
     e.do(
-        f"call void @cp_async(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {size}, i32 0, ptr {dst}, ptr {src}, ptr {sizes})"
+        f"call void @cp_async(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {size}, i32 0, "
+        f"ptr {dst}, ptr {src}, ptr {sizes})"
     )
 
 

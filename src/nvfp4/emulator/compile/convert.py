@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from ..ptx.ast import Instruction, type_bits
 from .emitter import Emitter, Unsupported, vec
-from .floating import canonical, flush, round_double, to_bfloat, to_half, to_odd_float, unpack
+from .floating import canonical, constrained, flush, round_double, to_bfloat, to_half, to_odd_float, unpack
 
 __all__ = ["HANDLERS"]
 
 
 @dataclass(frozen=True)
 class Mini:
-    """A format of at most eight bits: mantissa width, exponent bias, largest finite code, NaN code (or -1), infinity code (or -1)."""
+    """A format of at most eight bits: mantissa width, exponent bias, largest finite code, NaN code (or -1), infinity
+    code (or -1)."""
 
     mantissa: int
     bias: int
@@ -23,9 +24,12 @@ class Mini:
 
 
 MINIS = {
-    "e4m3": Mini(3, 7, 0x7E, 0x7F, 8), "e5m2": Mini(2, 15, 0x7B, 0x7F, 8), "e2m1": Mini(1, 1, 7, -1, 4), "e2m3": Mini(3, 1, 0x1F, -1, 6),
+    "e4m3": Mini(3, 7, 0x7E, 0x7F, 8),
+    "e5m2": Mini(2, 15, 0x7B, 0x7F, 8),
+    "e2m1": Mini(1, 1, 7, -1, 4),
+    "e2m3": Mini(3, 1, 0x1F, -1, 6),
     "e3m2": Mini(2, 3, 0x1F, -1, 6),
-}  # fmt: skip
+}
 _INTEGERS = {"u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"}
 _FLOATS = {"f16", "bf16", "f32", "f64", "tf32"}
 
@@ -88,8 +92,8 @@ def _cvt(e: Emitter, i: Instruction) -> None:
     if i.has("rs") or target.endswith("x4"):
         raise Unsupported
     if i.parts[1] == "pack":
-        raise Unsupported
-    if target.endswith("x2") or source.endswith("x2"):
+        _pack_integers(e, i)
+    elif target.endswith("x2") or source.endswith("x2"):
         _packed(e, i, target, source)
     elif target in _INTEGERS and source in _INTEGERS:
         _integers(e, i, target, source)
@@ -133,28 +137,29 @@ def _from_integer(e: Emitter, i: Instruction, target: str, source: str) -> None:
     mode = _rounding(i) or "rn"
     if target == "f64":
         if mode != "rn" and have == 64:
-            raise Unsupported
-        out = e.op(f"{code} {vec(have)} {value} to <32 x double>")
+            out = constrained(e, code, "<32 x double>", [(vec(64), value)], mode)
+        else:
+            out = e.op(f"{code} {vec(have)} {value} to <32 x double>")
         e.write(i.operands[0], e.op(f"bitcast <32 x double> {out} to {vec(64)}"), 64)
         return
-    if have == 64:
-        if mode != "rn" or target != "f32":
-            raise Unsupported
-        single = e.op(f"{code} {vec(64)} {value} to <32 x float>")
-    else:
-        double = e.op(f"{code} {vec(have)} {value} to <32 x double>")
-        if target == "f32":
-            single = round_double(e, double, 32, mode)
-        elif mode == "rn":
-            single = to_odd_float(e, double, 32)
-        else:
-            raise Unsupported
     if target == "f32":
+        if have == 64:
+            single = constrained(e, code, "<32 x float>", [(vec(64), value)], mode)
+        else:
+            single = round_double(e, e.op(f"{code} {vec(have)} {value} to <32 x double>"), 32, mode)
         e.write(i.operands[0], e.op(f"bitcast <32 x float> {single} to {vec(32)}"), 32)
-    elif target == "f16":
-        e.write(i.operands[0], to_half(e, single, 32), 16)
+        return
+    if have == 64:
+        # Cut off to f32 and made odd where something was lost: what is rounded next, to 11 or 8 bits, comes out right.
+        single = constrained(e, code, "<32 x float>", [(vec(64), value)], "rz")
+        back = e.intrinsic(f"llvm.fpto{code[0]}i.sat.v32i64.v32f32", vec(64), ("<32 x float>", single))
+        lost = e.op(f"icmp ne {vec(64)} {back}, {value}")
+        raw = e.op(f"bitcast <32 x float> {single} to {vec(32)}")
+        raw = e.op(f"or {vec(32)} {raw}, {e.op(f'zext <32 x i1> {lost} to {vec(32)}')}")
+        single = e.op(f"bitcast {vec(32)} {raw} to <32 x float>")
     else:
-        e.write(i.operands[0], to_bfloat(e, single, 32), 16)
+        single = to_odd_float(e, e.op(f"{code} {vec(have)} {value} to <32 x double>"), 32)
+    e.write(i.operands[0], _narrow(e, single, target, mode, False), 16)
 
 
 def _to_integer(e: Emitter, i: Instruction, target: str, source: str) -> None:
@@ -235,7 +240,7 @@ def _narrow(e: Emitter, value: str, target: str, mode: str, satfinite: bool) -> 
             short = e.op(f"sub {vec(16)} {short}, {e.op(f'zext <32 x i1> {over} to {vec(16)}')}")
         out = canonical(e, short, target, 32, value, "<32 x float>")
     else:
-        raise Unsupported
+        out = _narrow_away(e, value, target, mode)
     if satfinite:
         largest, infinity = (0x7BFF, 0x7C00) if target == "f16" else (0x7F7F, 0x7F80)
         magnitude = e.op(f"and {vec(16)} {out}, splat (i16 32767)")
@@ -244,6 +249,42 @@ def _narrow(e: Emitter, value: str, target: str, mode: str, satfinite: bool) -> 
         clamped = e.op(f"or {vec(16)} {sign}, splat (i16 {largest})")
         out = e.op(f"select <32 x i1> {isinf}, {vec(16)} {clamped}, {vec(16)} {out}")
     return out
+
+
+def _narrow_away(e: Emitter, value: str, target: str, mode: str) -> str:
+    """f32 to f16 or bf16 bits toward +infinity (rp) or -infinity (rm): cut off, then one further where something was lost."""
+    t = "<32 x float>"
+    cut = _narrow(e, value, target, "rz", False)
+    back, _ = unpack(e, cut, target)
+    lost = e.op(f"fcmp one {t} {back}, {value}")
+    # By the sign bit, so that what vanishes becomes the smallest number of its sign.
+    raw = e.op(f"bitcast {t} {value} to {vec(32)}")
+    outwards = e.op(f"icmp {'sge' if mode == 'rp' else 'slt'} {vec(32)} {raw}, zeroinitializer")
+    step = e.op(f"and <32 x i1> {lost}, {outwards}")
+    finite = e.op(f"fcmp one {t} {e.intrinsic('llvm.fabs.v32f32', t, (t, value))}, splat (float 0x7FF0000000000000)")
+    step = e.op(f"and <32 x i1> {step}, {finite}")
+    return e.op(f"add {vec(16)} {cut}, {e.op(f'zext <32 x i1> {step} to {vec(16)}')}")
+
+
+def _pack_integers(e: Emitter, i: Instruction) -> None:
+    """cvt.pack.sat: two integers saturated side by side, below the upper part of a third (PTX ISA 9.7.9.23)."""
+    name = next(p for p in i.parts[2:] if p != "sat")
+    bits = type_bits(name)
+    k = vec(32)
+    low = -(1 << (bits - 1)) if name[0] == "s" else 0
+    high = (1 << (bits - 1)) - 1 if name[0] == "s" else (1 << bits) - 1
+    out = None
+    if len(i.operands) > 3:
+        out = e.op(f"shl {k} {e.read(i.operands[3], 32)}, {e.splat(2 * bits, 32)}")
+    for operand, at in ((i.operands[2], 0), (i.operands[1], bits)):
+        value = e.read(operand, 32, "i")
+        value = e.intrinsic("llvm.smax.v32i32", k, (k, value), (k, e.splat(low, 32)))
+        value = e.intrinsic("llvm.smin.v32i32", k, (k, value), (k, e.splat(high, 32)))
+        value = e.op(f"and {k} {value}, {e.splat((1 << bits) - 1, 32)}")
+        value = e.op(f"shl {k} {value}, {e.splat(at, 32)}")
+        out = value if out is None else e.op(f"or {k} {out}, {value}")
+    assert out is not None
+    e.write(i.operands[0], out, 32)
 
 
 def _tf32(e: Emitter, value: str, mode: str, satfinite: bool) -> str:
@@ -369,7 +410,7 @@ def _decode_pair(e: Emitter, i: Instruction, target: str, fmt: Mini) -> None:
 
 
 def _encode_ue8m0(e: Emitter, i: Instruction, source: str) -> None:
-    """Powers of two: rz truncates the mantissa, rp rounds up; NaN is 255, and with satfinite the largest code is 254."""
+    """Powers of two: rz truncates the mantissa, rp rounds up; NaN is 255, saturation 254."""
     low, high = _pair_inputs(e, i, source)
     up = i.has("rp")
     k = vec(32)

@@ -1,9 +1,11 @@
-"""Emission of one function of LLVM IR over warps: values are vectors of 32 lanes, registers live in the warp's register file."""
+"""Emission of one function of LLVM IR over warps: values are vectors of 32 lanes, registers live in the warp's register
+file."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -53,6 +55,7 @@ class KernelLayout:
     local: dict[str, int] = field(default_factory=dict)
     params: dict[str, tuple[int, Variable]] = field(default_factory=dict)
     globals: dict[str, int] = field(default_factory=dict)
+    constants: list[tuple[int, int]] = field(default_factory=list)
     shared_static: int = 0
     local_size: int = 0
     register_names: list[str] = field(default_factory=list)
@@ -125,8 +128,10 @@ class Emitter:
             value = build(inner, names)
             head = ", ".join(f"{t} {n}" for t, n in zip(parameters, names, strict=True))
             body = "\n".join(inner.lines)
+            # Required of functions that change the rounding mode.
+            strict = " strictfp" if "strictfp" in body else ""
             self.helpers[name] = (
-                f"define internal {result} @{name}({head}) noinline nounwind {{\n{body}\n  ret {result} {value}\n}}"
+                f"define internal {result} @{name}({head}) noinline nounwind{strict} {{\n{body}\n  ret {result} {value}\n}}"
             )
         return name
 
@@ -406,7 +411,7 @@ class Emitter:
                         self.inits[w] = self.op(f"or i32 {kept}, {self.op(f'and i32 {have}, {active}')}")
         assign(i, self.known, self.flow.in_flight)
 
-    def flush(self, live_out: set[str]) -> None:
+    def flush(self, live_out: AbstractSet[str]) -> None:
         """Write the registers that others need back to the register file, in the active lanes."""
         for register in self.dirty:
             if register in live_out:

@@ -1,7 +1,8 @@
 """Floating-point arithmetic, bit exact where the ISA is (PTX ISA 9.7.3, 9.7.4, 9.7.5).
 
-Narrow types compute in a type wide enough that one rounding remains: halves in f32, with the sum of a fused operation rounded to
-odd first; bfloat16 products and directed f32 rounding in f64, likewise. NaN results are the canonical NaN of the type.
+Narrow types compute in a type wide enough that one rounding remains: halves in f32, with the sum of a fused
+operation rounded to odd first; bfloat16 products and directed f32 rounding in f64, likewise. NaN results are the
+canonical NaN of the type.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ __all__ = [
     "canonical",
     "compare_floats",
     "compare_pairs",
+    "constrained",
     "flush",
+    "flush_half",
     "is_float",
     "pack",
     "round_double",
@@ -66,6 +69,50 @@ def canonical(e: Emitter, value: str, kind: str, n: int, tested: str, tested_typ
     return e.op(f"select <{n} x i1> {nan}, {vec(bits, n)} {constant}, {vec(bits, n)} {value}")
 
 
+def flush_half(e: Emitter, value: str, kind: str) -> str:
+    """Denormals among f16 or f16x2 bits to zeros of the same sign."""
+    _, n = _shape(kind)
+    bits = type_bits(kind)
+    k = vec(16, n)
+    raw = e.op(f"bitcast {vec(bits)} {value} to {k}") if n == 64 else value
+    tiny = e.op(f"icmp eq {k} {e.op(f'and {k} {raw}, splat (i16 31744)')}, zeroinitializer")
+    raw = e.op(f"select <{n} x i1> {tiny}, {k} {e.op(f'and {k} {raw}, splat (i16 -32768)')}, {k} {raw}")
+    return e.op(f"bitcast {k} {raw} to {vec(bits)}") if n == 64 else raw
+
+
+# Arguments of llvm.set.rounding (LLVM language reference, "llvm.set.rounding").
+_ROUNDING_CODES = {"rz": 0, "rn": 1, "rp": 2, "rm": 3}
+
+
+def constrained(e: Emitter, code: str, result: str, operands: list[tuple[str, str]], mode: str) -> str:
+    """One operation of the host's FPU in the rounding direction ``mode``.
+
+    For what has no error-free transformation that covers overflow and denormals (f64), and for 64-bit integers. ``operands``
+    are (LLVM type, value); ``code`` is the name of a constrained intrinsic (fadd, fsub, fmul, fdiv, fma, sqrt, sitofp, uitofp).
+    """
+
+    def mangled(t: str) -> str:
+        count, _, element = t.strip("<>").split()
+        return f"v{count}" + {"double": "f64", "float": "f32"}.get(element, element)
+
+    suffix = mangled(result)
+    if code in ("sitofp", "uitofp"):
+        suffix += "." + mangled(operands[0][0])
+    name = f"llvm.experimental.constrained.{code}.{suffix}"
+    e.declare(f"declare {result} @{name}({', '.join(t for t, _ in operands)}, metadata, metadata)")
+    e.declare("declare void @llvm.set.rounding(i32)")
+
+    def build(inner: Emitter, names: list[str]) -> str:
+        inner.do(f"call void @llvm.set.rounding(i32 {_ROUNDING_CODES[mode]}) strictfp")
+        given = ", ".join(f"{t} {n}" for (t, _), n in zip(operands, names, strict=True))
+        how = 'metadata !"round.dynamic", metadata !"fpexcept.strict"'
+        value = inner.op(f"call {result} @{name}({given}, {how}) strictfp")
+        inner.do("call void @llvm.set.rounding(i32 1) strictfp")
+        return value
+
+    return e.call_helper(f"{mode}_{code}_{suffix.replace('.', '_')}", result, operands, build)
+
+
 def to_bfloat(e: Emitter, value: str, n: int) -> str:
     """f32 to bfloat16 bits, nearest even."""
     k = vec(32, n)
@@ -102,12 +149,13 @@ def pack(e: Emitter, value: str, kind: str, source: str) -> str:
     return e.op(f"bitcast {vec(16, n)} {raw} to {vec(bits)}") if n == 64 else raw
 
 
-def flush(e: Emitter, value: str, n: int) -> str:
-    """Denormal f32 to zero of the same sign."""
+def flush(e: Emitter, value: str, n: int, kind: str = "f32") -> str:
+    """Denormals of ``kind`` (f32, or f16 held as f32) to zero of the same sign."""
     k = vec(32, n)
     b = e.op(f"bitcast <{n} x float> {value} to {k}")
     magnitude = e.op(f"and {k} {b}, splat (i32 2147483647)")
-    tiny = e.op(f"icmp ult {k} {magnitude}, splat (i32 8388608)")
+    least = 1 << 23 if kind == "f32" else (127 - 14) << 23
+    tiny = e.op(f"icmp ult {k} {magnitude}, splat (i32 {least})")
     sign = e.op(f"and {k} {b}, splat (i32 2147483648)")
     b = e.op(f"select <{n} x i1> {tiny}, {k} {sign}, {k} {b}")
     return e.op(f"bitcast {k} {b} to <{n} x float>")
@@ -144,7 +192,8 @@ def to_odd_float(e: Emitter, value: str, n: int) -> str:
     fix = e.op(f"and <{n} x i1> {e.op(f'fcmp one {d} {back}, {value}')}, {even}")
     e.declare(f"declare {d} @llvm.fabs.v{n}f64({d})")
     small = e.op(
-        f"fcmp olt {d} {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {back})')}, {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {value})')}"
+        f"fcmp olt {d} {e.op(f'call {d} @llvm.fabs.v{n}f64({d} {back})')}, "
+        f"{e.op(f'call {d} @llvm.fabs.v{n}f64({d} {value})')}"
     )
     step = e.op(f"select <{n} x i1> {small}, {k} splat (i32 1), {k} splat (i32 -1)")
     step = e.op(f"select <{n} x i1> {fix}, {k} {step}, {k} zeroinitializer")
@@ -209,8 +258,8 @@ def _operands(e: Emitter, i: Instruction, kind: str) -> list[str]:
     found = []
     for o in i.operands[1:]:
         value, _ = unpack(e, _read_float(e, o, kind, bits), kind)
-        if i.has("ftz") and element == "f32":
-            value = flush(e, value, n)
+        if i.has("ftz") and element in ("f32", "f16"):
+            value = flush(e, value, n, element)
         found.append(value)
     return found
 
@@ -238,8 +287,8 @@ def _arithmetic(e: Emitter, i: Instruction) -> None:
     operands = _operands(e, i, kind)
     code = {"add": "fadd", "sub": "fsub", "mul": "fmul", "fma": "fma", "mad": "fma"}[i.base]
     if mode != "rn" and element == "f64":
-        raise Unsupported
-    if code != "fma":
+        value = constrained(e, code, t, [(t, v) for v in operands], mode)
+    elif code != "fma":
         a, b = operands
         if mode != "rn":
             value = _directed(e, code, a, b, None, n, mode)
@@ -292,7 +341,7 @@ def _mixed(e: Emitter, i: Instruction, kind: str) -> None:
         value = (
             e.intrinsic("llvm.fma.v32f32", t, *((t, v) for v in values))
             if mode == "rn"
-            else _directed(e, "fma", *values, 32, mode)
+            else _directed(e, "fma", values[0], values[1], values[2], 32, mode)
         )
     else:
         code = "f" + i.base
@@ -311,7 +360,10 @@ def _finish(e: Emitter, i: Instruction, value: str, kind: str, scalar: str, t: s
         value = _saturate(e, value, t, n)
     if i.has("relu"):
         value = _relu(e, value, t, n)
-    e.write(i.operands[0], pack(e, value, kind, scalar), type_bits(kind))
+    out = pack(e, value, kind, scalar)
+    if i.has("ftz") and kind.startswith("f16"):
+        out = flush_half(e, out, kind)
+    e.write(i.operands[0], out, type_bits(kind))
 
 
 def _min_max(e: Emitter, i: Instruction) -> None:
@@ -350,6 +402,8 @@ def _sign(e: Emitter, i: Instruction) -> None:
     if i.has("ftz") and kind == "f32":
         a = e.op(f"bitcast <32 x float> {flush(e, e.op(f'bitcast {vec(32)} {a} to <32 x float>'), 32)} to {vec(32)}")
     element, n = _shape(kind)
+    if i.has("ftz") and element == "f16":
+        a = flush_half(e, a, kind)
     width = bits // (n // 32)
     sign = sum(1 << (width * (k + 1) - 1) for k in range(bits // width))
     if i.base == "abs":
@@ -358,6 +412,11 @@ def _sign(e: Emitter, i: Instruction) -> None:
         value = e.op(f"xor {vec(bits)} {a}, {e.splat(sign, bits)}")
     if element == "f32" and n == 32:
         value = canonical(e, value, "f32", 32, e.op(f"bitcast {vec(32)} {value} to <32 x float>"), "<32 x float>")
+    elif element in ("f16", "bf16"):
+        wide, t = unpack(e, value, kind)
+        short = e.op(f"bitcast {vec(bits)} {value} to {vec(16, n)}") if n == 64 else value
+        short = canonical(e, short, element, n, wide, t)
+        value = e.op(f"bitcast {vec(16, n)} {short} to {vec(bits)}") if n == 64 else short
     e.write(i.operands[0], value, bits)
 
 
@@ -369,36 +428,10 @@ def _divide(e: Emitter, i: Instruction) -> None:
     mode = _mode(i)
     a, b = _operands(e, i, kind)
     if mode != "rn":
-        if kind == "f64":
-            raise Unsupported
-        # The quotient in f64, corrected to odd by the sign of its remainder, rounds right in any direction.
-        d = "<32 x double>"
-        wa, wb = (e.op(f"fpext <32 x float> {x} to {d}") for x in (a, b))
-        q = e.op(f"fdiv {d} {wa}, {wb}")
-        value = round_double(e, _odd_from_residual(e, q, _residual(e, wa, wb, q), wb), 32, mode)
+        value = constrained(e, "fdiv", t, [(t, a), (t, b)], mode)
     else:
         value = e.op(f"fdiv {t} {a}, {b}")
     _finish(e, i, value, kind, "float" if kind == "f32" else "double", t, 32)
-
-
-def _residual(e: Emitter, a: str, b: str, q: str) -> str:
-    d = "<32 x double>"
-    return e.intrinsic("llvm.fma.v32f64", d, (d, e.op(f"fneg {d} {q}")), (d, b), (d, a))
-
-
-def _odd_from_residual(e: Emitter, q: str, residual: str, b: str) -> str:
-    d, k = "<32 x double>", vec(64)
-    inexact = e.op(f"fcmp one {d} {residual}, zeroinitializer")
-    raw = e.op(f"bitcast {d} {q} to {k}")
-    even = e.op(f"icmp eq {k} {e.op(f'and {k} {raw}, splat (i64 1)')}, zeroinitializer")
-    fix = e.op(f"and <32 x i1> {inexact}, {even}")
-    more = e.op(
-        f"icmp eq <32 x i1> {e.op(f'fcmp ogt {d} {residual}, zeroinitializer')}, {e.op(f'fcmp ogt {d} {b}, zeroinitializer')}"
-    )
-    away = e.op(f"icmp eq <32 x i1> {more}, {e.op(f'fcmp ogt {d} {q}, zeroinitializer')}")
-    step = e.op(f"select <32 x i1> {away}, {k} splat (i64 1), {k} splat (i64 -1)")
-    step = e.op(f"select <32 x i1> {fix}, {k} {step}, {k} zeroinitializer")
-    return e.op(f"bitcast {k} {e.op(f'add {k} {raw}, {step}')} to {d}")
 
 
 def _unary(e: Emitter, i: Instruction) -> None:
@@ -413,20 +446,14 @@ def _unary(e: Emitter, i: Instruction) -> None:
     one = f"splat ({scalar} 1.0)"
     if base == "rcp":
         if mode != "rn":
-            if element == "f64":
-                raise Unsupported
-            d = "<32 x double>"
-            wide = e.op(f"fpext {t} {a} to {d}")
-            q = e.op(f"fdiv {d} splat (double 1.0), {wide}")
-            value = round_double(
-                e, _odd_from_residual(e, q, _residual(e, "splat (double 1.0)", wide, q), wide), 32, mode
-            )
+            value = constrained(e, "fdiv", t, [(t, one), (t, a)], mode)
         else:
             value = e.op(f"fdiv {t} {one}, {a}")
     elif base == "sqrt":
         if mode != "rn":
-            raise Unsupported
-        value = e.intrinsic(f"llvm.sqrt.v{n}f{width}", t, (t, a))
+            value = constrained(e, "sqrt", t, [(t, a)], mode)
+        else:
+            value = e.intrinsic(f"llvm.sqrt.v{n}f{width}", t, (t, a))
     elif base == "rsqrt":
         d = f"<{n} x double>"
         wide = a if scalar == "double" else e.op(f"fpext {t} {a} to {d}")
@@ -439,8 +466,22 @@ def _unary(e: Emitter, i: Instruction) -> None:
     _finish(e, i, value, kind, scalar, t, n)
 
 
-_ORDERED = {"eq": "oeq", "ne": "one", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "equ": "ueq", "neu": "une", "ltu": "ult", "leu": "ule",
-            "gtu": "ugt", "geu": "uge", "num": "ord", "nan": "uno"}  # fmt: skip
+_ORDERED = {
+    "eq": "oeq",
+    "ne": "one",
+    "lt": "olt",
+    "le": "ole",
+    "gt": "ogt",
+    "ge": "oge",
+    "equ": "ueq",
+    "neu": "une",
+    "ltu": "ult",
+    "leu": "ule",
+    "gtu": "ugt",
+    "geu": "uge",
+    "num": "ord",
+    "nan": "uno",
+}
 
 
 def compare_floats(e: Emitter, name: str, kind: str, a: Operand, b: Operand, ftz: bool) -> str:
@@ -450,14 +491,15 @@ def compare_floats(e: Emitter, name: str, kind: str, a: Operand, b: Operand, ftz
     t = ""
     for o in (a, b):
         value, t = unpack(e, _read_float(e, o, kind, bits), kind)
-        values.append(flush(e, value, 32) if ftz and kind == "f32" else value)
+        values.append(flush(e, value, 32, kind) if ftz and kind in ("f32", "f16") else value)
     return e.op(f"fcmp {_ORDERED[name]} {t} {values[0]}, {values[1]}")
 
 
 def compare_pairs(e: Emitter, name: str, kind: str, a: Operand, b: Operand, ftz: bool) -> tuple[str, str]:
     """Predicates of the low and of the high halves."""
-    del ftz
     (va, t), (vb, _) = (unpack(e, e.read(o, 32), kind) for o in (a, b))
+    if ftz and kind == "f16x2":
+        va, vb = flush(e, va, 64, "f16"), flush(e, vb, 64, "f16")
     both = e.op(f"fcmp {_ORDERED[name]} {t} {va}, {vb}")
     parts = []
     for half in (0, 1):
@@ -471,7 +513,8 @@ def _copysign(e: Emitter, i: Instruction) -> None:
     a, b = (e.read(o, bits, "f") for o in i.operands[1:3])
     sign = 1 << (bits - 1)
     value = e.op(
-        f"or {vec(bits)} {e.op(f'and {vec(bits)} {b}, {e.splat(~sign, bits)}')}, {e.op(f'and {vec(bits)} {a}, {e.splat(sign, bits)}')}"
+        f"or {vec(bits)} {e.op(f'and {vec(bits)} {b}, {e.splat(~sign, bits)}')}, "
+        f"{e.op(f'and {vec(bits)} {a}, {e.splat(sign, bits)}')}"
     )
     e.write(i.operands[0], value, bits)
 
@@ -506,7 +549,24 @@ def _testp(e: Emitter, i: Instruction) -> None:
 
 
 HANDLERS: dict[str, Handler] = {
-    "add": _arithmetic, "sub": _arithmetic, "mul": _arithmetic, "fma": _arithmetic, "mad": _arithmetic, "min": _min_max, "max": _min_max,
-    "abs": _sign, "neg": _sign, "div": _divide, "rcp": _unary, "sqrt": _unary, "rsqrt": _unary, "ex2": _unary, "lg2": _unary,
-    "sin": _unary, "cos": _unary, "tanh": _unary, "copysign": _copysign, "testp": _testp,
-}  # fmt: skip
+    "add": _arithmetic,
+    "sub": _arithmetic,
+    "mul": _arithmetic,
+    "fma": _arithmetic,
+    "mad": _arithmetic,
+    "min": _min_max,
+    "max": _min_max,
+    "abs": _sign,
+    "neg": _sign,
+    "div": _divide,
+    "rcp": _unary,
+    "sqrt": _unary,
+    "rsqrt": _unary,
+    "ex2": _unary,
+    "lg2": _unary,
+    "sin": _unary,
+    "cos": _unary,
+    "tanh": _unary,
+    "copysign": _copysign,
+    "testp": _testp,
+}

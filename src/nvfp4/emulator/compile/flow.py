@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from ..errors import PtxSyntaxError
 from ..ptx.ast import (
@@ -20,15 +20,38 @@ from ..ptx.ast import (
     Sym,
     Variable,
     Vec,
-)  # fmt: skip
+)
 
 __all__ = ["Block", "Flow", "build_flow", "operand_registers", "reads_writes"]
 
 # Destination count by base opcode; everything not named here has one.
 _NO_DESTINATION = {
-    "st", "bra", "brx", "bar", "barrier", "ret", "exit", "trap", "brkpt", "membar", "fence", "red", "prefetch", "prefetchu", "cp", "nanosleep",
-    "discard", "applypriority", "griddepcontrol", "setmaxnreg", "stmatrix", "call", "pmevent", "tensormap", "st_async",
-}  # fmt: skip
+    "st",
+    "bra",
+    "brx",
+    "bar",
+    "barrier",
+    "ret",
+    "exit",
+    "trap",
+    "brkpt",
+    "membar",
+    "fence",
+    "red",
+    "prefetch",
+    "prefetchu",
+    "cp",
+    "nanosleep",
+    "discard",
+    "applypriority",
+    "griddepcontrol",
+    "setmaxnreg",
+    "stmatrix",
+    "call",
+    "pmevent",
+    "tensormap",
+    "st_async",
+}
 # Operations that are basic blocks of their own, because they may wait, or because the host carries them out.
 _CONVERGING = {"shfl", "vote", "match", "redux", "elect"}
 _MAX_CALL_DEPTH = 16
@@ -134,10 +157,31 @@ def _is_special(name: str) -> bool:
 
 
 _SPECIALS = {
-    "%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%gridid", "%is_explicit_cluster", "%cluster_ctarank", "%cluster_nctarank",
-    "%lanemask_eq", "%lanemask_le", "%lanemask_lt", "%lanemask_ge", "%lanemask_gt", "%clock", "%clock_hi", "%clock64", "%globaltimer",
-    "%globaltimer_lo", "%globaltimer_hi", "%total_smem_size", "%aggr_smem_size", "%dynamic_smem_size", "%current_graph_exec",
-}  # fmt: skip
+    "%laneid",
+    "%warpid",
+    "%nwarpid",
+    "%smid",
+    "%nsmid",
+    "%gridid",
+    "%is_explicit_cluster",
+    "%cluster_ctarank",
+    "%cluster_nctarank",
+    "%lanemask_eq",
+    "%lanemask_le",
+    "%lanemask_lt",
+    "%lanemask_ge",
+    "%lanemask_gt",
+    "%clock",
+    "%clock_hi",
+    "%clock64",
+    "%globaltimer",
+    "%globaltimer_lo",
+    "%globaltimer_hi",
+    "%total_smem_size",
+    "%aggr_smem_size",
+    "%dynamic_smem_size",
+    "%current_graph_exec",
+}
 
 
 def _rename(operand: Operand, names: dict[str, Operand]) -> Operand:
@@ -253,9 +297,10 @@ def _move(i: Instruction, kind: str, to: Operand, source: Operand) -> Instructio
     return Instruction(f"mov.{kind}", ("mov", kind), (to, source), i.line, i.loc, None, False, i.text)
 
 
-def build_flow(module: PtxModule, entry: Function, kind_of: object) -> Flow:
-    """Blocks and analyses of ``entry``. ``kind_of(instruction)`` says plain, sync, host, converge or exit."""
-    classify = partial(kind_of.__call__)
+def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instruction], str]) -> Flow:
+    """Blocks and analyses of ``entry``. ``classify(instruction)`` says plain, sync, host, converge or exit."""
+    from .delayed_moves import delay_moves  # which needs reads_writes of this module
+
     inlined = _Inliner(module, entry)
     blocks: list[Block] = [Block(0)]
     labels: dict[str, int] = {}
@@ -266,7 +311,7 @@ def build_flow(module: PtxModule, entry: Function, kind_of: object) -> Flow:
         return blocks[-1]
 
     serial = 0
-    for item in inlined.body:
+    for item in delay_moves(inlined.body):
         if isinstance(item, Label):
             labels[item.name] = fresh().index
             continue

@@ -101,7 +101,11 @@ def _multiply24(e: Emitter, i: Instruction, kind: str, mode: str) -> None:
         value = e.op(f"lshr {vec(64)} {value}, {e.splat(16, 64)}")
     value = e.resize(value, 64, 32, False)
     if i.base == "mad24":
-        value = e.op(f"add {vec(32)} {value}, {e.read(i.operands[3], 32)}")
+        c = e.read(i.operands[3], 32, "i")
+        if i.has("sat"):
+            value = e.intrinsic("llvm.sadd.sat.v32i32", vec(32), (vec(32), value), (vec(32), c))
+        else:
+            value = e.op(f"add {vec(32)} {value}, {c}")
     e.write(i.operands[0], value, 32)
 
 
@@ -110,7 +114,8 @@ def _divide(e: Emitter, i: Instruction) -> None:
     a, b = e.read(i.operands[1], bits, "i"), e.read(i.operands[2], bits, "i")
     sign = "s" if kind == "s" else "u"
     zero = e.op(f"icmp eq {vec(bits)} {b}, zeroinitializer")
-    # Inactive lanes hold anything: LLVM must not see a division by zero or the overflowing one. By zero, hardware gives all ones.
+    # Inactive lanes hold anything: LLVM must not see a division by zero or the overflowing one. By zero, hardware gives
+    # all ones.
     safe = e.op(f"select <32 x i1> {zero}, {vec(bits)} {e.splat(1, bits)}, {vec(bits)} {b}")
     negate = None
     if kind == "s":
@@ -230,20 +235,31 @@ def _lop3(e: Emitter, i: Instruction) -> None:
     e.write(target, value, 32)
 
 
+_FOLDS: tuple[tuple[str, Callable[[int, int], int]], ...] = (
+    ("and", lambda x, y: x & y),
+    ("or", lambda x, y: x | y),
+    ("xor", lambda x, y: x ^ y),
+)
+
+
 def _truth(e: Emitter, a: str, b: str, c: str, table: int) -> str:
     kind = vec(32)
     known = {
-        0x00: "zeroinitializer", 0xFF: e.splat(-1, 32), 0xF0: a, 0xCC: b, 0xAA: c,
-    }  # fmt: skip
+        0x00: "zeroinitializer",
+        0xFF: e.splat(-1, 32),
+        0xF0: a,
+        0xCC: b,
+        0xAA: c,
+    }
     if table in known:
         return known[table]
-    for code, fold in (("and", lambda x, y: x & y), ("or", lambda x, y: x | y), ("xor", lambda x, y: x ^ y)):
+    for code, fold in _FOLDS:
         for x, tx in ((a, 0xF0), (b, 0xCC), (c, 0xAA)):
             for y, ty in ((a, 0xF0), (b, 0xCC), (c, 0xAA)):
                 if tx > ty and fold(tx, ty) == table:
                     return e.op(f"{code} {kind} {x}, {y}")
-            # The third operand joins a pair.
-        for inner, fold2 in (("and", lambda x, y: x & y), ("or", lambda x, y: x | y), ("xor", lambda x, y: x ^ y)):
+        # The third operand joins a pair.
+        for inner, fold2 in _FOLDS:
             for x, tx, y, ty, z, tz in (
                 (a, 0xF0, b, 0xCC, c, 0xAA),
                 (a, 0xF0, c, 0xAA, b, 0xCC),
@@ -336,9 +352,9 @@ def _prmt(e: Emitter, i: Instruction) -> None:
         chosen, signs = [], []
         for lane in range(32):
             for byte in range(4):
-                pick = selector >> (4 * byte) & 15
-                chosen.append(lane * 4 + (pick & 3) + (128 if pick & 4 else 0))
-                signs.append(pick >> 3)
+                nibble = selector >> (4 * byte) & 15
+                chosen.append(lane * 4 + (nibble & 3) + (128 if nibble & 4 else 0))
+                signs.append(nibble >> 3)
         mask = "<" + ", ".join(f"i32 {n}" for n in chosen) + ">"
         value = e.op(f"shufflevector {k} {first}, {k} {second}, <128 x i32> {mask}")
         if any(signs):
@@ -354,14 +370,14 @@ def _prmt(e: Emitter, i: Instruction) -> None:
     )
     wide_c = e.resize(vc, 32, 64, False)
     result = "zeroinitializer"
-    one, two, three = e.splat(1, 64), e.splat(3, 64), e.splat(7, 64)
-    low = e.op(f"and {w} {wide_c}, {two}")
+    one, three, seven = e.splat(1, 64), e.splat(3, 64), e.splat(7, 64)
+    low = e.op(f"and {w} {wide_c}, {three}")
     for byte in range(4):
         sign = "zeroinitializer"
         if mode == "":
-            nibble = e.op(f"lshr {w} {wide_c}, {e.splat(4 * byte, 64)}")
-            pick = e.op(f"and {w} {nibble}, {three}")
-            sign = e.op(f"and {w} {e.op(f'lshr {w} {nibble}, {three if False else e.splat(3, 64)}')}, {one}")
+            moved = e.op(f"lshr {w} {wide_c}, {e.splat(4 * byte, 64)}")
+            pick = e.op(f"and {w} {moved}, {seven}")
+            sign = e.op(f"and {w} {e.op(f'lshr {w} {moved}, {three}')}, {one}")
         elif mode == "f4e":
             pick = e.op(f"add {w} {low}, {e.splat(byte, 64)}")
         elif mode == "b4e":
@@ -505,7 +521,8 @@ def _setp(e: Emitter, i: Instruction) -> None:
 def _set(e: Emitter, i: Instruction) -> None:
     result_type = i.parts[-2]
     if i.parts[-1] in ("f16x2", "bf16x2"):
-        raise Unsupported
+        _set_pairs(e, i, result_type)
+        return
     result = _compare(e, i, i.operands[1], i.operands[2])
     if len(i.operands) > 3:
         code = next(p for p in i.parts[2:] if p in ("and", "or", "xor"))
@@ -514,6 +531,57 @@ def _set(e: Emitter, i: Instruction) -> None:
     yes = {"f32": 0x3F800000, "f16": 0x3C00, "bf16": 0x3F80}.get(result_type, -1)
     value = e.op(f"select <32 x i1> {result}, {vec(bits)} {e.splat(yes, bits)}, {vec(bits)} zeroinitializer")
     e.write(i.operands[0], value, bits)
+
+
+def _set_pairs(e: Emitter, i: Instruction, result_type: str) -> None:
+    """Both halves at once: 1.0 in the result type, or all ones of an integer half (PTX ISA 9.7.6.1)."""
+    from .floating import compare_pairs
+
+    low, high = compare_pairs(e, i.parts[1], i.parts[-1], i.operands[1], i.operands[2], i.has("ftz"))
+    if len(i.operands) > 3:
+        code = next(p for p in i.parts[2:] if p in ("and", "or", "xor"))
+        other = e.read(i.operands[3], 1)
+        low, high = (e.op(f"{code} <32 x i1> {p}, {other}") for p in (low, high))
+    one = {"f16x2": 0x3C00, "bf16x2": 0x3F80}.get(result_type, 0xFFFF)
+    k = vec(32)
+    parts = [
+        e.op(f"select <32 x i1> {p}, {k} {e.splat(one << shift, 32)}, {k} zeroinitializer")
+        for p, shift in ((low, 0), (high, 16))
+    ]
+    e.write(i.operands[0], e.op(f"or {k} {parts[0]}, {parts[1]}"), 32)
+
+
+def _fns(e: Emitter, i: Instruction) -> None:
+    """The position of the nth set bit, counted from ``base`` upwards (n > 0) or downwards (PTX ISA 9.7.1.20)."""
+    k = vec(32)
+    operands = [(k, e.read(o, 32, "i")) for o in i.operands[1:4]]
+    e.write(i.operands[0], e.call_helper("fns", k, operands, _build_fns), 32)
+
+
+def _build_fns(e: Emitter, a: list[str]) -> str:
+    k = vec(32)
+    mask, base, offset = a
+    negative = e.op(f"icmp slt {k} {offset}, zeroinitializer")
+    positive = e.op(f"icmp sgt {k} {offset}, zeroinitializer")
+    zero = e.op(f"icmp eq {k} {offset}, zeroinitializer")
+    distance = e.intrinsic("llvm.abs.v32i32", k, (k, offset), ("i1", "false"))
+    found = e.splat(-1, 32)
+    for downwards in (False, True):
+        count = e.splat(0, 32)
+        for position in range(31, -1, -1) if downwards else range(32):
+            here = e.op(f"icmp ne {k} {e.op(f'and {k} {mask}, {e.splat(1 << position, 32)}')}, zeroinitializer")
+            beyond = e.op(f"icmp {'uge' if downwards else 'ule'} {k} {base}, {e.splat(position, 32)}")
+            counts = e.op(f"and <32 x i1> {here}, {beyond}")
+            count = e.op(f"add {k} {count}, {e.op(f'zext <32 x i1> {counts} to {k}')}")
+            hit = e.op(f"and <32 x i1> {counts}, {e.op(f'icmp eq {k} {count}, {distance}')}")
+            hit = e.op(f"and <32 x i1> {hit}, {negative if downwards else positive}")
+            found = e.op(f"select <32 x i1> {hit}, {k} {e.splat(position, 32)}, {k} {found}")
+    # Offset 0 asks whether the bit at the base itself is set.
+    at = e.op(f"and {k} {base}, {e.splat(31, 32)}")
+    own = e.op(f"and {k} {e.op(f'lshr {k} {mask}, {at}')}, {e.splat(1, 32)}")
+    isset = e.op(f"icmp ne {k} {own}, zeroinitializer")
+    single = e.op(f"select <32 x i1> {isset}, {k} {base}, {k} {e.splat(-1, 32)}")
+    return e.op(f"select <32 x i1> {zero}, {k} {single}, {k} {found}")
 
 
 def _selp(e: Emitter, i: Instruction) -> None:
@@ -529,6 +597,10 @@ def _slct(e: Emitter, i: Instruction) -> None:
     c = e.read(i.operands[3], 32)
     if i.parts[-1] == "f32":
         f = e.op(f"bitcast {vec(32)} {c} to <32 x float>")
+        if i.has("ftz"):
+            from .floating import flush
+
+            f = flush(e, f, 32)
         p = e.op(f"fcmp oge <32 x float> {f}, zeroinitializer")
     else:
         p = e.op(f"icmp sge {vec(32)} {c}, zeroinitializer")
@@ -595,10 +667,20 @@ def _isspacep(e: Emitter, i: Instruction) -> None:
             value = e.op(f"and <32 x i1> {value}, {e.op(f'icmp eq {vec(64)} {rank}, {own}')}")
     elif space == "local":
         value = e.op(f"icmp eq {vec(64)} {window}, {e.splat(2, 64)}")
-    elif space == "global":
-        value = e.op(f"icmp eq {vec(64)} {window}, zeroinitializer")
     else:
-        raise Unsupported
+        constant = e.op("or <32 x i1> zeroinitializer, zeroinitializer")
+        for low, high in e.layout.constants:
+            inside = e.op(
+                f"icmp ult {vec(64)} {e.op(f'sub {vec(64)} {a}, {e.splat(low, 64)}')}, {e.splat(high - low, 64)}"
+            )
+            constant = e.op(f"or <32 x i1> {constant}, {inside}")
+        if space == "const":
+            value = constant
+        elif space == "global":
+            plain = e.op(f"icmp eq {vec(64)} {window}, zeroinitializer")
+            value = e.op(f"and <32 x i1> {plain}, {e.op(f'xor <32 x i1> {constant}, splat (i1 true)')}")
+        else:
+            raise Unsupported
     e.write(i.operands[0], value, 1)
 
 
@@ -628,12 +710,57 @@ def _createpolicy(e: Emitter, i: Instruction) -> None:
 
 
 HANDLERS: dict[str, Handler] = {
-    "add": _add_sub, "addc": _add_sub, "sub": _add_sub, "subc": _add_sub, "mul": _multiply, "mad": _multiply, "madc": _multiply,
-    "mul24": _multiply, "mad24": _multiply, "div": _divide, "rem": _divide, "min": _min_max, "max": _min_max, "neg": _negate,
-    "abs": _negate, "not": _negate, "cnot": _negate, "shl": _shift, "shr": _shift, "shf": _funnel, "and": _logic("and"),
-    "or": _logic("or"), "xor": _logic("xor"), "lop3": _lop3, "bfe": _bfe, "bfi": _bfi, "popc": _count, "clz": _count, "brev": _count,
-    "bfind": _count, "prmt": _prmt, "dp4a": _dot, "dp2a": _dot, "sad": _sad, "bmsk": _bmsk, "szext": _szext, "setp": _setp,
-    "set": _set, "selp": _selp, "slct": _slct, "mov": _mov, "cvta": _cvta, "isspacep": _isspacep, "mapa": _mapa,
-    "getctarank": _getctarank, "nanosleep": _nothing, "prefetch": _nothing, "prefetchu": _nothing, "discard": _nothing,
-    "applypriority": _nothing, "pmevent": _nothing, "createpolicy": _createpolicy,
-}  # fmt: skip
+    "add": _add_sub,
+    "addc": _add_sub,
+    "sub": _add_sub,
+    "subc": _add_sub,
+    "mul": _multiply,
+    "mad": _multiply,
+    "madc": _multiply,
+    "mul24": _multiply,
+    "mad24": _multiply,
+    "div": _divide,
+    "rem": _divide,
+    "min": _min_max,
+    "max": _min_max,
+    "neg": _negate,
+    "abs": _negate,
+    "not": _negate,
+    "cnot": _negate,
+    "shl": _shift,
+    "shr": _shift,
+    "shf": _funnel,
+    "and": _logic("and"),
+    "or": _logic("or"),
+    "xor": _logic("xor"),
+    "lop3": _lop3,
+    "bfe": _bfe,
+    "bfi": _bfi,
+    "popc": _count,
+    "clz": _count,
+    "brev": _count,
+    "bfind": _count,
+    "prmt": _prmt,
+    "dp4a": _dot,
+    "dp2a": _dot,
+    "sad": _sad,
+    "bmsk": _bmsk,
+    "szext": _szext,
+    "setp": _setp,
+    "set": _set,
+    "selp": _selp,
+    "slct": _slct,
+    "mov": _mov,
+    "cvta": _cvta,
+    "isspacep": _isspacep,
+    "fns": _fns,
+    "mapa": _mapa,
+    "getctarank": _getctarank,
+    "nanosleep": _nothing,
+    "prefetch": _nothing,
+    "prefetchu": _nothing,
+    "discard": _nothing,
+    "applypriority": _nothing,
+    "pmevent": _nothing,
+    "createpolicy": _createpolicy,
+}

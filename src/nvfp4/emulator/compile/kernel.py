@@ -1,4 +1,4 @@
-"""A kernel entry to machine code: storage layout, one LLVM function per basic block, and the table the scheduler runs."""
+"""A kernel entry to machine code: storage layout, one LLVM function per basic block, the scheduler's table."""
 
 from __future__ import annotations
 
@@ -78,6 +78,8 @@ class CompiledKernel:
 def _layout(module: PtxModule, flow: Flow, entry: Function, globals_: dict[str, int]) -> KernelLayout:
     layout = KernelLayout()
     layout.globals = globals_
+    constant = [v for v in (*module.variables.values(), *flow.variables.values()) if v.space == "const"]
+    layout.constants = [(globals_[v.name], globals_[v.name] + v.size) for v in constant if v.name in globals_]
     used: set[str] = set()
     for block in flow.blocks:
         for i in block.instructions:
@@ -194,18 +196,27 @@ class _Kernel:
             ]
         )
         lines = text.count("\n")
-        # Block-local values are already in registers and constants folded, so the middle end has little to add; code generation
-        # without optimisation is slower to run and hardly faster to compile (measured in benchmarks/emulator.py).
+        # Block-local values are already in registers and constants folded, so the middle end has little to add; code
+        # generation without optimisation is slower to run and hardly faster to compile (measured in
+        # benchmarks/emulator.py).
         code = compile_ir(text, 1 if lines > 2000 else 2, False, runtime().addresses())
         table = np.array([code.address(f"b{i}") if f else 0 for i, f in enumerate(self.functions)], np.uint64)
         uses = {i.base for i in self.instructions}
         if any(self.synchronises(i) for i in self.instructions):
             uses.add("$global_sync")
-        kernel = CompiledKernel(
-            self.entry, self.flow, self.layout, code, table, steps, self.instructions, self.host, uses,
-            self.layout.register_names, time.perf_counter() - begin,
-        )  # fmt: skip
-        return kernel
+        return CompiledKernel(
+            self.entry,
+            self.flow,
+            self.layout,
+            code,
+            table,
+            steps,
+            self.instructions,
+            self.host,
+            uses,
+            self.layout.register_names,
+            time.perf_counter() - begin,
+        )
 
     @staticmethod
     def synchronises(i: Instruction) -> bool:
@@ -293,9 +304,8 @@ class _Kernel:
         e.do(f"ret i32 {e.op(f'select i1 {everyone}, i32 {to}, i32 {block.fall}')}")
         e.lines.append("split:")
         join = block.join if block.join >= 0 else 0xFFFFFFFF
-        e.do(
-            f"ret i32 {e.op(f'call i32 @diverge(ptr %ctx, ptr %w, i32 {taken}, i32 {to}, i32 {block.fall}, i32 {join})')}"
-        )
+        arguments = f"ptr %ctx, ptr %w, i32 {taken}, i32 {to}, i32 {block.fall}, i32 {join}"
+        e.do(f"ret i32 {e.op(f'call i32 @diverge({arguments})')}")
 
     def indexed(self, e: Emitter, block: Block, i: Instruction, number: int) -> None:
         e.begin_instruction(i, number)
@@ -309,10 +319,8 @@ class _Kernel:
         where = e.store_scratch(0, index, 32)
         e.flush(block.live_out)
         join = block.join if block.join >= 0 else 0xFFFFFFFF
-        pointer = f"@{name}"
-        e.do(
-            f"ret i32 {e.op(f'call i32 @branch_index(ptr %ctx, ptr %w, i32 %m, ptr {where}, ptr {pointer}, i32 {len(targets)}, i32 {join})')}"
-        )
+        arguments = f"ptr %ctx, ptr %w, i32 %m, ptr {where}, ptr @{name}, i32 {len(targets)}, i32 {join}"
+        e.do(f"ret i32 {e.op(f'call i32 @branch_index({arguments})')}")
 
 
 _lock = threading.Lock()

@@ -1,4 +1,5 @@
-"""ldmatrix, stmatrix, movmatrix and the hot forms of mma.sync (PTX ISA 9.7.14.5). Other forms of mma go to the host (host/mma.py)."""
+"""ldmatrix, stmatrix, movmatrix and the hot forms of mma.sync (PTX ISA 9.7.14.5). Other forms of mma go to the host
+(host/mma.py)."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def _ldmatrix(e: Emitter, i: Instruction) -> None:
     targets = i.operands[0].items if isinstance(i.operands[0], Vec) else (i.operands[0],)
     where = _address(e, i.operands[1])
     e.do(
-        f"call void @load_matrix(ptr %ctx, ptr %w, i32 {e.number}, i32 {len(targets)}, i32 {int(i.has('trans'))}, ptr {where}, "
+        f"call void @load_matrix(ptr %ctx, ptr %w, i32 {e.number}, i32 {len(targets)}, i32 "
+        f"{int(i.has('trans'))}, ptr {where}, "
         f"ptr {e.scratch(SCRATCH_OUT)})"
     )
     for k, target in enumerate(targets):
@@ -59,7 +61,8 @@ def _stmatrix(e: Emitter, i: Instruction) -> None:
     for k, value in enumerate(values):
         e.store_scratch(SCRATCH_VALUES + 128 * k, e.read(value, 32), 32)
     e.do(
-        f"call void @store_matrix(ptr %ctx, ptr %w, i32 {e.number}, i32 {len(values)}, i32 {int(i.has('trans'))}, ptr {where}, "
+        f"call void @store_matrix(ptr %ctx, ptr %w, i32 {e.number}, i32 {len(values)}, i32 "
+        f"{int(i.has('trans'))}, ptr {where}, "
         f"ptr {e.scratch(SCRATCH_VALUES)})"
     )
 
@@ -85,7 +88,8 @@ def _mma(e: Emitter, i: Instruction) -> None:
     groups = k_extent // (4 * per_register)
     if (len(a.items), len(b.items), len(d.items)) != (2 * groups, groups, 4):
         e.fail(
-            f"A, B and D take {2 * groups}, {groups} and 4 registers, got {len(a.items)}, {len(b.items)} and {len(d.items)}"
+            f"A, B and D take {2 * groups}, {groups} and 4 registers, got {len(a.items)}, "
+            f"{len(b.items)} and {len(d.items)}"
         )
     if isinstance(c, Vec):
         accumulators = [e.read(item, 32, "f") for item in c.items]
@@ -126,10 +130,12 @@ def _decode(e: Emitter, value: str, kind: str) -> list[str]:
 
 
 def _mma_function(e: Emitter, name: str, kind_a: str, kind_b: str, groups: int, per_register: int) -> str:
-    """A helper that reads A, B, C registers from memory and leaves D: exact products, summed in f64, rounded once to f32.
+    """A helper that reads A, B, C registers from memory and leaves D: exact products, summed in f64, rounded once to
+    f32.
 
-    Decoded, register r of A is [8 rows g][4 E values in K order] for rows g + 8 (r % 2); register r of B is [8 columns][4 E values].
-    A row of D is a vector of eight f64: for each k one broadcast of A times the eight columns of B.
+    Decoded, register r of A is [8 rows g][4 E values in K order] for rows g + 8 (r % 2); register r of B is [8
+    columns][4 E values]. A row of D is a vector of eight f64: for each k one broadcast of A times the eight columns
+    of B.
     """
     inner = Emitter(e.flow, e.layout, e.helpers, e.declared)
     row = 4 * per_register
@@ -186,7 +192,8 @@ def _mma_function(e: Emitter, name: str, kind_a: str, kind_b: str, groups: int, 
     even = inner.op(f"load <4 x float>, ptr {c_at}, align 4")
     odd = inner.op(f"load <4 x float>, ptr {inner.op(f'getelementptr float, ptr {c_at}, i64 32')}, align 4")
     mixed = inner.op(
-        f"shufflevector <4 x float> {even}, <4 x float> {odd}, <8 x i32> <i32 0, i32 4, i32 1, i32 5, i32 2, i32 6, i32 3, i32 7>"
+        f"shufflevector <4 x float> {even}, <4 x float> {odd}, <8 x i32> <i32 0, i32 4, i32 1, i32 5, "
+        f"i32 2, i32 6, i32 3, i32 7>"
     )
     addend = inner.op(f"fpext <8 x float> {mixed} to <8 x double>")
     from .floating import _odd_sum

@@ -13,17 +13,38 @@ if TYPE_CHECKING:
 __all__ = ["special_register"]
 
 _CTA = {
-    "%ctaid.x": "x", "%ctaid.y": "y", "%ctaid.z": "z", "%clusterid.x": "cluster_x", "%clusterid.y": "cluster_y", "%clusterid.z": "cluster_z",
-    "%cluster_ctaid.x": "in_x", "%cluster_ctaid.y": "in_y", "%cluster_ctaid.z": "in_z", "%cluster_ctarank": "rank",
+    "%ctaid.x": "x",
+    "%ctaid.y": "y",
+    "%ctaid.z": "z",
+    "%clusterid.x": "cluster_x",
+    "%clusterid.y": "cluster_y",
+    "%clusterid.z": "cluster_z",
+    "%cluster_ctaid.x": "in_x",
+    "%cluster_ctaid.y": "in_y",
+    "%cluster_ctaid.z": "in_z",
+    "%cluster_ctarank": "rank",
     "%cluster_nctarank": "cluster_size",
-}  # fmt: skip
+}
 _CONTEXT = {
-    "%ntid.x": "ntid_x", "%ntid.y": "ntid_y", "%ntid.z": "ntid_z", "%nctaid.x": "nctaid_x", "%nctaid.y": "nctaid_y", "%nctaid.z": "nctaid_z",
-    "%nclusterid.x": "ncluster_x", "%nclusterid.y": "ncluster_y", "%nclusterid.z": "ncluster_z", "%cluster_nctaid.x": "ncta_x",
-    "%cluster_nctaid.y": "ncta_y", "%cluster_nctaid.z": "ncta_z", "%nwarpid": "warp_count", "%nsmid": "sm_count",
-    "%dynamic_smem_size": "dynamic_smem", "%total_smem_size": "total_smem", "%aggr_smem_size": "total_smem",
+    "%ntid.x": "ntid_x",
+    "%ntid.y": "ntid_y",
+    "%ntid.z": "ntid_z",
+    "%nctaid.x": "nctaid_x",
+    "%nctaid.y": "nctaid_y",
+    "%nctaid.z": "nctaid_z",
+    "%nclusterid.x": "ncluster_x",
+    "%nclusterid.y": "ncluster_y",
+    "%nclusterid.z": "ncluster_z",
+    "%cluster_nctaid.x": "ncta_x",
+    "%cluster_nctaid.y": "ncta_y",
+    "%cluster_nctaid.z": "ncta_z",
+    "%nwarpid": "warp_count",
+    "%nsmid": "sm_count",
+    "%dynamic_smem_size": "dynamic_smem",
+    "%total_smem_size": "total_smem",
+    "%aggr_smem_size": "total_smem",
     "%is_explicit_cluster": "explicit_cluster",
-}  # fmt: skip
+}
 
 
 def special_register(e: Emitter, name: str, bits: int) -> str:
@@ -47,13 +68,15 @@ def special_register(e: Emitter, name: str, bits: int) -> str:
         return e.resize(wide, 32, bits, False)
     lanes = range(32)
     constants = {
-        "%laneid": lambda l: l, "%lanemask_eq": lambda l: 1 << l, "%lanemask_le": lambda l: (2 << l) - 1,
-        "%lanemask_lt": lambda l: (1 << l) - 1, "%lanemask_ge": lambda l: 0xFFFFFFFF & ~((1 << l) - 1),
+        "%laneid": lambda l: l,
+        "%lanemask_eq": lambda l: 1 << l,
+        "%lanemask_le": lambda l: (2 << l) - 1,
+        "%lanemask_lt": lambda l: (1 << l) - 1,
+        "%lanemask_ge": lambda l: 0xFFFFFFFF & ~((1 << l) - 1),
         "%lanemask_gt": lambda l: 0xFFFFFFFF & ~((2 << l) - 1),
-    }  # fmt: skip
+    }
     if name in constants:
-        text = "<" + ", ".join(f"i{bits} {constants[name](l)}" for l in lanes) + ">"
-        return text
+        return "<" + ", ".join(f"i{bits} {constants[name](l)}" for l in lanes) + ">"
     if name == "%warpid":
         return e.resize(e.broadcast(e.warp_field("id"), 32), 32, bits, False)
     if name == "%smid":

@@ -22,7 +22,8 @@ def _scalar(e: Emitter, operand: Operand) -> str:
 
 
 def _converge(e: Emitter, members: str) -> None:
-    """Wait for the member lanes: return S_PARK while some of them are elsewhere (nothing has happened in this block yet)."""
+    """Wait for the member lanes: return S_PARK while some of them are elsewhere (nothing has happened in this block
+    yet)."""
     from ..runtime.layout import WARP
 
     alive = e.op(f"load i32, ptr {e.field_pointer('%w', WARP.fields['alive'].offset)}")
@@ -243,7 +244,8 @@ def _barrier(e: Emitter, i: Instruction) -> str:
         if p[2] == "arrive":
             release = int(not i.has("relaxed"))
             return e.op(
-                f"call i32 @cluster_arrive(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {aligned}, i32 {release})"
+                f"call i32 @cluster_arrive(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 "
+                f"{aligned}, i32 {release})"
             )
         return e.op(f"call i32 @cluster_wait(ptr %ctx, ptr %w, i32 {e.active()}, i32 {e.number}, i32 {aligned})")
     aligned = int(p[0] == "bar" or i.has("aligned"))
@@ -269,7 +271,16 @@ def _barrier(e: Emitter, i: Instruction) -> str:
 
 
 HANDLERS = {
-    "shfl": _shfl, "vote": _vote, "match": _match, "redux": _redux, "elect": _elect, "activemask": _activemask, "fence": _fence,
-    "membar": _fence, "trap": _trap, "brkpt": _trap, "mbarrier": _mbarrier,
-}  # fmt: skip
+    "shfl": _shfl,
+    "vote": _vote,
+    "match": _match,
+    "redux": _redux,
+    "elect": _elect,
+    "activemask": _activemask,
+    "fence": _fence,
+    "membar": _fence,
+    "trap": _trap,
+    "brkpt": _trap,
+    "mbarrier": _mbarrier,
+}
 SYNC_HANDLERS = {"mbarrier": _mbarrier_wait, "bar": _barrier, "barrier": _barrier}

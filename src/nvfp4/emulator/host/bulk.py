@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..launch import AsyncOp
 from ..ptx.ast import type_bits
@@ -15,10 +16,12 @@ from ..units.reduction import bulk_reduce
 from .registry import register
 from .state import BULK, HostCall
 
+Bytes = NDArray[np.uint8]
+
 __all__ = ["complete_group_op", "group_queue", "mbarrier_of"]
 
 
-def _words(offset: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _words(offset: int, size: int) -> NDArray[np.intp]:
     return np.arange(offset >> 2, (offset + size + 3) >> 2, dtype=np.intp)
 
 
@@ -65,7 +68,9 @@ def _bulk(call: HostCall) -> bool:
         if masked:
             mask = call.value(operands[4], lane) & 0xFFFF
             ranks = [r for r in range(16) if mask >> r & 1]
-        source = call.memory(src if not remote else (1 << 56) | call.shared_address(src), size, "the source", False, lane)
+        source = call.memory(
+            src if not remote else (1 << 56) | call.shared_address(src), size, "the source", False, lane
+        )
         if remote:
             rank, offset = call.locate(src, size, "the source", lane)
             call.access(_words(offset, size), rank, "the source", call.pipe(BULK), call.tick_pipe(BULK), False)
@@ -79,7 +84,15 @@ def _bulk(call: HostCall) -> bool:
     return True
 
 
-def _land(call: HostCall, source: np.ndarray[tuple[int], np.dtype[np.uint8]], rank: int, offset: int, size: int, b_rank: int, b_offset: int) -> None:
+def _land(
+    call: HostCall,
+    source: Bytes,
+    rank: int,
+    offset: int,
+    size: int,
+    b_rank: int,
+    b_offset: int,
+) -> None:
     target = call.smem(rank)
 
     def run() -> None:
@@ -94,7 +107,12 @@ def _land(call: HostCall, source: np.ndarray[tuple[int], np.dtype[np.uint8]], ra
 def _check_copy(call: HostCall, dst: int, src: int, size: int, lane: int) -> None:
     for name, value in (("destination", dst), ("source", src), ("size", size)):
         if value % 16:
-            call.fatal("misaligned", f"{call.instruction.opcode}: the {name} {value:#x} is not a multiple of 16", "bulk copies move whole 16-byte units", lane)
+            call.fatal(
+                "misaligned",
+                f"{call.instruction.opcode}: the {name} {value:#x} is not a multiple of 16",
+                "bulk copies move whole 16-byte units",
+                lane,
+            )
     if size == 0:
         call.fatal("illegal-instruction", f"{call.instruction.opcode} of 0 bytes", "copy at least 16 bytes", lane)
 
@@ -127,7 +145,7 @@ def _to_global(call: HostCall, lane: int, op: str | None, kind: str) -> None:
 def _reduce(call: HostCall) -> bool:
     i = call.instruction
     op = next(p for p in i.parts if p in ("add", "min", "max", "inc", "dec", "and", "or", "xor"))
-    kind = i.parts[-1] if not i.has("noftz") else i.parts[-1]
+    kind = i.parts[-1]
     if i.parts[4] == "global":
         for lane in call.lanes:
             _to_global(call, lane, op, kind)
@@ -141,14 +159,18 @@ def _reduce(call: HostCall) -> bool:
         b_rank, b_offset, component, date = mbarrier_of(call, call.value(i.operands[3], lane), lane)
         call.access(_words(s_offset, size), s_rank, "the source", call.pipe(BULK), call.tick_pipe(BULK), False)
         call.access(_words(offset, size), rank, "the destination", component, date, True)
-        source, target = call.smem(s_rank), call.smem(rank)
+        source = call.smem(s_rank)[s_offset : s_offset + size]
+        target = call.smem(rank)[offset : offset + size]
 
-        def run(o: int = offset, s: int = s_offset, n: int = size, b: tuple[int, int] = (b_rank, b_offset), x: object = None) -> None:
-            bulk_reduce(op, kind, target[o : o + n], source[s : s + n])
-            call.arrive(b[0], b[1], n, 0)
+        def run(to: Bytes = target, of: Bytes = source, bar: tuple[int, int] = (b_rank, b_offset)) -> None:
+            bulk_reduce(op, kind, to, of)
+            call.arrive(bar[0], bar[1], to.size, 0)
 
         call.launch.schedule(
-            call.cluster, AsyncOp(run, call.launch.steps_now() + call.launch.delay(), "a bulk reduction in shared memory", "", i.line)
+            call.cluster,
+            AsyncOp(
+                run, call.launch.steps_now() + call.launch.delay(), "a bulk reduction in shared memory", "", i.line
+            ),
         )
     return True
 
@@ -199,16 +221,15 @@ def _remote_store(call: HostCall) -> bool:
         b_rank, b_offset, component, date = mbarrier_of(call, call.value(i.operands[2], lane), lane)
         data = b"".join(call.value(v, lane).to_bytes(8, "little")[:width] for v in values)
         call.access(_words(offset, size), rank, "the destination", component, date, True)
-        target = call.smem(rank)
+        target = call.smem(rank)[offset : offset + size]
 
-        def run(o: int = offset, n: int = size, d: bytes = data, r: int = b_rank, b: int = b_offset, t: object = None) -> None:
-            cell = target[o : o + n]
+        def run(to: Bytes = target, d: bytes = data, bar: tuple[int, int] = (b_rank, b_offset)) -> None:
             if op is None:
-                cell[:] = np.frombuffer(d, np.uint8)
+                to[:] = np.frombuffer(d, np.uint8)
             else:
-                old, new = cell.view(_dtype(kind)), np.frombuffer(d, _dtype(kind))
-                cell[:] = np.ascontiguousarray(_combine(op, kind, old, new)).view(np.uint8)
-            call.arrive(r, b, n, 0)
+                old, new = to.view(_dtype(kind)), np.frombuffer(d, _dtype(kind))
+                to[:] = np.ascontiguousarray(_combine(op, kind, old, new)).view(np.uint8)
+            call.arrive(bar[0], bar[1], to.size, 0)
 
         due = call.launch.steps_now() + call.launch.delay()
         call.launch.schedule(call.cluster, AsyncOp(run, due, "a remote store to shared memory", "", i.line))
@@ -219,7 +240,7 @@ def _dtype(kind: str) -> str:
     return ("i" if kind[0] == "s" else "u") + str(type_bits(kind) // 8)
 
 
-def _combine(op: str, kind: str, old: np.ndarray[tuple[int], np.dtype[np.uint8]], new: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _combine(op: str, kind: str, old: Bytes, new: Bytes) -> Bytes:
     from ..units.reduction import combine
 
     return combine(op, kind, old, new)
@@ -234,8 +255,13 @@ def _st_bulk(call: HostCall) -> bool:
         if dst % 8 or size % 8:
             raise UnitError(f"st.bulk of {size} bytes at {dst:#x}", "address and size are multiples of 8")
         rank, offset = call.locate(dst, size, "the destination", lane)
-        call.access(_words(offset, size), rank, "the destination", int(call.warp["self"]), int(call.vector("vc")[int(call.warp["self"])]), True)
+        call.access(
+            _words(offset, size),
+            rank,
+            "the destination",
+            int(call.warp["self"]),
+            int(call.vector("vc")[int(call.warp["self"])]),
+            True,
+        )
         call.smem(rank)[offset : offset + size] = 0
     return True
-
-

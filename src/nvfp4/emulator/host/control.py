@@ -35,7 +35,8 @@ def _setmaxnreg(call: HostCall) -> bool:
 
 @register("clusterlaunchcontrol.try_cancel")
 def _try_cancel(call: HostCall) -> bool:
-    """Takes over a cluster that has not started (PTX ISA 9.7.13.17). The response: 1 in the top word when cancelled, ctaid in the others."""
+    """Takes over a cluster that has not started (PTX ISA 9.7.13.17). The response: 1 in the top word when cancelled,
+    ctaid in the others."""
     from ..launch import AsyncOp
     from .bulk import mbarrier_of
 
@@ -90,7 +91,9 @@ def _call(call: HostCall) -> bool:
         return _printf(call)
     if target == "__assertfail":
         call.fatal("trap", "an assertion of the kernel failed", "see the source line")
-    call.fatal("illegal-instruction", f"call of {target}, which has no body in the module", "link it in, or remove the call")
+    call.fatal(
+        "illegal-instruction", f"call of {target}, which has no body in the module", "link it in, or remove the call"
+    )
     return True
 
 

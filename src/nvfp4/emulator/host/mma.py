@@ -1,4 +1,5 @@
-"""The forms of mma.sync that native code leaves to the units: integers, f64, f16 accumulators, block scaling (PTX ISA 9.7.14.5)."""
+"""The forms of mma.sync that native code leaves to the units: integers, f64, f16 accumulators, block scaling (PTX ISA
+9.7.14.5)."""
 
 from __future__ import annotations
 

@@ -31,8 +31,12 @@ class Fatal(Exception):
 
 
 _SPECIAL = {
-    "%ctaid.x": "x", "%ctaid.y": "y", "%ctaid.z": "z", "%cluster_ctarank": "rank", "%cluster_nctarank": "cluster_size",
-}  # fmt: skip
+    "%ctaid.x": "x",
+    "%ctaid.y": "y",
+    "%ctaid.z": "z",
+    "%cluster_ctarank": "rank",
+    "%cluster_nctarank": "cluster_size",
+}
 
 
 class HostCall:
@@ -168,9 +172,11 @@ class HostCall:
         found = self.values(operand)[self.lanes]
         if (found != found[0]).any():
             self.fatal(
-                "divergence", f"{self.instruction.opcode}: {what} differs among lanes ({int(found[0]):#x}, {int(found[found != found[0]][0]):#x})",
+                "divergence",
+                f"{self.instruction.opcode}: {what} differs among lanes ({int(found[0]):#x}, "
+                f"{int(found[found != found[0]][0]):#x})",
                 f"all threads of the warp must pass the same {what}",
-            )  # fmt: skip
+            )
         return int(found[0])
 
     def symbol(self, operand: Sym) -> int:
@@ -239,15 +245,19 @@ class HostCall:
         rank, offset = address >> 24, address & 0xFFFFFF
         if rank >= self.launch.cluster_size or offset + size > self.launch.shared_size:
             self.fatal(
-                "out-of-bounds", f"{self.instruction.opcode}: {what} at shared address {address:#x}, {size} bytes, is outside the CTA's "
+                "out-of-bounds",
+                f"{self.instruction.opcode}: {what} at shared address {address:#x}, {size} bytes, is outside the CTA's "
                 f"{self.launch.shared_size} bytes (cluster of {self.launch.cluster_size})",
-                "check the address and the shared memory of the launch", lane,
-            )  # fmt: skip
+                "check the address and the shared memory of the launch",
+                lane,
+            )
         if int(self.launch.cta_array[self.slot_of(rank)]["live_warps"]) == 0:
             self.fatal(
-                "cluster-exit", f"{self.instruction.opcode}: {what} is in CTA rank {rank} of the cluster, which has exited",
-                "keep CTAs alive with a cluster barrier until nobody uses their shared memory", lane,
-            )  # fmt: skip
+                "cluster-exit",
+                f"{self.instruction.opcode}: {what} is in CTA rank {rank} of the cluster, which has exited",
+                "keep CTAs alive with a cluster barrier until nobody uses their shared memory",
+                lane,
+            )
         return rank, offset
 
     def vector(self, name: str, index: int | None = None) -> NDArray[np.uint32]:
@@ -272,20 +282,31 @@ class HostCall:
         if words.size and (int(words[-1]) >= cells.size or int(words[0]) < 0):
             self.fatal(
                 "out-of-bounds",
-                f"{self.instruction.opcode}: {what} reaches shared address {(rank << 24) + int(words[-1]) * 4 + 3:#x}; the CTA has "
+                f"{self.instruction.opcode}: {what} reaches shared address "
+                f"{(rank << 24) + int(words[-1]) * 4 + 3:#x}; the CTA has "
                 f"{self.launch.shared_size} bytes",
                 "check address, tile size and descriptor, or pass more shared_bytes",
             )
         self._check(cells, words, rank, what, component, date, int(write) | 2, NONE)
 
-    def tensor_access(self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool, own: int) -> None:
+    def tensor_access(
+        self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool, own: int
+    ) -> None:
         """A tcgen05 operation will touch these words of a CTA's tensor memory."""
         flags = int(write) | 4 | (16 if self.launch.checks.strict else 0)
         self._check(self.tensor_cells(rank), words, rank, what, component, date, flags, own)
 
     def _check(
-        self, cells: NDArray[Any], words: NDArray[np.intp], rank: int, what: str, component: int, date: int, flags: int, own: int
-    ) -> None:  # fmt: skip
+        self,
+        cells: NDArray[Any],
+        words: NDArray[np.intp],
+        rank: int,
+        what: str,
+        component: int,
+        date: int,
+        flags: int,
+        own: int,
+    ) -> None:
         if not int(self.launch.context["checks"][0]) & (Check.INIT | Check.RACES):
             return
         names = self.launch.findings.what
@@ -293,9 +314,18 @@ class HostCall:
             names.append(what)
         index = np.ascontiguousarray(words, np.int64)
         self.launch.native.function("async_access")(
-            self.launch.address, self.launch.warp_address(self.index), cells.ctypes.data, index.ctypes.data, index.size, self.number,
-            component, date, flags, own, names.index(what) | rank << 8,
-        )  # fmt: skip
+            self.launch.address,
+            self.launch.warp_address(self.index),
+            cells.ctypes.data,
+            index.ctypes.data,
+            index.size,
+            self.number,
+            component,
+            date,
+            flags,
+            own,
+            names.index(what) | rank << 8,
+        )
 
     # -- tensor memory -------------------------------------------------------------------------------------------
 
@@ -320,12 +350,20 @@ class HostCall:
         found = self.launch.space.find(address)
         if found is None or address + size > found.va + found.size:
             self.fatal(
-                "out-of-bounds", f"{self.instruction.opcode}: {what} {'writes' if write else 'reads'} {size} bytes at {address:#x}: "
-                f"{self.launch.space.describe(address)}", "make pointer, size and tensor map agree with the allocation", lane,
-            )  # fmt: skip
+                "out-of-bounds",
+                f"{self.instruction.opcode}: {what} {'writes' if write else 'reads'} {size} bytes at {address:#x}: "
+                f"{self.launch.space.describe(address)}",
+                "make pointer, size and tensor map agree with the allocation",
+                lane,
+            )
         assert found is not None
         if write and found.read_only:
-            self.fatal("read-only", f"{self.instruction.opcode}: {what} writes to {found.name}, which is read-only", "write to a buffer", lane)
+            self.fatal(
+                "read-only",
+                f"{self.instruction.opcode}: {what} writes to {found.name}, which is read-only",
+                "write to a buffer",
+                lane,
+            )
         return found
 
     def global_write(self, buffer: Buffer, spans: Spans) -> None:
@@ -342,7 +380,11 @@ class HostCall:
             if stamp is not None:
                 part = stamp[a >> 2 : (b + 3) >> 2]
                 part["wclock"], part["wactor"], part["wmask"], part["flags"] = 0, int(self.warp["self"]), 15, 0
-                part["cluster"], part["gclock"], part["winstr"] = int(head["cluster_number"]) + 1, int(head["gclock"]), self.number + 1
+                part["cluster"], part["gclock"], part["winstr"] = (
+                    int(head["cluster_number"]) + 1,
+                    int(head["gclock"]),
+                    self.number + 1,
+                )
 
     def memory(self, address: int, size: int, what: str, write: bool, lane: int | None = None) -> NDArray[np.uint8]:
         """Bytes at a generic address: shared or global."""
@@ -361,7 +403,15 @@ class HostCall:
         scratch[256:].view(np.uint32)[lane] = value
         base = int(self.warp["scratch"])
         self.launch.native.function("store")(
-            self.launch.address, self.launch.warp_address(self.index), 1 << lane, self.number, 4, 1, int(space), base, base + 256
+            self.launch.address,
+            self.launch.warp_address(self.index),
+            1 << lane,
+            self.number,
+            4,
+            1,
+            int(space),
+            base,
+            base + 256,
         )
 
     # -- mbarriers -----------------------------------------------------------------------------------------------
@@ -373,9 +423,12 @@ class HostCall:
         index = int(slot.maps[rank][offset >> 3])
         if offset & 7 or not index or not int(slot.mbarriers[rank][index - 1]["live"]):
             self.fatal(
-                "mbarrier", f"{self.instruction.opcode}: there is no initialised mbarrier at shared address {(rank << 24) + offset:#x}",
-                "initialise it with mbarrier.init, fence.mbarrier_init and a barrier before use", lane,
-            )  # fmt: skip
+                "mbarrier",
+                f"{self.instruction.opcode}: there is no initialised mbarrier at shared address "
+                f"{(rank << 24) + offset:#x}",
+                "initialise it with mbarrier.init, fence.mbarrier_init and a barrier before use",
+                lane,
+            )
         record = slot.mbarriers[rank][index - 1]
         cell = slot.cells[rank][offset >> 2]
         if int(self.launch.context["checks"][0]) & Check.RACES and int(self.vector("vc")[int(cell["wactor"])]) < int(
@@ -388,7 +441,8 @@ class HostCall:
         return rank, offset, record
 
     def teach(self, rank: int, offset: int, known: NDArray[np.uint32]) -> None:
-        """Clocks (vc and avc, one after the other) that an arrival on a live mbarrier passes on to those who wait for its phase."""
+        """Clocks (vc and avc, one after the other) that an arrival on a live mbarrier passes on to those who wait for
+        its phase."""
         slot = self.launch.slots[self.cluster.slot]
         index = int(slot.maps[rank][offset >> 3])
         if index:
@@ -405,9 +459,10 @@ class HostCall:
         if status != 1:
             what = "is gone (invalidated or overwritten)" if status == 0 else "expects no further arrival in this phase"
             self.finding(
-                "mbarrier", f"{self.instruction.opcode} completes on the mbarrier at {(rank << 24) + offset:#x}, which {what}",
+                "mbarrier",
+                f"{self.instruction.opcode} completes on the mbarrier at {(rank << 24) + offset:#x}, which {what}",
                 "keep the barrier alive until everything that signals it has landed, and count its arrivals",
-            )  # fmt: skip
+            )
             if status == 2:
                 self.launch.context["fatal"] = 1
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..launch import AsyncOp
 from ..ptx.ast import Bracket, Imm, Operand, Reg, Vec
 from ..runtime.layout import Counter, Space
-from ..units.tcgen05 import MmaOp, TensorMemory, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
+from ..units.tcgen05 import MmaOp, MmaPlan, TensorMemory, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
 from .registry import register
 from .state import TCGEN05, TRANSFER, HostCall
 
@@ -30,15 +30,18 @@ def _ranks(call: HostCall, group: int) -> list[int]:
     first = call.rank & ~1
     if first + 1 >= call.launch.cluster_size:
         call.fatal(
-            "illegal-instruction", f"{call.instruction.opcode} in a cluster of {call.launch.cluster_size} CTA(s)",
+            "illegal-instruction",
+            f"{call.instruction.opcode} in a cluster of {call.launch.cluster_size} CTA(s)",
             ".cta_group::2 needs a cluster whose size is a multiple of 2",
-        )  # fmt: skip
+        )
     peer = call.rank ^ 1
     if int(call.launch.cta_array[call.slot_of(peer)]["live_warps"]) == 0:
         call.fatal(
-            "cluster-exit", f"{call.instruction.opcode}: the peer CTA (rank {peer}) has exited",
-            "keep both CTAs of a pair alive, with a cluster barrier, until the work on them has completed (PTX ISA 9.7.16.5)",
-        )  # fmt: skip
+            "cluster-exit",
+            f"{call.instruction.opcode}: the peer CTA (rank {peer}) has exited",
+            "keep both CTAs of a pair alive, with a cluster barrier, until the work on them has "
+            "completed (PTX ISA 9.7.16.5)",
+        )
     return [first, first + 1]
 
 
@@ -46,9 +49,11 @@ def _one_thread(call: HostCall) -> None:
     """mma, cp and shift have the semantics of a single thread: each lane that executes one issues all of it."""
     if len(call.lanes) > 1:
         call.finding(
-            "illegal-instruction", f"{call.instruction.opcode} is executed by {len(call.lanes)} lanes, each of which issues the whole "
-            "operation", "issue it from one elected thread",
-        )  # fmt: skip
+            "illegal-instruction",
+            f"{call.instruction.opcode} is executed by {len(call.lanes)} lanes, each of which issues the whole "
+            "operation",
+            "issue it from one elected thread",
+        )
 
 
 def _one_group(call: HostCall) -> None:
@@ -57,7 +62,11 @@ def _one_group(call: HostCall) -> None:
     group = _group(call)
     before = used.setdefault(0, group)
     if before != group:
-        call.fatal("illegal-instruction", f"{call.instruction.opcode} after tcgen05 instructions with .cta_group::{before}", "use one .cta_group in the whole kernel")
+        call.fatal(
+            "illegal-instruction",
+            f"{call.instruction.opcode} after tcgen05 instructions with .cta_group::{before}",
+            "use one .cta_group in the whole kernel",
+        )
 
 
 def _queue(call: HostCall) -> str:
@@ -94,7 +103,8 @@ def _alloc(call: HostCall) -> bool:
 
 
 def _with_peer(call: HostCall, columns: int) -> bool:
-    """With .cta_group::2 one warp of each CTA of the pair must allocate: whether the peer's has come (PTX ISA 9.7.16.7.1)."""
+    """With .cta_group::2 one warp of each CTA of the pair must allocate: whether the peer's has come (PTX ISA
+    9.7.16.7.1)."""
     if _group(call) == 1:
         return True
     waiting: dict[int, int] = call.cluster.host.setdefault("tcgen05.alloc", {})
@@ -106,9 +116,10 @@ def _with_peer(call: HostCall, columns: int) -> bool:
     if peer in waiting:
         if waiting[peer] != columns:
             call.fatal(
-                "illegal-instruction", f"{call.instruction.opcode} of {columns} columns, and of {waiting[peer]} in the peer CTA",
+                "illegal-instruction",
+                f"{call.instruction.opcode} of {columns} columns, and of {waiting[peer]} in the peer CTA",
                 "both CTAs of a pair allocate the same number of columns",
-            )  # fmt: skip
+            )
         arrived[peer] = arrived[call.rank] = 1
     return True
 
@@ -140,11 +151,14 @@ def _dealloc(call: HostCall) -> bool:
             writer = vc[int(cell["wactor"])] < int(cell["wclock"])
             actor, number = ("wactor", "winstr") if writer else ("ractor", "rinstr")
             call.finding(
-                "race", f"{call.instruction.opcode} frees tensor memory (lane {lane}, column {start + column}), unordered with the "
+                "race",
+                f"{call.instruction.opcode} frees tensor memory (lane {lane}, column "
+                f"{start + column}), unordered with the "
                 f"{'write' if writer else 'read'} by {call.launch.findings.actor(int(cell[actor]))}, "
                 f"{call.launch.findings.describe(int(cell[number]) - 1)}",
-                "wait for the operation (tcgen05.wait, or commit and mbarrier) and synchronise the warps before freeing",
-            )  # fmt: skip
+                "wait for the operation (tcgen05.wait, or commit and mbarrier) and synchronise the "
+                "warps before freeing",
+            )
     part["init"] = 0
     part["wclock"] = 0
     part["rclock"] = 0
@@ -188,10 +202,22 @@ def _mma_op(call: HostCall, lane: int) -> tuple[MmaOp, bool]:
         scale_d = int(rest[1].value)
     in_tmem = isinstance(a, Bracket)
     op = MmaOp(
-        kind, group, call.value(d, lane) & 0xFFFFFFFF, call.value(b, lane), call.value(idesc, lane) & 0xFFFFFFFF,
-        None if in_tmem else call.value(a, lane), (call.value(a, lane) & 0xFFFFFFFF) if in_tmem else None, scale_a, scale_b, vector,
-        disabled, scale_d, ws, i.has("ashift"), collector,
-    )  # fmt: skip
+        kind,
+        group,
+        call.value(d, lane) & 0xFFFFFFFF,
+        call.value(b, lane),
+        call.value(idesc, lane) & 0xFFFFFFFF,
+        None if in_tmem else call.value(a, lane),
+        (call.value(a, lane) & 0xFFFFFFFF) if in_tmem else None,
+        scale_a,
+        scale_b,
+        vector,
+        disabled,
+        scale_d,
+        ws,
+        i.has("ashift"),
+        collector,
+    )
     return op, accumulate
 
 
@@ -215,8 +241,13 @@ def _mma(call: HostCall) -> bool:
             else:
                 call.access(access.words, rank, access.what, own, date, False)
 
-        def run(s: object = None, p: object = plan, sm: list[object] = smems, tm: list[TensorMemory] = tmems, acc: bool = accumulate) -> None:  # type: ignore[assignment]
-            p.run(sm, tm, acc)  # type: ignore[attr-defined]
+        def run(
+            p: MmaPlan = plan,
+            shared: list[NDArray[np.uint8]] = smems,
+            tensor: list[TensorMemory] = tmems,
+            accumulate: bool = accumulate,
+        ) -> None:
+            p.run(shared, tensor, accumulate)
 
         call.launch.context["counters"][0][int(Counter.MMA_FLOPS)] += np.uint64(plan.flops)
         _in_flight(call, run, "tcgen05.mma", _queue(call))
@@ -234,7 +265,14 @@ def _cp(call: HostCall) -> bool:
     multicast = next((p for p in i.parts if p.startswith("warpx")), "")
     source = next((p for p in i.parts if p in ("b4x16_p64", "b6x16_p32")), "")
     for lane in call.lanes:
-        plan = plan_cp(shape, multicast, group, call.value(i.operands[0], lane) & 0xFFFFFFFF, call.value(i.operands[1], lane), source)
+        plan = plan_cp(
+            shape,
+            multicast,
+            group,
+            call.value(i.operands[0], lane) & 0xFFFFFFFF,
+            call.value(i.operands[1], lane),
+            source,
+        )
         tmems, smems = [call.tmem(r) for r in ranks], [call.smem(r) for r in ranks]
         own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
         for access in plan.accesses:
@@ -279,8 +317,8 @@ def _commit(call: HostCall) -> bool:
             targets = [(r << 24) | (address & 0xFFFFFF) for r in range(16) if mask >> r & 1]
         date = call.cluster.host.get("pipes", {}).get(component, 0)
         signals = [call.mbarrier(t, lane)[:2] for t in targets]
-        # What the thread knew when it issued: the products ran behind it (the copies that filled their operands, for one), so whoever
-        # waits for them learns it too.
+        # What the thread knew when it issued: the products ran behind it (the copies that filled their operands, for
+        # one), so whoever waits for them learns it too.
         known = np.concatenate((call.vector("vc"), call.vector("avc")))
         # Its own generic accesses are not among it: a commit orders asynchronous operations only.
         known[[int(call.warp["self"]), call.launch.components + int(call.warp["self"])]] = 0
@@ -385,8 +423,8 @@ def _wait_st(call: HostCall) -> bool:
 
 @register("tcgen05.fence::before_thread_sync")
 def _fence_before(call: HostCall) -> bool:
-    """What the thread issued so far is ordered before what its next synchronisation orders. Product and copy pipes are in order anyway:
-    whoever is told of this fence may issue behind them."""
+    """What the thread issued so far is ordered before what its next synchronisation orders. Product and copy pipes
+    are in order anyway: whoever is told of this fence may issue behind them."""
     component = call.pipe(TCGEN05)
     date = call.cluster.host.get("pipes", {}).get(component, 0)
     pipelined = call.vector("tvc")

@@ -19,16 +19,32 @@ def _plan(call: HostCall, bracket: Bracket, smem: int, lane: int, store: bool, o
     i = call.instruction
     address = call.value(bracket.base, lane) + bracket.offset
     if address % 64:
-        call.fatal("misaligned", f"{i.opcode}: the tensor map is at {address:#x}", "align tensor maps to 64 bytes (__grid_constant__ const CUtensorMap)", lane)
+        call.fatal(
+            "misaligned",
+            f"{i.opcode}: the tensor map is at {address:#x}",
+            "align tensor maps to 64 bytes (__grid_constant__ const CUtensorMap)",
+            lane,
+        )
     blob = call.memory(address, 128, "the tensor map", False, lane).tobytes()
     coords = [int(np.int32(np.uint32(call.value(c, lane) & 0xFFFFFFFF))) for c in call.items(bracket.more[0])]
-    mode = next((p for p in i.parts if p in ("tile::gather4", "tile::scatter4", "im2col", "im2col_no_offs", "im2col::w", "im2col::w::128")), "tile")
+    mode = next(
+        (
+            p
+            for p in i.parts
+            if p in ("tile::gather4", "tile::scatter4", "im2col", "im2col_no_offs", "im2col::w", "im2col::w::128")
+        ),
+        "tile",
+    )
     tmap = TensorMap.decode(blob)
     dims = int(i.parts[4 if i.base == "cp" and i.parts[1] == "async" else 5][0])
     if mode == "tile" and dims != tmap.rank:
-        call.fatal("illegal-instruction", f"{i.opcode} on a tensor map of rank {tmap.rank}", "use the instruction form of the map's rank", lane)
-    plan = plan_store(tmap, coords, smem, op, mode) if store else plan_load(tmap, coords, smem, mode)
-    return plan
+        call.fatal(
+            "illegal-instruction",
+            f"{i.opcode} on a tensor map of rank {tmap.rank}",
+            "use the instruction form of the map's rank",
+            lane,
+        )
+    return plan_store(tmap, coords, smem, op, mode) if store else plan_load(tmap, coords, smem, mode)
 
 
 @register("cp.async.bulk.tensor")
@@ -56,15 +72,18 @@ def _tensor(call: HostCall) -> bool:
             ranks = [r for r in range(16) if mask >> r & 1]
         elif barrier >> 24 != rank and not pair:
             call.fatal(
-                "illegal-instruction", f"{i.opcode}: the tile goes to CTA rank {rank}, but its mbarrier is in rank {barrier >> 24}",
-                "keep both in one CTA, or use .cta_group::2 for the pair's barrier", lane,
-            )  # fmt: skip
+                "illegal-instruction",
+                f"{i.opcode}: the tile goes to CTA rank {rank}, but its mbarrier is in rank {barrier >> 24}",
+                "keep both in one CTA, or use .cta_group::2 for the pair's barrier",
+                lane,
+            )
         span = plan.global_span
         buffer = call.buffer(span[0], span[1] - span[0], "the tensor", False, lane) if span else None
         for r in ranks:
             b_rank = barrier >> 24
             if multicast:
-                # .cta_group::2 signals the CTA of the pair whose parity is that of the barrier's CTA (PTX ISA 9.7.9.27.1.2).
+                # .cta_group::2 signals the CTA of the pair whose parity is that of the barrier's CTA (PTX ISA
+                # 9.7.9.27.1.2).
                 b_rank = (r & ~1) | (b_rank & 1) if pair else r
             call.locate((r << 24) + offset, 16, "the destination", lane)
             signal = mbarrier_of(call, (b_rank << 24) | (barrier & 0xFFFFFF), lane)

@@ -1,7 +1,8 @@
 """wgmma: a warpgroup's asynchronous matrix products (PTX ISA 9.7.15).
 
-The four warps issue one after another here; the product is formed when all have issued, at a seeded time, at the latest when
-wgmma.wait_group of a warp needs it. Until then the accumulators count as unwritten, so that touching them is reported.
+The four warps issue one after another here; the product is formed when all have issued, at a seeded time, at the
+latest when wgmma.wait_group of a warp needs it. Until then the accumulators count as unwritten, so that touching
+them is reported.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def _spec(call: HostCall) -> tuple[WgmmaSpec, Operand, Operand, Operand]:
     trans_a = bool(trans[0]) if len(trans) == 2 else False
     trans_b = bool(trans[-1]) if trans else False
     del in_registers
-    spec = WgmmaSpec(int(match.group(1)), d_type, a_type, b_type, trans_a, trans_b, negate_a, negate_b, i.has("satfinite"))
+    spec = WgmmaSpec(
+        int(match.group(1)), d_type, a_type, b_type, trans_a, trans_b, negate_a, negate_b, i.has("satfinite")
+    )
     return spec, a, b, scale_d
 
 
@@ -91,13 +94,21 @@ def _mma_async(call: HostCall) -> bool:
     state = _state(call)
     quarter = call.warp_id % 4
     if call.warp_id - quarter + 4 > call.launch.warps:
-        call.fatal("illegal-instruction", f"{i.opcode} in a warpgroup of fewer than four warps", "launch a multiple of 128 threads")
+        call.fatal(
+            "illegal-instruction",
+            f"{i.opcode} in a warpgroup of fewer than four warps",
+            "launch a multiple of 128 threads",
+        )
     spec, a, b, scale_d = _spec(call)
     a_desc = None if isinstance(a, Vec) else call.uniform(a, "descriptor of A")
     b_desc = call.uniform(b, "descriptor of B")
     plan = plan_wgmma(spec, a_desc, b_desc)
     if not state.fenced[quarter]:
-        call.finding("missing-wgmma-fence", f"{i.opcode} before any wgmma.fence", "wgmma.fence.sync.aligned before the first wgmma, and after registers change")
+        call.finding(
+            "missing-wgmma-fence",
+            f"{i.opcode} before any wgmma.fence",
+            "wgmma.fence.sync.aligned before the first wgmma, and after registers change",
+        )
         state.fenced[quarter] = True
     index = state.issued[quarter]
     if index == len(state.issues):
@@ -105,10 +116,11 @@ def _mma_async(call: HostCall) -> bool:
     issue = state.issues[index]
     if issue.instruction is not i or issue.plan is not plan:
         call.fatal(
-            "divergence", f"{i.opcode}: the warps of the warpgroup issue different operations (warp {min(issue.calls)} is at "
+            "divergence",
+            f"{i.opcode}: the warps of the warpgroup issue different operations (warp {min(issue.calls)} is at "
             f"{call.launch.findings.describe(next(iter(issue.calls.values())).number)})",
             "all four warps must execute the same wgmma with the same descriptors",
-        )  # fmt: skip
+        )
     issue.calls[quarter] = call
     issue.scale = bool(call.value(scale_d))
     state.issued[quarter] = index + 1
@@ -176,7 +188,8 @@ def _wait(call: HostCall) -> bool:
             call.launch.complete(call.cluster, issue.op)
     vc = call.vector("vc")
     vc[_component(call)] = max(int(vc[_component(call)]), until)
-    # Pending accumulators of later groups stay in flight; those of finished ones may be pending again through a later issue.
+    # Pending accumulators of later groups stay in flight; those of finished ones may be pending again through a later
+    # issue.
     for issue in state.issues[until:]:
         if call.warp_id % 4 in issue.calls and not issue.done:
             for item in call.items(issue.instruction.operands[0]):

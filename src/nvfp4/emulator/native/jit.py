@@ -16,7 +16,8 @@ __all__ = ["NativeModule", "compile_ir", "host_features"]
 
 _lock = threading.Lock()
 _ready = False
-# Object files kept on disk: machine code depends only on the IR and the CPU, and the runtime alone takes over a second to compile.
+# Object files kept on disk: machine code depends only on the IR and the CPU, and the runtime alone takes over a second
+# to compile.
 _KEEP = 512
 
 
@@ -30,7 +31,8 @@ def _initialise() -> None:
 
 
 def host_features() -> str:
-    """The host's CPU features in LLVM's notation. 512-bit registers are preferred where they exist: a warp is two of them."""
+    """The host's CPU features in LLVM's notation. 512-bit registers are preferred where they exist: a warp is two of
+    them."""
     features = llvm.get_host_cpu_features()
     text = features.flatten()
     if features.get("avx512f"):
@@ -95,8 +97,8 @@ def _store(key: str, data: bytes) -> None:
 def compile_ir(text: str, level: int, optimise: bool, symbols: dict[str, int] | None = None) -> NativeModule:
     """Compile IR text.
 
-    level: code generation level 0..3. optimise: whether to run the middle-end pipeline at O2 first. symbols: addresses of external
-    functions that the text declares.
+    level: code generation level 0..3. optimise: whether to run the middle-end pipeline at O2 first. symbols:
+    addresses of external functions that the text declares.
     """
     _initialise()
     key = _key(text, level, optimise)

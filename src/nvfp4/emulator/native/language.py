@@ -1,13 +1,14 @@
 """A typed subset of Python compiled to LLVM IR.
 
-Why: the runtime of the emulator (memory with shadow state, barriers, the warp scheduler) runs for every warp instruction, so it
-must be native; users have no C compiler; and generated IR would not be readable. Functions marked ``@native`` are parsed, never
-executed by Python. They know numbers, typed pointers ``P[u32]``, structs (always by pointer), ``if``, ``while``, ``for i in
-range(...)``, calls among themselves, and the intrinsics in `_Compiler.intrinsic`.
+Why: the runtime of the emulator (memory with shadow state, barriers, the warp scheduler) runs for every warp
+instruction, so it must be native; users have no C compiler; and generated IR would not be readable. Functions marked
+``@native`` are parsed, never executed by Python. They know numbers, typed pointers ``P[u32]``, structs (always by
+pointer), ``if``, ``while``, ``for i in range(...)``, calls among themselves, and the intrinsics in
+`_Compiler.intrinsic`.
 
-Rules: a variable gets its type from its first assignment. Literals adopt the type of the other operand. Mixed widths widen; at one
-width unsigned wins. ``and``/``or`` short-circuit. ``/`` is for floats, ``//`` and ``%`` for integers. ``u32(x)`` converts,
-``pointer(u32, address)`` and ``address(p)`` convert between integers and pointers.
+Rules: a variable gets its type from its first assignment. Literals adopt the type of the other operand. Mixed widths
+widen; at one width unsigned wins. ``and``/``or`` short-circuit. ``/`` is for floats, ``//`` and ``%`` for integers.
+``u32(x)`` converts, ``pointer(u32, address)`` and ``address(p)`` convert between integers and pointers.
 """
 
 from __future__ import annotations
@@ -92,12 +93,19 @@ class Library:
 
 
 _INTRINSIC_DECLARATIONS = [
-    "declare i32 @llvm.ctpop.i32(i32)", "declare i64 @llvm.ctpop.i64(i64)", "declare i32 @llvm.cttz.i32(i32, i1)",
-    "declare i64 @llvm.cttz.i64(i64, i1)", "declare i32 @llvm.ctlz.i32(i32, i1)", "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
-    "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)", "declare double @llvm.fma.f64(double, double, double)",
-    "declare float @llvm.fma.f32(float, float, float)", "declare double @llvm.fabs.f64(double)", "declare float @llvm.fabs.f32(float)",
+    "declare i32 @llvm.ctpop.i32(i32)",
+    "declare i64 @llvm.ctpop.i64(i64)",
+    "declare i32 @llvm.cttz.i32(i32, i1)",
+    "declare i64 @llvm.cttz.i64(i64, i1)",
+    "declare i32 @llvm.ctlz.i32(i32, i1)",
+    "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)",
+    "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)",
+    "declare double @llvm.fma.f64(double, double, double)",
+    "declare float @llvm.fma.f32(float, float, float)",
+    "declare double @llvm.fabs.f64(double)",
+    "declare float @llvm.fabs.f32(float)",
     "declare i1 @llvm.expect.i1(i1, i1)",
-]  # fmt: skip
+]
 
 _MERGE = """define internal void @merge16(ptr %into, ptr %from, i64 %n) nounwind {
 entry:
@@ -501,9 +509,17 @@ class _Compiler:
         else:
             sign = "s" if kind.signed else "u"
             code = {
-                ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.FloorDiv: sign + "div", ast.Mod: sign + "rem", ast.BitAnd: "and",
-                ast.BitOr: "or", ast.BitXor: "xor", ast.LShift: "shl", ast.RShift: "ashr" if kind.signed else "lshr",
-            }[type(op)]  # fmt: skip
+                ast.Add: "add",
+                ast.Sub: "sub",
+                ast.Mult: "mul",
+                ast.FloorDiv: sign + "div",
+                ast.Mod: sign + "rem",
+                ast.BitAnd: "and",
+                ast.BitOr: "or",
+                ast.BitXor: "xor",
+                ast.LShift: "shl",
+                ast.RShift: "ashr" if kind.signed else "lshr",
+            }[type(op)]
         return self.value(f"{code} {kind.llvm} {a.text}, {b.text}", kind)
 
     # -- memory --------------------------------------------------------------------------------------------------
@@ -604,13 +620,15 @@ class _Compiler:
             if kind2.floating:
                 test = f"fcmp o{'lt' if name == 'min' else 'gt'} {kind2.llvm} {a.text}, {b.text}"
             else:
-                test = f"icmp {'s' if kind2.signed else 'u'}{'lt' if name == 'min' else 'gt'} {kind2.llvm} {a.text}, {b.text}"
+                order = ("s" if kind2.signed else "u") + ("lt" if name == "min" else "gt")
+                test = f"icmp {order} {kind2.llvm} {a.text}, {b.text}"
             chosen = self.value(test, BOOL)
             return self.value(f"select i1 {chosen.text}, {kind2.llvm} {a.text}, {kind2.llvm} {b.text}", kind2)
         if name == "copy":
             size = self.convert(arguments[2], U64, node)
             self.emit(
-                f"call void @llvm.memcpy.p0.p0.i64(ptr {arguments[0].text}, ptr {arguments[1].text}, i64 {size.text}, i1 false)"
+                f"call void @llvm.memcpy.p0.p0.i64(ptr {arguments[0].text}, ptr {arguments[1].text}, "
+                f"i64 {size.text}, i1 false)"
             )
             return _Value("", None, 0)
         if name == "merge":
@@ -642,17 +660,17 @@ class _Compiler:
             suffix = "f32" if found.type.bits == 32 else "f64"
             return self.value(f"call {found.type.llvm} @llvm.fabs.{suffix}({found.type.llvm} {found.text})", found.type)
         if name == "half_to_float":
-            half = self.value(f"bitcast i16 {self.convert(arguments[0], SCALARS['u16'], node).text} to half", U64)
-            return self.value(f"fpext half {half.text} to float", SCALARS["f32"])
+            narrow = self.value(f"bitcast i16 {self.convert(arguments[0], SCALARS['u16'], node).text} to half", U64)
+            return self.value(f"fpext half {narrow.text} to float", SCALARS["f32"])
         if name == "unlikely":
             test = self.truth(arguments[0], node)
             return self.value(f"call i1 @llvm.expect.i1(i1 {test.text}, i1 false)", BOOL)
         if name == "invoke":
             # invoke(function address, context, warp, mask): one basic block of a kernel.
-            where = self.value(f"inttoptr i64 {self.convert(arguments[0], U64, node).text} to ptr", Pointer(U64))
+            code = self.value(f"inttoptr i64 {self.convert(arguments[0], U64, node).text} to ptr", Pointer(U64))
             mask = self.convert(arguments[3], U32, node)
             return self.value(
-                f"call i32 {where.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32
+                f"call i32 {code.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32
             )
         self.fail(node, f"unknown function {name}")
 
@@ -662,12 +680,20 @@ def _signed(found: _Value) -> bool:
 
 
 def _fold(op: ast.operator, a: Any, b: Any) -> Any:
-    return {
-        ast.Add: lambda: a + b, ast.Sub: lambda: a - b, ast.Mult: lambda: a * b, ast.LShift: lambda: a << b, ast.RShift: lambda: a >> b,
-        ast.BitAnd: lambda: a & b, ast.BitOr: lambda: a | b, ast.BitXor: lambda: a ^ b, ast.FloorDiv: lambda: a // b, ast.Mod: lambda: a % b,
-    }[type(op)]()  # fmt: skip
+    table: dict[Any, Callable[[], Any]] = {
+        ast.Add: lambda: a + b,
+        ast.Sub: lambda: a - b,
+        ast.Mult: lambda: a * b,
+        ast.LShift: lambda: a << b,
+        ast.RShift: lambda: a >> b,
+        ast.BitAnd: lambda: a & b,
+        ast.BitOr: lambda: a | b,
+        ast.BitXor: lambda: a ^ b,
+        ast.FloorDiv: lambda: a // b,
+        ast.Mod: lambda: a % b,
+    }
+    return table[type(op)]()
 
 
 def _as_load(target: ast.expr) -> ast.expr:
-    copied = ast.parse(ast.unparse(target), mode="eval").body
-    return copied
+    return ast.parse(ast.unparse(target), mode="eval").body

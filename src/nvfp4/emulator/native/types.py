@@ -1,10 +1,11 @@
-"""Scalar types, pointers and structs shared by Python (as NumPy dtypes) and native code (as LLVM types and byte offsets)."""
+"""Scalar types, pointers and structs shared by Python (as NumPy dtypes) and native code (as LLVM types and byte
+offsets)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +31,18 @@ class Scalar:
 SCALARS: dict[str, Scalar] = {
     name: Scalar(name, llvm, bits, signed, floating)
     for name, llvm, bits, signed, floating in (
-        ("u8", "i8", 8, False, False), ("i8", "i8", 8, True, False), ("u16", "i16", 16, False, False), ("i16", "i16", 16, True, False),
-        ("u32", "i32", 32, False, False), ("i32", "i32", 32, True, False), ("u64", "i64", 64, False, False), ("i64", "i64", 64, True, False),
-        ("f32", "float", 32, True, True), ("f64", "double", 64, True, True),
+        ("u8", "i8", 8, False, False),
+        ("i8", "i8", 8, True, False),
+        ("u16", "i16", 16, False, False),
+        ("i16", "i16", 16, True, False),
+        ("u32", "i32", 32, False, False),
+        ("i32", "i32", 32, True, False),
+        ("u64", "i64", 64, False, False),
+        ("i64", "i64", 64, True, False),
+        ("f32", "float", 32, True, True),
+        ("f64", "double", 64, True, True),
     )
-}  # fmt: skip
+}
 BOOL = Scalar("bool", "i1", 1, False)
 
 
@@ -83,7 +91,7 @@ class StructType:
         return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": self.size})
 
 
-Type = Union[Scalar, Pointer, StructType]
+Type = Scalar | Pointer | StructType
 
 
 def _numpy_code(kind: Type) -> str:

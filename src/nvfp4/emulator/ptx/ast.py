@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Union
 
 __all__ = [
-    "Bracket", "Entry", "Function", "Imm", "Instruction", "Label", "Location", "Negated", "Operand", "Pair", "PtxModule", "Reg",
-    "Sink", "Sym", "Variable", "Vec", "type_bits",
-]  # fmt: skip
+    "Bracket",
+    "Entry",
+    "Function",
+    "Imm",
+    "Instruction",
+    "Label",
+    "Location",
+    "Negated",
+    "Operand",
+    "Pair",
+    "PtxModule",
+    "Reg",
+    "Sink",
+    "Sym",
+    "Variable",
+    "Vec",
+    "type_bits",
+]
 
 _BITS = re.compile(r"[busf](8|16|32|64|128)")
 
@@ -119,7 +133,7 @@ class Sink:
     """``_``: a result that nobody wants."""
 
 
-Operand = Union[Reg, Imm, Sym, Label, Vec, Bracket, Negated, Pair, Sink]
+Operand = Reg | Imm | Sym | Label | Vec | Bracket | Negated | Pair | Sink
 
 
 @dataclass

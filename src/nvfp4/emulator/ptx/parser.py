@@ -25,7 +25,7 @@ from .ast import (
     Variable,
     Vec,
     type_bits,
-)  # fmt: skip
+)
 
 __all__ = ["parse"]
 
@@ -46,11 +46,19 @@ _SPECIAL = re.compile(
 _SPACES = {".global", ".const", ".shared", ".local", ".param", ".shared::cta", ".shared::cluster"}
 _LINKAGE = {".visible", ".extern", ".weak", ".common"}
 _PERFORMANCE = {
-    ".maxntid": "maxntid", ".reqntid": "reqntid", ".minnctapersm": "minnctapersm", ".maxnreg": "maxnreg", ".maxnctapersm": "maxnctapersm",
-    ".reqnctapercluster": "reqnctapercluster", ".maxclusterrank": "maxclusterrank", ".explicitcluster": "explicitcluster",
-    ".noreturn": "noreturn", ".blocksareclusters": "blocksareclusters", ".abi_preserve": "abi_preserve",
+    ".maxntid": "maxntid",
+    ".reqntid": "reqntid",
+    ".minnctapersm": "minnctapersm",
+    ".maxnreg": "maxnreg",
+    ".maxnctapersm": "maxnctapersm",
+    ".reqnctapercluster": "reqnctapercluster",
+    ".maxclusterrank": "maxclusterrank",
+    ".explicitcluster": "explicitcluster",
+    ".noreturn": "noreturn",
+    ".blocksareclusters": "blocksareclusters",
+    ".abi_preserve": "abi_preserve",
     ".abi_preserve_control": "abi_preserve_control",
-}  # fmt: skip
+}
 
 
 class _Scope:
@@ -384,7 +392,7 @@ class _Parser:
         (self.module.entries if is_entry else self.module.functions)[name] = function
 
     def block(self) -> None:
-        """One ``{ ... }``: declarations and labels are local to it, so names are made unique and resolved at its end."""
+        """One ``{ ... }``: declarations and labels are local to it; names are made unique, labels resolved at its end."""
         assert self.function is not None
         assert self.scope is not None
         function, scope = self.function, self.scope

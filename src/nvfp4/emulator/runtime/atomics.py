@@ -98,7 +98,7 @@ def combine_half(op: u32, bfloat: u32, old: u16, b: u16) -> u16:
 
 @native
 def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
-    """Apply; the old value is returned. kind: 0 unsigned or bits, 1 signed, 2 float, 3 f16, 4 bf16, 5 f16x2, 6 bf16x2."""
+    """Apply and return the old value. kind: 0 unsigned or bits, 1 signed, 2 float, 3 f16, 4 bf16, 5 f16x2, 6 bf16x2."""
     old = u64(0)
     if width == 8:
         old = pointer(u64, p)[0]

@@ -1,10 +1,12 @@
-"""Named barriers, mbarriers, cluster barriers, and cp.async (PTX ISA 9.7.13.1, 9.7.13.15, 9.7.13.4, 9.7.9.25). Native code.
+"""Named barriers, mbarriers, cluster barriers, and cp.async (PTX ISA 9.7.13.1, 9.7.13.15, 9.7.13.4, 9.7.9.25).
+Native code.
 
-A blocking operation is a basic block of its own: it returns S_RETRY and runs again when something in its cluster has moved.
+A blocking operation is a basic block of its own: it returns S_RETRY and runs again when something in its cluster has
+moved.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: F821, D103
+# ruff: noqa: F821, D103, SIM102
 from __future__ import annotations
 
 from .library import library
@@ -95,7 +97,8 @@ def barrier_arrive(ctx: Context, w: Warp, mask: u32, instruction: u32, number: u
         fatal(ctx, w, F_BARRIER_MISMATCH, instruction, ctz(mask), number, threads, bar.expected, bar.instruction)
         return 1
     bar.instruction = instruction
-    # A warp whose other lanes have exited (or were never there) counts whole; lanes of a diverged one count as they come.
+    # A warp whose other lanes have exited (or were never there) counts whole; lanes of a diverged one count as they
+    # come.
     count = popcount(mask)
     w.bar_lanes[number] = w.bar_lanes[number] | mask
     if (w.bar_lanes[number] & w.alive) == w.alive:
@@ -430,7 +433,8 @@ def mbarrier_complete(
 def mbarrier_wait(
     ctx: Context, w: Warp, mask: u32, instruction: u32, packed: u32, addr: P[u64], values: P[u64], out: P[u32]
 ) -> i32:
-    """packed: 1 parity, 2 try (may suspend), 4 acquire, space << 8. values: parity or state. out[0]: lanes whose phase is over."""
+    """packed: 1 parity, 2 try (may suspend), 4 acquire, space << 8. values: parity or state. out[0]: lanes whose phase
+    is over."""
     ready = u32(0)
     m = mask
     last = pointer(MBarrier, 0)
@@ -565,7 +569,7 @@ def cp_async_commit(ctx: Context, w: Warp) -> None:
 
 @native
 def cp_async_wait(ctx: Context, w: Warp, pending: u32) -> None:
-    """pending: how many of the newest groups may remain; NONE means wait_all, which also covers what is not committed."""
+    """pending: how many of the newest groups may remain; NONE means wait_all, which takes also what is not committed."""
     until = w.cp_group + 1
     if pending != NONE:
         until = w.cp_group - min(pending, w.cp_group)

@@ -1,12 +1,13 @@
 """Vector clocks: who has seen what. Native code.
 
-Within a cluster every warp holds a vector of clocks. Its components, per CTA: one per warp; PIPES per warp (cp.async groups, wgmma
-groups, bulk groups, tcgen05 operations); and one per mbarrier, which counts completed phases and so dates the asynchronous copies
-that complete there. ``vc`` is what the warp knows; ``avc`` is what it knows to be visible to the async proxy (raised to ``vc`` by
-``fence.proxy.async``). Release copies both into a barrier, acquire copies them back.
+Within a cluster every warp holds a vector of clocks. Its components, per CTA: one per warp; PIPES per warp (cp.async
+groups, wgmma groups, bulk groups, tcgen05 operations); and one per mbarrier, which counts completed phases and so
+dates the asynchronous copies that complete there. ``vc`` is what the warp knows; ``avc`` is what it knows to be
+visible to the async proxy (raised to ``vc`` by ``fence.proxy.async``). Release copies both into a barrier, acquire
+copies them back.
 
-Between clusters one clock per cluster suffices: a release to global memory (a fence and a strong write, or ``.release``)
-publishes it in one of SYNC_OBJECTS vectors, chosen by the address; a strong read takes that vector.
+Between clusters one clock per cluster suffices: a release to global memory (a fence and a strong write, or
+``.release``) publishes it in one of SYNC_OBJECTS vectors, chosen by the address; a strong read takes that vector.
 """
 
 # mypy: ignore-errors
@@ -69,7 +70,8 @@ def sync_release(ctx: Context, w: Warp, a: u64, ordered: u32) -> None:
 
 @native
 def sync_acquire(ctx: Context, w: Warp, a: u64) -> None:
-    """A strong read of ``a``. Taken at once, also without a fence behind it: relaxed polling followed by a barrier is common."""
+    """A strong read of ``a``. Taken at once, also without a fence behind it: relaxed polling followed by a barrier is
+    common."""
     head = ctx.ctas + w.cta.cluster_first
     if head.sync_used:
         acquire_from(w, head.sync + ((a >> 2) % SYNC_LOCAL) * (2 * head.components))
@@ -105,10 +107,12 @@ def async_access(
     own: u32,
     place: u64,
 ) -> None:
-    """An asynchronous engine will touch words of shared or tensor memory: check order and initialisation, leave its mark.
+    """An asynchronous engine will touch words of shared or tensor memory: check order and initialisation, leave its
+    mark.
 
-    flags: 1 write, 2 through the async proxy (generic writes need a proxy fence), 4 tensor memory, 8 does not set the mark, 16 only tcgen05.fence orders. own: a
-    component that is in order with this operation whatever the clocks say. place: what | rank << 8, for messages.
+    flags: 1 write, 2 through the async proxy (generic writes need a proxy fence), 4 tensor memory, 8 does not set
+    the mark, 16 only tcgen05.fence orders. own: a component that is in order with this operation whatever the clocks
+    say. place: what | rank << 8, for messages.
     """
     vc = w.vc
     tvc = w.vc
@@ -128,10 +132,21 @@ def async_access(
                     kind = F_TCGEN05_FENCE
                 fault(ctx, w, u32(kind), instruction, 0, cell.winstr, where, cell.wactor, place, (flags & 4) | 64)
                 cell.wclock = 0
-            elif (flags & 2) and ((flags & 1) == 0 or (ctx.checks & CK_STRICT)) and (cell.flags & 1) == 0 and unlikely(w.avc[cell.wactor] < cell.wclock) and (ctx.checks & CK_PROXY):
+            elif (
+                (flags & 2)
+                and ((flags & 1) == 0 or (ctx.checks & CK_STRICT))
+                and (cell.flags & 1) == 0
+                and unlikely(w.avc[cell.wactor] < cell.wclock)
+                and (ctx.checks & CK_PROXY)
+            ):
                 fault(ctx, w, F_PROXY_FENCE, instruction, 0, cell.winstr, where, cell.wactor, place, 64)
                 cell.wclock = 0
-            if (flags & 1) and unlikely(vc[cell.ractor] < cell.rclock) and tvc[cell.ractor] < cell.rclock and cell.ractor != own:
+            if (
+                (flags & 1)
+                and unlikely(vc[cell.ractor] < cell.rclock)
+                and tvc[cell.ractor] < cell.rclock
+                and cell.ractor != own
+            ):
                 kind = F_RACE_WRITE_AFTER_READ
                 if (flags & 4) and max(w.vc[cell.ractor], w.rvc[cell.ractor]) >= cell.rclock:
                     kind = F_TCGEN05_FENCE

@@ -1,4 +1,5 @@
-"""Structs and constants shared by the native runtime, the compiled kernels and the Python host. One definition per fact."""
+"""Structs and constants shared by the native runtime, the compiled kernels and the Python host. One definition per
+fact."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ __all__ = [
     "Space",
     "State",
     "Status",
-]  # fmt: skip
+]
 
 # Generic addresses. Windows have zero low halves, so that code which truncates a generic shared address still works.
 SHARED_BASE = 0x0100_0000_0000_0000
@@ -44,7 +45,8 @@ PAGE_BITS = 16
 # The driver keeps the first kilobyte of shared memory on sm_90 and later; address 0 is therefore never a variable.
 SHARED_RESERVED = 1024
 NONE = 0xFFFFFFFF
-# Clock components of a warp beside its own: cp.async, wgmma, bulk groups, tcgen05.mma/cp, tcgen05.ld/st (see clocks.py).
+# Clock components of a warp beside its own: cp.async, wgmma, bulk groups, tcgen05.mma/cp, tcgen05.ld/st (see
+# clocks.py).
 PIPES = 5
 # Global locations used for synchronisation hash to this many vectors of cluster clocks (collisions only hide races).
 SYNC_OBJECTS = 256
@@ -313,7 +315,8 @@ CTA = struct(
     bars: P[Barrier]
     cb_acc: P[u32]
     cb_done: P[u32]
-    sync: P[u32]         # SYNC_LOCAL pairs of clock vectors: synchronisation through memory inside the cluster (first CTA)
+    # SYNC_LOCAL pairs of clock vectors: synchronisation through memory inside the cluster (first CTA)
+    sync: P[u32]
     gclock: u32          # cluster's clock for other clusters (in the cluster's first CTA)
     sync_used: u32
     known: P[u32]        # per cluster: up to which gclock its writes are known here

@@ -19,7 +19,7 @@ from .layout import (
     Space,
     State,
     Status,
-)  # fmt: skip
+)
 
 __all__ = ["library"]
 
@@ -35,6 +35,12 @@ library.constant(
     SYNC_LOCAL=SYNC_LOCAL,
 )
 for _prefix, _enum in (
-    ("F_", Fault), ("SP_", Space), ("ST_", State), ("S_", Status), ("CK_", Check), ("N_", Counter), ("AT_", Atom),
-):  # fmt: skip
-    library.constant(**{_prefix + member.name: int(member) for member in _enum})  # type: ignore[attr-defined]
+    ("F_", Fault),
+    ("SP_", Space),
+    ("ST_", State),
+    ("S_", Status),
+    ("CK_", Check),
+    ("N_", Counter),
+    ("AT_", Atom),
+):
+    library.constant(**{_prefix + member.name: int(member) for member in _enum})

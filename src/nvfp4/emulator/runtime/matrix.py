@@ -31,8 +31,8 @@ def matrix_row(ctx: Context, w: Warp, a: u64, bytes: u32, instruction: u32, lane
 
 @native
 def load_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32, addr: P[u64], out: P[u32]) -> None:
-    """ldmatrix.m8n8.b16 (PTX ISA 9.7.14.5.15): lane l names row l % 8 of matrix l / 8; register k of lane l holds, of matrix k, row
-    l / 4, elements 2 (l % 4) and the next (transposed: column and row exchanged)."""
+    """ldmatrix.m8n8.b16 (PTX ISA 9.7.14.5.15): lane l names row l % 8 of matrix l / 8; register k of lane l holds,
+    of matrix k, row l / 4, elements 2 (l % 4) and the next (transposed: column and row exchanged)."""
     ctx.counters[N_SHARED_REQUESTS] += 1
     ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(
         u32(0xFFFFFFFF) if count == 4 else (u32(1) << (8 * count)) - 1, addr, 16

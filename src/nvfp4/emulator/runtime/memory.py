@@ -1,11 +1,12 @@
-"""Loads and stores of a warp: address translation, bounds, alignment, initialisation, races. Native code (see native/language.py).
+"""Loads and stores of a warp: address translation, bounds, alignment, initialisation, races. Native code (see
+native/language.py).
 
 The race check is a happens-before check with vector clocks (components: warps, their asynchronous pipes, mbarriers; see
 clocks.py). A shadow cell holds the last write and one reader of a 4-byte word.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: F821, D103
+# ruff: noqa: F821, D103, SIM102, SIM109
 from __future__ import annotations
 
 from .library import library
@@ -183,9 +184,19 @@ def shared_write_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64,
 
 @native
 def shared_store_check(
-    ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32, values: P[u8], size: u32, n: u32
+    ctx: Context,
+    w: Warp,
+    cta: Cta,
+    offset: u64,
+    bytes: u64,
+    instruction: u32,
+    lane: u32,
+    values: P[u8],
+    size: u32,
+    n: u32,
 ) -> None:
-    """values, size, n: what is stored, so that unordered writes of one value can be told from harmful ones; values may be null."""
+    """values, size, n: what is stored, so that unordered writes of one value can be told from harmful ones; values may
+    be null."""
     first = offset >> 2
     count = (bytes + 3) >> 2
     bm = byte_mask(offset, bytes)
@@ -199,15 +210,48 @@ def shared_store_check(
                 if values != 0 and (ctx.checks & CK_STRICT) == 0:
                     if same_value(pointer(u8, cta.shared + offset), values, size, n, lane):
                         return
-                fault(ctx, w, F_RACE_WRITE_AFTER_WRITE, instruction, lane, cell.winstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.wactor, cell.wclock, cell.flags & 1)
+                fault(
+                    ctx,
+                    w,
+                    F_RACE_WRITE_AFTER_WRITE,
+                    instruction,
+                    lane,
+                    cell.winstr,
+                    ((first + i) << 2) + (u64(cta.rank) << 24),
+                    cell.wactor,
+                    cell.wclock,
+                    cell.flags & 1,
+                )
             if (cell.rmask & bm) and unlikely(vc[cell.ractor] < cell.rclock):
                 if values != 0 and (ctx.checks & CK_STRICT) == 0:
                     if same_value(pointer(u8, cta.shared + offset), values, size, n, lane):
                         return
-                fault(ctx, w, F_RACE_WRITE_AFTER_READ, instruction, lane, cell.rinstr, ((first + i) << 2) + (u64(cta.rank) << 24), cell.ractor, cell.rclock, 0)
+                fault(
+                    ctx,
+                    w,
+                    F_RACE_WRITE_AFTER_READ,
+                    instruction,
+                    lane,
+                    cell.rinstr,
+                    ((first + i) << 2) + (u64(cta.rank) << 24),
+                    cell.ractor,
+                    cell.rclock,
+                    0,
+                )
                 cell.rclock = 0
             if unlikely(cell.flags & 2):
-                fault(ctx, w, F_MBARRIER_OVERWRITTEN, instruction, lane, 0, ((first + i) << 2) + (u64(cta.rank) << 24), 0, 0, 0)
+                fault(
+                    ctx,
+                    w,
+                    F_MBARRIER_OVERWRITTEN,
+                    instruction,
+                    lane,
+                    0,
+                    ((first + i) << 2) + (u64(cta.rank) << 24),
+                    0,
+                    0,
+                    0,
+                )
         if cell.wactor == me and cell.wclock == now:
             cell.wmask = cell.wmask | u8(bm)
         else:
@@ -494,7 +538,7 @@ def load(
 def store(
     ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, where_to: u32, addr: P[u64], values: P[u8]
 ) -> None:
-    """where_to: the space, and 256 for strong stores (volatile, relaxed, release), which do not race with one another."""
+    """where_to: the space, and 256 for strong stores (volatile, relaxed, release), which do not race among themselves."""
     space = where_to & 255
     strong = where_to >> 8
     bytes = u64(size * n)

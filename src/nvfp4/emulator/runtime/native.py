@@ -39,20 +39,23 @@ class Runtime:
     @functools.cache  # noqa: B019 - one runtime lives as long as the process
     def function(self, name: str) -> Any:
         """A ctypes callable."""
-        kinds = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "ptr": ctypes.c_uint64, "i8": ctypes.c_uint8, "i16": ctypes.c_uint16,
-                 "float": ctypes.c_float, "double": ctypes.c_double}  # fmt: skip
+        kinds: dict[str, Any] = {
+            "i32": ctypes.c_int32,
+            "i64": ctypes.c_int64,
+            "ptr": ctypes.c_uint64,
+            "i8": ctypes.c_uint8,
+            "i16": ctypes.c_uint16,
+            "float": ctypes.c_float,
+            "double": ctypes.c_double,
+        }
+        unsigned = {"i32": ctypes.c_uint32, "i64": ctypes.c_uint64}
+
+        def ctype(kind: Any) -> Any:
+            return unsigned.get(kind.llvm, kinds[kind.llvm]) if not getattr(kind, "signed", True) else kinds[kind.llvm]
+
         signature = library.signatures[name]
-        result = None
-        if signature.result is not None:
-            result = kinds[signature.result.llvm]
-            if not getattr(signature.result, "signed", True):
-                result = {ctypes.c_int32: ctypes.c_uint32, ctypes.c_int64: ctypes.c_uint64}.get(result, result)
-        arguments = []
-        for _, kind in signature.parameters:
-            found: Any = kinds[kind.llvm]
-            if not getattr(kind, "signed", True):
-                found = {ctypes.c_int32: ctypes.c_uint32, ctypes.c_int64: ctypes.c_uint64}.get(found, found)
-            arguments.append(found)
+        result = ctype(signature.result) if signature.result is not None else None
+        arguments = [ctype(kind) for _, kind in signature.parameters]
         return self.code.function(name, result, *arguments)
 
 

@@ -1,12 +1,13 @@
 """Divergence and the warp scheduler (PTX ISA 3.1, independent thread scheduling). Native code.
 
-A warp runs one group of lanes at a time (pc, mask). A divergent branch opens a join at the branch's immediate post-dominator; its
-groups wait there for one another, as compiled code does. Groups that wait for lanes (shfl and its kin) or for a barrier step aside
-for the others; when nothing else in the warp can run, joins are given up early, so every legal program makes progress.
+A warp runs one group of lanes at a time (pc, mask). A divergent branch opens a join at the branch's immediate post-
+dominator; its groups wait there for one another, as compiled code does. Groups that wait for lanes (shfl and its
+kin) or for a barrier step aside for the others; when nothing else in the warp can run, joins are given up early, so
+every legal program makes progress.
 """
 
 # mypy: ignore-errors
-# ruff: noqa: F821, D103
+# ruff: noqa: F821, D103, SIM102
 from __future__ import annotations
 
 from .library import library
