@@ -10,9 +10,9 @@
 //
 // Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
 //
-// Each multiplier warpgroup owns 64 of the 128 rows of every weight block. A step is 64 rows x one unit, four instructions. A step's
-// operand is decoded between the instructions of the step before (two sets of registers take turns): a warp decodes at 4 to 5
-// cycles an instruction, however idle the scheduler, so that every instruction in this loop counts.
+// Each multiplier warpgroup owns 64 of the 128 rows of every weight block. A step is 64 rows x one unit, four instructions. While they
+// run, the operand of the next step is decoded (two sets of registers take turns): a warp decodes at 4 to 5 cycles an
+// instruction, however idle the scheduler, so that every instruction in this loop counts.
 #pragma once
 
 #include "decode/wgmma_operand.cuh"
@@ -277,7 +277,8 @@ struct Multiplier {
                 if (block == 0) wait_barrier(stages.tile_full(tile), tile_parity);
                 const u64 b = wgmma_descriptor_128b(stages.tile(tile));
                 wgmma_fence_sync_aligned();
-                wgmma_m64k16<N, S::BF16>(sums[block], now[0], b);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) wgmma_m64k16<N, S::BF16>(sums[block], now[i], b + 2 * i);
                 wgmma_commit_group_sync_aligned();
                 wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
                 if (block == 0) {
@@ -286,10 +287,6 @@ struct Multiplier {
                 }
                 raw.template decode<0, S::BF16>(later[0]);
                 raw.template decode<1, S::BF16>(later[1]);
-                wgmma_m64k16<N, S::BF16>(sums[block], now[1], b + 2);
-                wgmma_m64k16<N, S::BF16>(sums[block], now[2], b + 4);
-                wgmma_m64k16<N, S::BF16>(sums[block], now[3], b + 6);
-                wgmma_commit_group_sync_aligned();
                 raw.template decode<2, S::BF16>(later[2]);
                 raw.template decode<3, S::BF16>(later[3]);
                 // The last codes of the chunk are in registers.
