@@ -46,3 +46,21 @@ def toolkit_roots() -> tuple[Path, ...]:
 def executor_override() -> str | None:
     """`Config.executor` alone, because it is asked for at every call."""
     return os.environ.get("NVFP4_EXECUTOR") or None
+
+
+def popcorn_descriptor() -> int | None:
+    """Where the contest's platform wants an evaluator's report (``POPCORN_FD``), or None."""
+    value = os.environ.get("POPCORN_FD", "")
+    return int(value) if value.isdigit() else None
+
+
+def popcorn_seed() -> int | None:
+    """The seed that the contest's platform gives a run (``POPCORN_SEED``), or None."""
+    value = os.environ.get("POPCORN_SEED", "")
+    return int(value) if value.isdigit() else None
+
+
+def child_environment(changes: dict[str, str | None]) -> dict[str, str]:
+    """This process's environment with `changes` for a child; None removes a variable."""
+    merged: dict[str, str | None] = {**os.environ, **changes}
+    return {name: value for name, value in merged.items() if value is not None}
