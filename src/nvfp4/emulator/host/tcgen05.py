@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..launch import AsyncOp
-from ..ptx.ast import Bracket, Imm, Operand, Reg, Vec
+from ..ptx.ast import Bracket, Imm, Vec
 from ..runtime.layout import Counter, Space
 from ..units.tcgen05 import MmaOp, MmaPlan, TensorMemory, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
 from .registry import register
@@ -320,8 +320,12 @@ def _commit(call: HostCall) -> bool:
         # What the thread knew when it issued: the products ran behind it (the copies that filled their operands, for
         # one), so whoever waits for them learns it too.
         known = np.concatenate((call.vector("vc"), call.vector("avc")))
-        # Its own generic accesses are not among it: a commit orders asynchronous operations only.
-        known[[int(call.warp["self"]), call.launch.components + int(call.warp["self"])]] = 0
+        # Its own generic accesses are not among it: a commit orders asynchronous operations only. What a fence has
+        # released before (mbarriers initialised in front of fence.mbarrier_init) compilers take to be passed on.
+        own = int(call.warp["self"])
+        fenced = 0 if call.launch.checks.strict else int(call.warp["fence_clock"])
+        known[own] = fenced
+        known[call.launch.components + own] = min(fenced, int(known[call.launch.components + own]))
 
         def run(where: list[tuple[int, int]] = signals, d: int = date, known: Vector = known) -> None:
             for rank, offset in where:
@@ -356,7 +360,6 @@ def _ld(call: HostCall) -> bool:
     i = call.instruction
     shape, num, packed, split = _shape(call)
     reduced = i.has("red")
-    targets = call.items(i.operands[0])
     address = call.uniform(i.operands[2 if reduced else 1], "tensor-memory address") & 0xFFFFFFFF
     plan = plan_ld(shape, num, address, call.warp_id % 4, packed, split)
     tmem = call.tmem(call.rank)
@@ -364,15 +367,13 @@ def _ld(call: HostCall) -> bool:
     for access in plan.accesses:
         tmem.check_allocated(access.spans, i.opcode)
         call.tensor_access(access.words, call.rank, access.what, component, date, False, component)
-    outputs: tuple[Operand, ...] = (*targets, *([i.operands[1]] if reduced else []))
-    for item in outputs:
-        if isinstance(item, Reg):
-            call.mark_init(item.name, call.mask, False)
+    call.mark_all(i.operands[0], False)
+    if reduced:
+        call.mark_all(i.operands[1], False)
 
     def run() -> None:
         found = plan.run(tmem)
-        for item, values in zip(targets, found, strict=True):
-            call.write(item, values)
+        call.write_all(i.operands[0], found)
         if reduced:
             op = "min" if i.has("min") else "max"
             call.write(i.operands[1], plan.reduce(found, op, i.parts[-1], i.has("abs"), i.has("NaN")))

@@ -234,6 +234,8 @@ def cluster_arrive(ctx: Context, w: Warp, mask: u32, instruction: u32, aligned: 
     head.cb_arrived += 1
     if release:
         release_to(w, head.cb_acc)
+    else:
+        release_fenced(w, head.cb_acc)
     cluster_settle(ctx, w.cta)
     return 0
 
@@ -400,6 +402,8 @@ def mbarrier_arrive(
                 bar.expected -= n
             if packed & 16:
                 release_to(w, bar.acc)
+            else:
+                release_fenced(w, bar.acc)
         if bar.tx > 0xFFFFF or bar.tx < -0xFFFFF:
             fatal(ctx, w, F_MBARRIER_OVERFLOW, instruction, lane, bar.address, u64(bar.tx), 1, 0)
             continue

@@ -28,6 +28,21 @@ def release_to(w: Warp, acc: P[u32]) -> None:
 
 
 @native
+def release_fenced(w: Warp, acc: P[u32]) -> None:
+    """A relaxed arrival behind a fence (fence.mbarrier_init, fence.acq_rel) releases what the warp did before the fence."""
+    if w.release_fence == 0:
+        return
+    known = w.vc[w.self]
+    visible = w.avc[w.self]
+    w.vc[w.self] = w.fence_clock
+    if visible > w.fence_clock:
+        w.avc[w.self] = w.fence_clock
+    release_to(w, acc)
+    w.vc[w.self] = known
+    w.avc[w.self] = visible
+
+
+@native
 def acquire_from(w: Warp, done: P[u32]) -> None:
     n = w.cta.components
     merge(w.vc, done, n)
@@ -48,6 +63,8 @@ def fence_tcgen05_after(ctx: Context, w: Warp) -> None:
 @native
 def fence_memory(ctx: Context, w: Warp) -> None:
     w.release_fence = 1
+    w.fence_clock = w.vc[w.self]
+    w.vc[w.self] += 1
 
 
 @native

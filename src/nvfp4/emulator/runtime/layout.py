@@ -359,6 +359,7 @@ WARP = struct(
     cp_done: u32
     spurious: u32
     release_fence: u32
+    fence_clock: u32     # own clock at the last fence: what a relaxed arrival behind it releases
     g_pc: u32[32]
     g_mask: u32[32]
     g_join: u32[32]
