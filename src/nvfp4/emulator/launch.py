@@ -163,6 +163,7 @@ class Launch:
         capacity = self.capacity
         self.cta_array = np.zeros(capacity * self.cluster_size, CTA.dtype)
         self.warp_array = np.zeros(capacity * self.cluster_size * self.warps, WARP.dtype)
+        self.cta_base, self.warp_base = int(self.cta_array.ctypes.data), int(self.warp_array.ctypes.data)
         self.fault_array = np.zeros(256, FAULT.dtype)
         self.trace_array = np.zeros(65536 if self.checks.timeline else 1, TRACE.dtype)
         blocks = len(self.kernel.flow.blocks)
@@ -263,6 +264,7 @@ class Launch:
         n, w = self.cluster_size, self.warps
         first_cta, first_warp = index * n, index * n * w
         register_bytes = slot.registers.size // max(1, n * w)
+        self.register_bytes = register_bytes
         vector = self.components * 4
         cx, cy, _ = self.config.cluster
         if self.checks.races:
@@ -541,11 +543,11 @@ class Launch:
 
     def cta_address(self, slot: int) -> int:
         """Native address of a CTA's struct."""
-        return int(self.cta_array.ctypes.data) + slot * CTA.size
+        return self.cta_base + slot * CTA.size
 
     def warp_address(self, index: int) -> int:
         """Native address of a warp's struct."""
-        return int(self.warp_array.ctypes.data) + index * WARP.size
+        return self.warp_base + index * WARP.size
 
     # -- summary -------------------------------------------------------------------------------------------------
 

@@ -184,7 +184,8 @@ def _floats(e: Emitter, i: Instruction, target: str, source: str) -> None:
     mode = _rounding(i)
     raw = e.read(i.operands[1], have, "f")
     value, t = unpack(e, raw, source)
-    if i.has("ftz") and source == "f32":
+    # To f16 nothing is flushed, whatever the modifier says (recorded on an H200).
+    if i.has("ftz") and source == "f32" and target != "f16":
         value = flush(e, value, 32)
     scalar = "double" if "double" in t else "float"
     if mode in ("rni", "rzi", "rmi", "rpi"):
@@ -193,9 +194,9 @@ def _floats(e: Emitter, i: Instruction, target: str, source: str) -> None:
         value = e.intrinsic(f"llvm.{name}.v32f{width}", t, (t, value))
         mode = "rn"
     mode = mode or "rn"
+    nan = e.op(f"fcmp uno {t} {value}, zeroinitializer")
     if i.has("relu"):
-        negative = e.op(f"fcmp olt {t} {value}, zeroinitializer")
-        value = e.op(f"select <32 x i1> {negative}, {t} zeroinitializer, {t} {value}")
+        value = _clip(e, value, t)
     if i.has("sat") and not i.has("satfinite"):
         from .floating import _saturate
 
@@ -203,7 +204,11 @@ def _floats(e: Emitter, i: Instruction, target: str, source: str) -> None:
     if target == "f64":
         if scalar == "float":
             value = e.op(f"fpext {t} {value} to <32 x double>")
-        e.write(i.operands[0], e.op(f"bitcast <32 x double> {value} to {vec(64)}"), 64)
+        out = e.op(f"bitcast <32 x double> {value} to {vec(64)}")
+        if i.has("ftz"):
+            # Flushing goes through an addition in f32, which makes NaNs canonical.
+            out = e.op(f"select <32 x i1> {nan}, {vec(64)} {e.splat(0x7FFFFFFFE0000000, 64)}, {vec(64)} {out}")
+        e.write(i.operands[0], out, 64)
         return
     if target == "f32":
         if scalar == "double":
@@ -211,7 +216,13 @@ def _floats(e: Emitter, i: Instruction, target: str, source: str) -> None:
         if i.has("ftz"):
             value = flush(e, value, 32)
         out = e.op(f"bitcast <32 x float> {value} to {vec(32)}")
-        e.write(i.operands[0], canonical(e, out, "f32", 32, value, "<32 x float>"), 32)
+        if source == "f64" and not i.has("sat"):
+            out = _payload(e, out, raw, nan, "f32")
+        elif source == "bf16":
+            out = e.op(f"select <32 x i1> {nan}, {vec(32)} {e.op(f'bitcast {t} {value} to {vec(32)}')}, {vec(32)} {out}")
+        else:
+            out = canonical(e, out, "f32", 32, value, "<32 x float>")
+        e.write(i.operands[0], out, 32)
         return
     if scalar == "double":
         value = to_odd_float(e, value, 32)
@@ -219,7 +230,27 @@ def _floats(e: Emitter, i: Instruction, target: str, source: str) -> None:
         e.write(i.operands[0], _tf32(e, value, mode, i.has("satfinite")), 32)
         return
     out = _narrow(e, value, target, mode, i.has("satfinite"))
+    if source == "f64":
+        out = _payload(e, out, raw, nan, target)
     e.write(i.operands[0], out, 16)
+
+
+def _clip(e: Emitter, value: str, t: str) -> str:
+    """.relu: negative numbers and -0 become +0, NaN stays."""
+    negative = e.op(f"fcmp ole {t} {value}, zeroinitializer")
+    return e.op(f"select <32 x i1> {negative}, {t} zeroinitializer, {t} {value}")
+
+
+def _payload(e: Emitter, value: str, raw: str, nan: str, target: str) -> str:
+    """NaNs of an f64 keep sign and upper payload bits, quieted, in narrower formats (recorded on an H200)."""
+    bits, mantissa = (32, 23) if target == "f32" else (16, 10 if target == "f16" else 7)
+    exponent = ((1 << (bits - 1 - mantissa)) - 1) << mantissa
+    k = vec(64)
+    top = e.op(f"lshr {k} {raw}, {e.splat(52 - mantissa, 64)}")
+    kept = e.op(f"and {k} {top}, {e.splat((1 << mantissa) - 1, 64)}")
+    sign = e.op(f"and {k} {e.op(f'lshr {k} {raw}, {e.splat(64 - bits, 64)}')}, {e.splat(1 << (bits - 1), 64)}")
+    whole = e.op(f"or {k} {e.op(f'or {k} {kept}, {sign}')}, {e.splat(exponent | 1 << (mantissa - 1), 64)}")
+    return e.op(f"select <32 x i1> {nan}, {vec(bits)} {e.resize(whole, 64, bits, False)}, {vec(bits)} {value}")
 
 
 def _narrow(e: Emitter, value: str, target: str, mode: str, satfinite: bool) -> str:
@@ -303,7 +334,10 @@ def _tf32(e: Emitter, value: str, mode: str, satfinite: bool) -> str:
         big = e.op(f"icmp uge {k} {magnitude}, splat (i32 2139095040)")
         sign = e.op(f"and {k} {out}, splat (i32 -2147483648)")
         out = e.op(f"select <32 x i1> {big}, {k} {e.op(f'or {k} {sign}, splat (i32 2139086848)')}, {k} {out}")
-    return canonical(e, out, "f32", 32, value, "<32 x float>")
+    # What an H200 makes of a NaN: .rna cuts its payload off, the others have one of their own.
+    nan = e.op(f"fcmp uno <32 x float> {value}, zeroinitializer")
+    odd = e.op(f"and {k} {raw}, splat (i32 -8192)") if mode == "rna" else "splat (i32 2147475456)"
+    return e.op(f"select <32 x i1> {nan}, {k} {odd}, {k} {out}")
 
 
 def _packed(e: Emitter, i: Instruction, target: str, source: str) -> None:
@@ -314,8 +348,7 @@ def _packed(e: Emitter, i: Instruction, target: str, source: str) -> None:
         halves = []
         for value in (low, high):
             if i.has("relu"):
-                negative = e.op(f"fcmp olt <32 x float> {value}, zeroinitializer")
-                value = e.op(f"select <32 x i1> {negative}, <32 x float> zeroinitializer, <32 x float> {value}")
+                value = _clip(e, value, "<32 x float>")
             halves.append(e.resize(_narrow(e, value, element, mode, i.has("satfinite")), 16, 32, False))
         out = e.op(f"or {vec(32)} {halves[0]}, {e.op(f'shl {vec(32)} {halves[1]}, splat (i32 16)')}")
         e.write(i.operands[0], out, 32)
@@ -381,8 +414,7 @@ def _decode_pair(e: Emitter, i: Instruction, target: str, fmt: Mini) -> None:
             code = inner.op(f"lshr {k} {a[0]}, {inner.splat(at, 32)}")
             value = decode_mini(inner, code, fmt)
             if relu:
-                negative = inner.op(f"fcmp olt <32 x float> {value}, zeroinitializer")
-                value = inner.op(f"select <32 x i1> {negative}, <32 x float> zeroinitializer, <32 x float> {value}")
+                value = _clip(inner, value, "<32 x float>")
             short = to_half(inner, value, 32) if target == "f16x2" else to_bfloat(inner, value, 32)
             parts.append(inner.resize(short, 16, 32, False))
         return inner.op(f"or {k} {parts[0]}, {inner.op(f'shl {k} {parts[1]}, splat (i32 16)')}")

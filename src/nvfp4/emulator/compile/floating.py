@@ -286,13 +286,11 @@ def _arithmetic(e: Emitter, i: Instruction) -> None:
     t = f"<{n} x {scalar}>"
     operands = _operands(e, i, kind)
     code = {"add": "fadd", "sub": "fsub", "mul": "fmul", "fma": "fma", "mad": "fma"}[i.base]
-    if mode != "rn" and element == "f64":
+    if mode != "rn" and element in ("f32", "f64"):
         value = constrained(e, code, t, [(t, v) for v in operands], mode)
     elif code != "fma":
         a, b = operands
-        if mode != "rn":
-            value = _directed(e, code, a, b, None, n, mode)
-        elif element == "bf16" and code == "fmul":
+        if element == "bf16" and code == "fmul":
             wide = [e.op(f"fpext <{n} x float> {x} to <{n} x double>") for x in (a, b)]
             value, scalar = e.op(f"fmul <{n} x double> {wide[0]}, {wide[1]}"), "double"
             t = f"<{n} x double>"
@@ -300,9 +298,7 @@ def _arithmetic(e: Emitter, i: Instruction) -> None:
             value = e.op(f"{code} {t} {a}, {b}")
     else:
         a, b, c = operands
-        if mode != "rn":
-            value = _directed(e, "fma", a, b, c, n, mode)
-        elif element == "f16":
+        if element == "f16":
             value = _odd_sum(e, e.op(f"fmul {t} {a}, {b}"), c, n, "float")
         elif element == "bf16":
             d = f"<{n} x double>"
@@ -312,20 +308,39 @@ def _arithmetic(e: Emitter, i: Instruction) -> None:
         else:
             width = 64 if element == "f64" else 32
             value = e.intrinsic(f"llvm.fma.v{n}f{width}", t, (t, a), (t, b), (t, c))
-    _finish(e, i, value, kind, scalar, t, n)
+    if element == "f64":
+        # Of several NaNs the second operand's is kept, else the third's.
+        value = _propagate(e, value, [operands[0], *operands[:0:-1]])
+    tiny = ""
+    if i.has("ftz") and element == "f32" and code in ("fmul", "fma"):
+        tiny = _tiny_product(e, operands, n)
+    _finish(e, i, value, kind, scalar, t, n, tiny)
 
 
-def _directed(e: Emitter, code: str, a: str, b: str, c: str | None, n: int, mode: str) -> str:
+def _propagate(e: Emitter, value: str, operands: list[str]) -> str:
+    """f64 results keep the payload of a NaN operand, quieted; the last operand that is one decides (recorded on an H200)."""
+    d, k = "<32 x double>", vec(64)
+    raw = e.op(f"bitcast {d} {value} to {k}")
+    for operand in operands:
+        quiet = e.op(f"or {k} {e.op(f'bitcast {d} {operand} to {k}')}, splat (i64 {1 << 51})")
+        nan = e.op(f"fcmp uno {d} {operand}, zeroinitializer")
+        raw = e.op(f"select <32 x i1> {nan}, {k} {quiet}, {k} {raw}")
+    return e.op(f"bitcast {k} {raw} to {d}")
+
+
+def _tiny_product(e: Emitter, operands: list[str], n: int) -> str:
+    """Lanes whose f32 product (plus addend) is below the normal numbers before it is rounded: that is what .ftz flushes."""
     d = f"<{n} x double>"
-    wa, wb = (e.op(f"fpext <{n} x float> {x} to {d}") for x in (a, b))
-    if code == "fmul":
-        return round_double(e, e.op(f"fmul {d} {wa}, {wb}"), n, mode)
-    if code == "fsub":
-        wb = e.op(f"fneg {d} {wb}")
-    if c is not None:
-        product = e.op(f"fmul {d} {wa}, {wb}")
-        return round_double(e, _odd_sum(e, product, e.op(f"fpext <{n} x float> {c} to {d}"), n, "double"), n, mode)
-    return round_double(e, _odd_sum(e, wa, wb, n, "double"), n, mode)
+    wide = [e.op(f"fpext <{n} x float> {x} to {d}") for x in operands]
+    exact = e.op(f"fmul {d} {wide[0]}, {wide[1]}")
+    if len(wide) > 2:
+        exact = _odd_sum(e, exact, wide[2], n, "double")
+    return _tiny(e, exact, n)
+
+
+def _tiny(e: Emitter, exact: str, n: int) -> str:
+    d = f"<{n} x double>"
+    return e.op(f"fcmp olt {d} {e.intrinsic(f'llvm.fabs.v{n}f64', d, (d, exact))}, splat (double {2.0**-126!r})")
 
 
 def _mixed(e: Emitter, i: Instruction, kind: str) -> None:
@@ -348,22 +363,26 @@ def _mixed(e: Emitter, i: Instruction, kind: str) -> None:
         value = (
             e.op(f"{code} {t} {values[0]}, {values[1]}")
             if mode == "rn"
-            else _directed(e, code, values[0], values[1], None, 32, mode)
+            else constrained(e, code, t, [(t, v) for v in values], mode)
         )
     _finish(e, i, value, "f32", "float", t, 32)
 
 
-def _finish(e: Emitter, i: Instruction, value: str, kind: str, scalar: str, t: str, n: int) -> None:
+def _finish(e: Emitter, i: Instruction, value: str, kind: str, scalar: str, t: str, n: int, tiny: str = "") -> None:
+    """Flush, clamp, round and write. ``tiny``: lanes to flush as well, though rounding made them normal."""
+    if tiny:
+        k = vec(32, n)
+        sign = e.op(f"and {k} {e.op(f'bitcast {t} {value} to {k}')}, splat (i32 -2147483648)")
+        value = e.op(f"select <{n} x i1> {tiny}, {t} {e.op(f'bitcast {k} {sign} to {t}')}, {t} {value}")
     if i.has("ftz") and kind.startswith("f32"):
         value = flush(e, value, n)
+    if i.has("ftz") and kind.startswith("f16") and scalar == "float":
+        value = flush(e, value, n, "f16")
     if i.has("sat"):
         value = _saturate(e, value, t, n)
     if i.has("relu"):
         value = _relu(e, value, t, n)
-    out = pack(e, value, kind, scalar)
-    if i.has("ftz") and kind.startswith("f16"):
-        out = flush_half(e, out, kind)
-    e.write(i.operands[0], out, type_bits(kind))
+    e.write(i.operands[0], pack(e, value, kind, scalar), type_bits(kind))
 
 
 def _min_max(e: Emitter, i: Instruction) -> None:
@@ -388,6 +407,9 @@ def _min_max(e: Emitter, i: Instruction) -> None:
     value = operands[0]
     for other in operands[1:]:
         value = e.intrinsic(name, t, (t, value), (t, other))
+    if element == "f64":
+        both = e.op(f"fcmp uno {t} {value}, zeroinitializer")
+        value = e.op(f"select <32 x i1> {both}, {t} {_propagate(e, value, operands)}, {t} {value}")
     if signs is not None:
         raw = e.op(f"or {k} {e.op(f'bitcast {t} {value} to {k}')}, {signs}")
         value = e.op(f"bitcast {k} {raw} to {t}")
@@ -412,6 +434,11 @@ def _sign(e: Emitter, i: Instruction) -> None:
         value = e.op(f"xor {vec(bits)} {a}, {e.splat(sign, bits)}")
     if element == "f32" and n == 32:
         value = canonical(e, value, "f32", 32, e.op(f"bitcast {vec(32)} {value} to <32 x float>"), "<32 x float>")
+    elif element == "f64":
+        d = "<32 x double>"
+        nan = e.op(f"fcmp uno {d} {e.op(f'bitcast {vec(64)} {a} to {d}')}, zeroinitializer")
+        quiet = e.op(f"or {vec(64)} {a}, splat (i64 {1 << 51})")
+        value = e.op(f"select <32 x i1> {nan}, {vec(64)} {quiet}, {vec(64)} {value}")
     elif element in ("f16", "bf16"):
         wide, t = unpack(e, value, kind)
         short = e.op(f"bitcast {vec(bits)} {value} to {vec(16, n)}") if n == 64 else value
@@ -431,7 +458,14 @@ def _divide(e: Emitter, i: Instruction) -> None:
         value = constrained(e, "fdiv", t, [(t, a), (t, b)], mode)
     else:
         value = e.op(f"fdiv {t} {a}, {b}")
-    _finish(e, i, value, kind, "float" if kind == "f32" else "double", t, 32)
+    tiny = ""
+    if kind == "f64":
+        value = _propagate(e, value, [b, a])
+    elif i.has("ftz"):
+        # The f64 quotient of two f32 never rounds onto a normal number's border from below.
+        wide = [e.op(f"fpext {t} {x} to <32 x double>") for x in (a, b)]
+        tiny = _tiny(e, e.op(f"fdiv <32 x double> {wide[0]}, {wide[1]}"), 32)
+    _finish(e, i, value, kind, "float" if kind == "f32" else "double", t, 32, tiny)
 
 
 def _unary(e: Emitter, i: Instruction) -> None:
@@ -544,7 +578,9 @@ def _testp(e: Emitter, i: Instruction) -> None:
             value = e.op(f"and <32 x i1> {tiny}, {nonzero}")
         else:
             finite = e.op(f"icmp ult {k} {magnitude}, {e.splat(infinity, bits)}")
-            value = e.op(f"and <32 x i1> {finite}, {e.op(f'xor <32 x i1> {tiny}, splat (i1 true)')}")
+            # Zeros count as normal.
+            below = e.op(f"and <32 x i1> {tiny}, {nonzero}")
+            value = e.op(f"and <32 x i1> {finite}, {e.op(f'xor <32 x i1> {below}, splat (i1 true)')}")
     e.write(i.operands[0], value, 1)
 
 

@@ -73,6 +73,7 @@ class CompiledKernel:
     uses: set[str] = field(default_factory=set)
     names: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    banks: dict[int, object] = field(default_factory=dict)
 
 
 def _layout(module: PtxModule, flow: Flow, entry: Function, globals_: dict[str, int]) -> KernelLayout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..ptx.ast import Instruction
@@ -28,11 +29,16 @@ def register(prefix: str) -> Callable[[Handler], Handler]:
 
 def find(i: Instruction) -> Handler | None:
     """The handler with the longest matching prefix."""
+    return _find(i.opcode)
+
+
+@lru_cache(maxsize=4096)
+def _find(opcode: str) -> Handler | None:
     from . import bulk, control, mma, tcgen05, tensor, wgmma  # noqa: F401 - importing registers
 
     best: tuple[int, Handler] | None = None
     for prefix, handler in HANDLERS:
-        if (i.opcode == prefix or i.opcode.startswith(prefix + ".")) and (best is None or len(prefix) > best[0]):
+        if (opcode == prefix or opcode.startswith(prefix + ".")) and (best is None or len(prefix) > best[0]):
             best = len(prefix), handler
     return best[1] if best else None
 

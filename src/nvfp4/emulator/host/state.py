@@ -23,6 +23,8 @@ __all__ = ["Fatal", "HostCall", "Spans"]
 
 Spans = NDArray[np.int64]
 U64 = NDArray[np.uint64]
+_EVERY = list(range(32))
+_UNSIGNED: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 CPASYNC, WGMMA, BULK, TCGEN05, TRANSFER = range(PIPES)
 
 
@@ -53,10 +55,13 @@ class HostCall:
         self.next = block.fall
         self.number = self._number()
         self.mask = int(self.warp["mask"])
-        self.lanes = [l for l in range(32) if self.mask >> l & 1]
+        self.lanes = _EVERY if self.mask == 0xFFFFFFFF else [l for l in range(32) if self.mask >> l & 1]
         self.cta_slot = cluster.first_cta + (index - cluster.first_warp) // launch.warps
         self.cta = launch.cta_array[self.cta_slot]
         self.rank = int(self.cta["rank"])
+        size = launch.register_bytes
+        start = (index - cluster.first_warp) * size
+        self.file: NDArray[np.uint8] = launch.slots[cluster.slot].registers[start : start + size]
 
     def _number(self) -> int:
         numbers = self.launch.kernel.__dict__.setdefault("_host_numbers", {})
@@ -133,12 +138,11 @@ class HostCall:
         """A register's storage: 32 lanes (predicates: one packed word)."""
         bits = register_bits(self.launch.kernel.flow.registers[name])
         offset = self.launch.kernel.layout.slots[name]
-        base = int(self.warp["registers"]) + offset
         if bits == 1:
-            return _view(base, 4).view(np.uint32)
+            return self.file[offset : offset + 4].view(np.uint32)
         if bits == 128:
-            return _view(base, 512).view(np.uint64).reshape(32, 2)
-        return _view(base, bits * 4).view({8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}[bits])
+            return self.file[offset : offset + 512].view(np.uint64).reshape(32, 2)
+        return self.file[offset : offset + bits * 4].view(_UNSIGNED[bits])
 
     def values(self, operand: Operand) -> U64:
         """An operand in all lanes, zero-extended to 64 bits."""
@@ -165,10 +169,21 @@ class HostCall:
 
     def value(self, operand: Operand, lane: int | None = None) -> int:
         """An operand of one lane (the first active one)."""
+        if isinstance(operand, Reg) and operand.name in self.launch.kernel.layout.slots:
+            bits = register_bits(self.launch.kernel.flow.registers[operand.name])
+            where = self.leader if lane is None else lane
+            if bits == 1:
+                return int(self.register_view(operand.name)[0]) >> where & 1
+            if bits < 128:
+                return int(self.register_view(operand.name)[where])
         return int(self.values(operand)[self.leader if lane is None else lane])
 
     def uniform(self, operand: Operand, what: str) -> int:
         """An operand that must agree in all active lanes."""
+        if self.mask == 0xFFFFFFFF and isinstance(operand, Reg) and operand.name in self.launch.kernel.layout.slots:
+            view = self.register_view(operand.name)
+            if view.size == 32 and not (view != view[0]).any():
+                return int(view[0])
         found = self.values(operand)[self.lanes]
         if (found != found[0]).any():
             self.fatal(
@@ -196,8 +211,57 @@ class HostCall:
 
     def registers(self, operand: Operand) -> NDArray[np.uint32]:
         """A vector of 32-bit registers as uint32 [n, 32]."""
-        found = [self.values(item).astype(np.uint32) for item in self.items(operand)]
-        return np.stack(found)
+        bank = self._bank(operand)
+        if bank is not None:
+            found: NDArray[np.uint32] = self.file.view(np.uint32)[bank[0]]
+            return found
+        return np.stack([self.values(item).astype(np.uint32) for item in self.items(operand)])
+
+    def _bank(self, operand: Operand) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+        """Where a vector of 32-bit registers lies in the register file, in words: [n, 32], and its initialisation words. None if it
+        holds anything else."""
+        banks: dict[int, Any] = self.launch.kernel.banks
+        key = id(operand)
+        if key not in banks:
+            layout, kinds = self.launch.kernel.layout, self.launch.kernel.flow.registers
+            names = [r.name for r in self.items(operand) if isinstance(r, Reg) and r.name in layout.slots]
+            whole = len(names) == len(self.items(operand)) and all(register_bits(kinds[n]) == 32 for n in names)
+            if whole:
+                words = np.array([layout.slots[n] // 4 for n in names], np.intp)[:, None] + np.arange(32)
+                doubtful = np.array([layout.init_slots[n] // 4 for n in names if n in layout.init_slots], np.intp)
+                banks[key] = words, doubtful
+            else:
+                banks[key] = None
+        found: tuple[NDArray[np.intp], NDArray[np.intp]] | None = banks[key]
+        return found
+
+    def write_all(self, operand: Operand, values: NDArray[np.uint32], mask: int | None = None) -> None:
+        """Write a vector of registers, uint32 [n, 32], and mark it as written."""
+        bank = self._bank(operand)
+        lanes = self.mask if mask is None else mask
+        if bank is None:
+            for item, row in zip(self.items(operand), values, strict=True):
+                self.write(item, row, lanes)
+            return
+        file = self.file.view(np.uint32)
+        if lanes == 0xFFFFFFFF:
+            file[bank[0]] = values
+        else:
+            chosen = [l for l in range(32) if lanes >> l & 1]
+            file[bank[0][:, chosen]] = values[:, chosen]
+        file[bank[1]] |= np.uint32(lanes)
+
+    def mark_all(self, operand: Operand, known: bool) -> None:
+        """Set or clear the initialisation bits of a vector of registers."""
+        bank = self._bank(operand)
+        if bank is None:
+            for item in self.items(operand):
+                if isinstance(item, Reg):
+                    self.mark_init(item.name, self.mask, known)
+        elif known:
+            self.file.view(np.uint32)[bank[1]] |= np.uint32(self.mask)
+        else:
+            self.file.view(np.uint32)[bank[1]] &= np.uint32(~self.mask & 0xFFFFFFFF)
 
     def write(self, operand: Operand, values: NDArray[Any], lanes: int | None = None) -> None:
         """Write a destination register in the active lanes."""
@@ -221,7 +285,7 @@ class HostCall:
         offset = self.launch.kernel.layout.init_slots.get(name)
         if offset is None:
             return
-        word = _view(int(self.warp["registers"]) + offset, 4).view(np.uint32)
+        word = self.file[offset : offset + 4].view(np.uint32)
         word[0] = (int(word[0]) | mask) if known else (int(word[0]) & ~mask & 0xFFFFFFFF)
 
     # -- shared memory -------------------------------------------------------------------------------------------
@@ -312,7 +376,7 @@ class HostCall:
         names = self.launch.findings.what
         if what not in names:
             names.append(what)
-        index = np.ascontiguousarray(words, np.int64)
+        index = words if words.dtype == np.int64 and words.flags.c_contiguous else np.ascontiguousarray(words, np.int64)
         self.launch.native.function("async_access")(
             self.launch.address,
             self.launch.warp_address(self.index),

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..launch import AsyncOp
-from ..ptx.ast import Instruction, Operand, Reg, Vec
-from ..runtime.layout import Counter
+from ..ptx.ast import Instruction, Operand, Vec
+from ..runtime.layout import PIPES, Counter
 from ..units.wgmma import WgmmaPlan, WgmmaSpec, plan_wgmma
 from .registry import register
 from .state import WGMMA, HostCall
@@ -40,7 +40,8 @@ class _Issue:
 class _Group:
     """State of a warpgroup."""
 
-    issues: list[_Issue] = field(default_factory=list)
+    issues: dict[int, _Issue] = field(default_factory=dict)
+    first: int = 0
     issued: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     committed: list[list[int]] = field(default_factory=lambda: [[], [], [], []])
     fenced: list[bool] = field(default_factory=lambda: [False] * 4)
@@ -57,16 +58,17 @@ def _state(call: HostCall) -> _Group:
 
 def _component(call: HostCall) -> int:
     """The clock component of the warpgroup: that of its first warp."""
-    from ..runtime.layout import PIPES
-
     return call.pipe(WGMMA) - (call.warp_id % 4) * PIPES
 
 
-_SPECS: dict[str, WgmmaSpec] = {}
+_SPECS: dict[int, tuple[Instruction, WgmmaSpec]] = {}
 
 
 def _spec(call: HostCall) -> tuple[WgmmaSpec, Operand, Operand, Operand]:
     i = call.instruction
+    known = _SPECS.get(id(i))
+    if known is not None and known[0] is i:
+        return known[1], i.operands[1], i.operands[2], i.operands[3]
     match = re.match(r"m64n(\d+)k(\d+)", i.parts[4])
     if match is None or i.has("sp"):
         call.fatal("illegal-instruction", f"{i.opcode}: shape", "dense m64nNkK shapes are implemented")
@@ -84,6 +86,7 @@ def _spec(call: HostCall) -> tuple[WgmmaSpec, Operand, Operand, Operand]:
     spec = WgmmaSpec(
         int(match.group(1)), d_type, a_type, b_type, trans_a, trans_b, negate_a, negate_b, i.has("satfinite")
     )
+    _SPECS[id(i)] = i, spec
     return spec, a, b, scale_d
 
 
@@ -111,8 +114,8 @@ def _mma_async(call: HostCall) -> bool:
         )
         state.fenced[quarter] = True
     index = state.issued[quarter]
-    if index == len(state.issues):
-        state.issues.append(_Issue(plan, i, index + 1))
+    if index not in state.issues:
+        state.issues[index] = _Issue(plan, i, index + 1)
     issue = state.issues[index]
     if issue.instruction is not i or issue.plan is not plan:
         call.fatal(
@@ -126,9 +129,7 @@ def _mma_async(call: HostCall) -> bool:
     state.issued[quarter] = index + 1
     for access in plan.accesses:
         call.access(access.words, call.rank, access.what, _component(call), issue.date, False)
-    for item in call.items(i.operands[0]):
-        assert isinstance(item, Reg)
-        call.mark_init(item.name, call.mask, False)
+    call.mark_all(i.operands[0], False)
     if len(issue.calls) == 4:
         queue = f"wgmma:{call.cta_slot}:{call.warp_id // 4}"
         issue.op = AsyncOp(lambda: _run(issue), call.launch.steps_now() + call.launch.delay(), "wgmma", queue, i.line)
@@ -141,18 +142,15 @@ def _mma_async(call: HostCall) -> bool:
 def _run(issue: _Issue) -> None:
     calls = [issue.calls[q] for q in range(4)]
     target = issue.instruction.operands[0]
-    views = [[c.register_view(r.name) for r in c.items(target) if isinstance(r, Reg)] for c in calls]
-    d = np.array(views) if issue.scale else np.zeros((4, len(views[0]), 32), np.uint32)
+    count = len(calls[0].items(target))
+    d = np.stack([c.registers(target) for c in calls]) if issue.scale else np.zeros((4, count, 32), np.uint32)
     source = issue.instruction.operands[1]
     a: Any = None
     if isinstance(source, Vec):
         a = np.stack([c.registers(source) for c in calls])
     out = issue.plan.run(calls[0].smem(), d, a, issue.scale)
     for q, call in enumerate(calls):
-        for k, item in enumerate(call.items(target)):
-            assert isinstance(item, Reg)
-            views[q][k][:] = out[q, k]
-            call.mark_init(item.name, 0xFFFFFFFF, True)
+        call.write_all(target, out[q])
     issue.done = True
 
 
@@ -180,19 +178,24 @@ def _wait(call: HostCall) -> bool:
     if len(groups) <= keep:
         return True
     until = groups[len(groups) - keep - 1]
-    for issue in state.issues[:until]:
-        if len(issue.calls) < 4:
-            return False
-    for issue in state.issues[:until]:
+    mine = [state.issues[n] for n in range(state.first, until) if n in state.issues]
+    if any(len(issue.calls) < 4 for issue in mine):
+        return False
+    for issue in mine:
         if not issue.done and issue.op is not None:
             call.launch.complete(call.cluster, issue.op)
+    # Forget what is done and what every warp has waited for, so that long loops stay fast.
+    while state.first in state.issues and state.issues[state.first].done:
+        del state.issues[state.first]
+        state.first += 1
+    del groups[: max(0, len(groups) - keep - 1)]
     vc = call.vector("vc")
     vc[_component(call)] = max(int(vc[_component(call)]), until)
     # Pending accumulators of later groups stay in flight; those of finished ones may be pending again through a later
     # issue.
-    for issue in state.issues[until:]:
+    for issue in list(state.issues.values()):
+        if issue.date <= until:
+            continue
         if call.warp_id % 4 in issue.calls and not issue.done:
-            for item in call.items(issue.instruction.operands[0]):
-                assert isinstance(item, Reg)
-                call.mark_init(item.name, call.mask, False)
+            call.mark_all(issue.instruction.operands[0], False)
     return True

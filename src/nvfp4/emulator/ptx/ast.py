@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 __all__ = [
     "Bracket",
@@ -28,6 +29,7 @@ __all__ = [
 _BITS = re.compile(r"[busf](8|16|32|64|128)")
 
 
+@lru_cache(maxsize=1024)
 def type_bits(name: str) -> int:
     """Width in bits of one element of a PTX type name without its dot (``f16x2`` is 32, ``pred`` is 1)."""
     if name == "pred":

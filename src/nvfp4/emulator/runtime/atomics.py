@@ -75,9 +75,20 @@ def combine_integer(op: u32, signed: u32, width: u32, old: u64, b: u64, c: u64) 
 
 
 @native
+def flush_f32(x: f32) -> f32:
+    raw = u32(bits(x))
+    if (raw & 0x7F800000) == 0:
+        raw = raw & 0x80000000
+    return bits(raw)
+
+
+@native
 def combine_f32(op: u32, x: f32, y: f32) -> f32:
     if op == AT_ADD:
-        return x + y
+        total = x + y
+        if total != total:
+            return bits(u32(0x7FFFFFFF))
+        return total
     if x != x:
         return y
     if y != y:
@@ -98,7 +109,8 @@ def combine_half(op: u32, bfloat: u32, old: u16, b: u16) -> u16:
 
 @native
 def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
-    """Apply and return the old value. kind: 0 unsigned or bits, 1 signed, 2 float, 3 f16, 4 bf16, 5 f16x2, 6 bf16x2."""
+    """Apply and return the old value. kind: 0 unsigned or bits, 1 signed, 2 float, 3 f16, 4 bf16, 5 f16x2, 6 bf16x2,
+    7 float with denormals flushed."""
     old = u64(0)
     if width == 8:
         old = pointer(u64, p)[0]
@@ -107,7 +119,9 @@ def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
     else:
         old = u64(pointer(u16, p)[0])
     new = old
-    if kind == 2 and width == 4:
+    if kind == 7:
+        new = u64(bits(flush_f32(combine_f32(op, flush_f32(bits(u32(old))), flush_f32(bits(u32(b)))))))
+    elif kind == 2 and width == 4:
         new = u64(bits(combine_f32(op, bits(u32(old)), bits(u32(b)))))
     elif kind == 2:
         x = bits(old)
@@ -176,7 +190,11 @@ def atomic(
             global_write_check(ctx, w, b, a - b.va, width, instruction, lane, 1)
             sync_release(ctx, w, a, ordered)
             b.written += width
-            out[lane] = combine(op, kind, width, pointer(u8, b.host + (a - b.va)), values[lane], values[32 + lane])
+            # f32 additions in global memory flush denormals (PTX ISA 9.7.13.5), in shared memory they do not.
+            how = kind
+            if kind == 2 and width == 4 and op == AT_ADD:
+                how = u32(7)
+            out[lane] = combine(op, how, width, pointer(u8, b.host + (a - b.va)), values[lane], values[32 + lane])
         else:
             cta = translate_shared(ctx, w, a, width, where, instruction, lane, 1)
             if cta == 0:
