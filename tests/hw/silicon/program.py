@@ -93,7 +93,10 @@ class Approximate:
 
 @dataclass(frozen=True)
 class Row:
-    """One instruction among the rows of an output: its text, the operands that it was given, and how it is judged."""
+    """One instruction among the rows of an output: its text, the operands that it was given, and how it is judged.
+
+    `defined`: lanes whose operands the ISA allows; the others are recorded, but not compared. None: all.
+    """
 
     text: str
     out: str
@@ -101,6 +104,7 @@ class Row:
     operands: tuple[tuple[str, Array], ...] = ()
     rule: Approximate | None = None
     out_type: str = ""
+    defined: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,10 +28,19 @@ class Op:
     operands: tuple[str, ...]
     rule: Approximate | None = None
     out_type: str = ""
+    defined: Callable[..., Array] | None = None
 
 
-def op(text: str, out: int | str, *operands: str, rule: Approximate | None = None, out_type: str = "") -> Op:
-    return Op(text, out, operands, rule, out_type)
+def op(
+    text: str,
+    out: int | str,
+    *operands: str,
+    rule: Approximate | None = None,
+    out_type: str = "",
+    defined: Callable[..., Array] | None = None,
+) -> Op:
+    """An `Op`; `defined` says for which operands the ISA gives it a result."""
+    return Op(text, out, operands, rule, out_type, defined)
 
 
 def unary(name: str, width: int, pool: str, out: int | None = None) -> Op:
@@ -85,7 +94,8 @@ def table(name: str, klass: str, ops: list[Op], pools: Mapping[str, Pool]) -> Pr
             f'    {{ {ctype} d; asm volatile("{text}" : "={constraint}"(d) : {", ".join(operands)});'
             f" out{width}[{index * LANES} + i] = d; }}"
         )
-        rows.append(Row(p.text, f"out{width}", index, tuple(values), p.rule, p.out_type))
+        mask = None if p.defined is None else p.defined(*(bits for _, bits in values))
+        rows.append(Row(p.text, f"out{width}", index, tuple(values), p.rule, p.out_type, mask))
     outs = [Out(f"out{w}", f"uint{w}", (n, LANES)) for w, n in counts.items() if n]
     parameters = ", ".join(["const u64* in", *(f"u{o.name[3:]}* {o.name}" for o in outs)])
     body = "\n".join(lines)

@@ -457,6 +457,13 @@ def _divide(e: Emitter, i: Instruction) -> None:
     if mode != "rn":
         value = constrained(e, "fdiv", t, [(t, a), (t, b)], mode)
     else:
+        if i.has("approx"):
+            # Divisors beyond 2^126 count as infinite (9.7.3.8).
+            far = e.op(f"fcmp ogt {t} {e.intrinsic('llvm.fabs.v32f32', t, (t, b))}, splat (float {2.0**126!r})")
+            endless = e.intrinsic("llvm.copysign.v32f32", t, (t, "splat (float 0x7FF0000000000000)"), (t, b))
+            number = e.op(f"fcmp ord {t} {b}, zeroinitializer")
+            far = e.op(f"and <32 x i1> {far}, {number}")
+            b = e.op(f"select <32 x i1> {far}, {t} {endless}, {t} {b}")
         value = e.op(f"fdiv {t} {a}, {b}")
     tiny = ""
     if kind == "f64":

@@ -381,7 +381,7 @@ def _prmt(e: Emitter, i: Instruction) -> None:
         elif mode == "f4e":
             pick = e.op(f"add {w} {low}, {e.splat(byte, 64)}")
         elif mode == "b4e":
-            pick = e.op(f"and {w} {e.op(f'sub {w} {low}, {e.splat(byte, 64)}')}, {three}")
+            pick = e.op(f"and {w} {e.op(f'sub {w} {low}, {e.splat(byte, 64)}')}, {seven}")
         elif mode == "rc8":
             pick = low
         elif mode == "ecl":

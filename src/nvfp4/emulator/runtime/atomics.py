@@ -110,7 +110,7 @@ def combine_half(op: u32, bfloat: u32, old: u16, b: u16) -> u16:
 @native
 def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
     """Apply and return the old value. kind: 0 unsigned or bits, 1 signed, 2 float, 3 f16, 4 bf16, 5 f16x2, 6 bf16x2,
-    7 float with denormals flushed."""
+    7 f32 and f64 as global memory adds them."""
     old = u64(0)
     if width == 8:
         old = pointer(u64, p)[0]
@@ -119,7 +119,15 @@ def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
     else:
         old = u64(pointer(u16, p)[0])
     new = old
-    if kind == 7:
+    if kind == 7 and width == 8:
+        # Global memory adds f64 elsewhere than the SMs do: NaNs stay as they are, and the new operand's comes first.
+        x = bits(old)
+        y = bits(b)
+        if y != y:
+            new = b
+        elif x == x:
+            new = bits(x + y)
+    elif kind == 7:
         new = u64(bits(flush_f32(combine_f32(op, flush_f32(bits(u32(old))), flush_f32(bits(u32(b)))))))
     elif kind == 2 and width == 4:
         new = u64(bits(combine_f32(op, bits(u32(old)), bits(u32(b)))))
@@ -127,7 +135,10 @@ def combine(op: u32, kind: u32, width: u32, p: P[u8], b: u64, c: u64) -> u64:
         x = bits(old)
         y = bits(b)
         if op == AT_ADD:
-            new = bits(x + y)
+            if x != x:
+                new = old | 0x8000000000000
+            else:
+                new = bits(x + y)
         elif op == AT_MIN:
             new = bits(min(x, y))
         else:
@@ -192,7 +203,7 @@ def atomic(
             b.written += width
             # f32 additions in global memory flush denormals (PTX ISA 9.7.13.5), in shared memory they do not.
             how = kind
-            if kind == 2 and width == 4 and op == AT_ADD:
+            if kind == 2 and op == AT_ADD:
                 how = u32(7)
             out[lane] = combine(op, how, width, pointer(u8, b.host + (a - b.va)), values[lane], values[32 + lane])
         else:

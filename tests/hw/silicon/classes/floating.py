@@ -91,7 +91,7 @@ def _ulps(count: float) -> object:
     def bound(x: Array, exact: Array) -> Array:
         del x
         _, e = np.frexp(exact)
-        return np.ldexp(count, np.maximum(e - 24, -149))
+        return np.where(exact == 0, 0.0, np.ldexp(np.float64(count), np.maximum(e - 24, -149)))
 
     return bound
 
@@ -128,8 +128,12 @@ def _approximate() -> list[Op]:
     def circle(x: Array) -> Array:
         return np.abs(x) <= np.pi
 
-    def divisor(x: Array, y: Array) -> Array:
-        return np.divide(x, y)
+    def finite(x: Array) -> Array:
+        return np.abs(x) >= 2.0**-126
+
+    def quick(x: Array, y: Array) -> Array:
+        """Divisors beyond 2^126 give zero (9.7.3.8)."""
+        return np.where(np.abs(y) > 2.0**126, 0.0, np.divide(x, y))
 
     ops: list[Op] = []
     for ftz in ("", ".ftz"):
@@ -153,8 +157,8 @@ def _approximate() -> list[Op]:
             f(f"lg2.approx{ftz}.f32 %0, %1;", np.log2, _log_bound, "9.7.3.21: 2^-22", normal),
             f(f"sin.approx{ftz}.f32 %0, %1;", np.sin, _absolute(2.0**-20.5), "9.7.3.19: 2^-20.5 in [-pi, pi]", circle),
             f(f"cos.approx{ftz}.f32 %0, %1;", np.cos, _absolute(2.0**-20.5), "9.7.3.20: 2^-20.5 in [-pi, pi]", circle),
-            f(f"div.full{ftz}.f32 %0, %1, %2;", divisor, _ulps(2), "9.7.3.8: 2 ulp", normal, 2),
-            f(f"div.approx{ftz}.f32 %0, %1, %2;", divisor, _ulps(2), "9.7.3.8: 2 ulp", normal, 2),
+            f(f"div.full{ftz}.f32 %0, %1, %2;", np.divide, _ulps(2), "9.7.3.8: 2 ulp", finite, 2),
+            f(f"div.approx{ftz}.f32 %0, %1, %2;", quick, _ulps(2), "9.7.3.8: 2 ulp", finite, 2),
         ]
     ops.append(f("tanh.approx.f32 %0, %1;", np.tanh, _relative(2.0**-10.987), "9.7.3.23: 2^-11", normal))
     return ops
@@ -166,7 +170,7 @@ def _narrow(count: float, digits: int, least: int) -> object:
     def bound(x: Array, exact: Array) -> Array:
         del x
         _, e = np.frexp(exact)
-        return np.ldexp(count, np.maximum(e - digits, least))
+        return np.ldexp(np.float64(count), np.maximum(e - digits, least))
 
     return bound
 

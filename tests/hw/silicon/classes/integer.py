@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..pools import pools
-from ..program import Program
+from ..program import Array, Program
 from ..table import Op, binary, op, table, ternary, unary
 
 _S = {16: "16", 32: "32", 64: "64"}
@@ -54,6 +54,11 @@ def _arithmetic() -> list[Op]:
     return ops
 
 
+def _bytes(value: Array, position: Array, length: Array) -> Array:
+    del value
+    return (position < 256) & (length < 256)
+
+
 def _bits() -> list[Op]:
     ops: list[Op] = []
     for w in (16, 32, 64):
@@ -70,7 +75,8 @@ def _bits() -> list[Op]:
         ]
         for s in ("u", "s"):
             ops += [unary(f"bfind.{s}{w}", w, f"i{w}", 32), unary(f"bfind.shiftamt.{s}{w}", w, f"i{w}", 32)]
-            ops.append(op(f"bfe.{s}{w} %0, %1, %2, %3;", w, f"i{w}", "i32", "i32"))
+            # Position and length are 0..255 (9.7.1.22); beyond, the 64-bit form, which ptxas builds of others, differs.
+            ops.append(op(f"bfe.{s}{w} %0, %1, %2, %3;", w, f"i{w}", "i32", "i32", defined=_bytes))
         # Only eight bits of position and length count; here they stay below that as well as beyond.
         ops.append(
             op("{ .reg .b32 c; and.b32 c, %%3, 63; bfi.b%d %%0, %%1, %%2, c, 9; }" % w, w, f"i{w}", f"i{w}", "i32")

@@ -1,0 +1,79 @@
+"""The Hopper GEMM family: the same programs on silicon and in the emulator, judged by the same checker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nvfp4.backends.sm90 import BACKEND
+from nvfp4.check import inputs
+from nvfp4.check.run import fuzz, poison_outputs
+from nvfp4.check.verdict import Verdict, judge
+from nvfp4.device import Capability, capability, known
+from nvfp4.problem import Format, Op, Problem
+
+TILED, LINEAR, SCALED = Format("nvfp4", "tiled"), Format("nvfp4", "linear"), Format("nvfp4", "linear", True)
+FP16, BF16 = Format("fp16", ""), Format("bf16", "")
+
+# Ragged rows and tokens, K with and without a ragged chunk, every kind of operand and result; with three multiprocessors
+# most tiles are shared between blocks.
+SMALL = [
+    Problem(Op.GEMM, 5, 130, 320, a=FP16, b=LINEAR),
+    Problem(Op.GEMM, 20, 300, 512, l=2, a=TILED, b=TILED, out_dtype="fp32"),
+    Problem(Op.GEMM, 33, 70, 64, a=BF16, b=SCALED, out_dtype="bf16"),
+    Problem(Op.DUAL_GEMM, 12, 140, 256, a=LINEAR, b=LINEAR),
+    Problem(Op.DUAL_GEMM, 7, 128, 192, a=BF16, b=TILED, out_dtype="fp32"),
+    Problem(Op.GROUP_GEMM, 52, 130, 320, a=TILED, b=TILED, groups=((5, 130, 128), (17, 40, 320), (30, 128, 64))),
+    Problem(Op.GROUP_GEMM, 40, 136, 192, a=FP16, b=SCALED, stacked=4),
+]
+FEW = replace(known("sm_90a"), sms=3)
+
+
+def run(problem: Problem, distribution: str, seed: int, device: str, what: Capability) -> Verdict:
+    operands, outputs = poison_outputs(inputs.make(problem, distribution, seed, device))
+    BACKEND.run(BACKEND.plan(what, problem), problem, operands)
+    return judge(problem, operands, outputs)
+
+
+@pytest.mark.parametrize("problem", SMALL, ids=str)
+def test_emulated(problem):
+    """With a distribution each, in turn."""
+    i = SMALL.index(problem)
+    verdict = run(problem, inputs.NAMES[i % len(inputs.NAMES)], i, "cpu", FEW)
+    assert verdict.ok, verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distribution", inputs.NAMES)
+@pytest.mark.parametrize("problem", SMALL, ids=str)
+def test_emulated_with_all_data(problem, distribution):
+    verdict = run(problem, distribution, 1, "cpu", FEW)
+    assert verdict.ok, verdict
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("problem", SMALL, ids=str)
+def test_on_the_gpu(problem):
+    what = capability("cuda")
+    if BACKEND.refuse(what, problem):
+        pytest.skip(BACKEND.refuse(what, problem)[0])
+    for seed, distribution in enumerate(inputs.NAMES):
+        verdict = run(problem, distribution, seed, "cuda", what)
+        assert verdict.ok, (distribution, str(verdict))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("op", [Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM])
+def test_fuzzed_on_the_gpu(op):
+    what = capability("cuda")
+    ran = 0
+    for seed in range(20):
+        case = fuzz(op, seed)
+        if BACKEND.refuse(what, case.problem):
+            continue
+        verdict = run(case.problem, case.distribution, seed, "cuda", what)
+        assert verdict.ok, (str(case), str(verdict))
+        ran += 1
+    if what.compute == (9, 0):
+        assert ran > 0
