@@ -29,7 +29,7 @@ MAX_STACKED = 1024
 
 
 def launches(plan: GemmPlan, problem: Problem, operands: Operands, extra: Sequence[torch.Tensor]) -> tuple[Launch, ...]:
-    """A launch for up to `MAX_LISTED` groups, and one before it that decodes NVFP4 activations; none without results."""
+    """A launch for up to `MAX_LISTED` groups, after one that decodes NVFP4 activations; none without results."""
     return (_stacked if problem.stacked else _list)(plan, problem, operands, extra)
 
 

@@ -1,0 +1,138 @@
+"""The Hopper GEMM family without a GPU: what it refuses, what it plans, and what the compiler makes of its kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nvfp4 import jit
+from nvfp4.backends.operands import aligned
+from nvfp4.backends.sm90 import BACKEND
+from nvfp4.backends.sm90.group_gemm import MAX_LISTED, MAX_STACKED
+from nvfp4.backends.sm90.plan import MAX_TOKENS, tokens_of
+from nvfp4.check import inputs
+from nvfp4.check.run import fuzz
+from nvfp4.contest.tasks import TASKS
+from nvfp4.device import known
+from nvfp4.executors import parameters
+from nvfp4.problem import Format, Op, Problem
+
+HOPPER = known("sm_90a")
+OPS = (Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM)
+FUZZED = [problem for op in OPS for seed in range(40) if not BACKEND.refuse(HOPPER, problem := fuzz(op, seed).problem)]
+CONTEST = [task.problem(case, scale_layout="tiled") for task in TASKS if task.op in OPS for case in task.benchmarks]
+TILED, LINEAR = Format("nvfp4", "tiled"), Format("nvfp4", "linear")
+COMPILED = [
+    Problem(Op.GEMM, 128, 7168, 16384, a=TILED, b=TILED),
+    Problem(Op.GEMM, 128, 4096, 7168, a=TILED, b=TILED),
+    Problem(Op.GEMM, 32, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
+    Problem(Op.GEMM, 2048, 8192, 7168, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32"),
+    Problem(Op.DUAL_GEMM, 512, 4096, 7168, a=TILED, b=TILED),
+    Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
+    Problem(Op.GROUP_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
+    Problem(Op.GROUP_GEMM, 1024, 512, 256, a=Format("bf16", ""), b=LINEAR, stacked=16),
+]
+
+
+def test_contest_shapes_are_taken():
+    assert len(CONTEST) == 11
+    for problem in CONTEST:
+        assert BACKEND.refuse(HOPPER, problem) == ()
+        assert "WGMMA" in BACKEND.plan(HOPPER, problem).describe()
+
+
+def test_refusals_name_the_reason():
+    gemm = Problem(Op.GEMM, 64, 64, 64)
+
+    def reason(problem: Problem, arch: str = "sm_90a") -> str:
+        (text,) = BACKEND.refuse(known(arch), problem)
+        return text
+
+    assert "a CPU" in reason(gemm, "cpu")
+    assert "not sm_100a" in reason(gemm, "sm_100a")
+    assert "B must be NVFP4" in reason(replace(gemm, b=Format("fp16", "")))
+    assert "multiple of 64, not 80" in reason(replace(gemm, k=80))
+    listed = Problem(Op.GROUP_GEMM, 2, 64, 128, groups=((1, 64, 128), (1, 64, 48)))
+    assert "multiple of 64, not 48" in reason(listed)
+    assert f"at most {MAX_STACKED}" in reason(Problem(Op.GROUP_GEMM, 9, 64, 64, stacked=MAX_STACKED + 1))
+    assert "parts of tiles" in reason(replace(gemm, m=2**20, n=2**22))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 16, 17, 100, 128, 129, 200, 250, 4096])
+def test_tokens_cover_the_rows_in_as_few_tiles_as_there_can_be(rows):
+    tokens = tokens_of(rows)
+    assert tokens % 8 == 0
+    assert tokens <= MAX_TOKENS
+    assert -(-rows // tokens) == -(-rows // MAX_TOKENS)
+
+
+@pytest.mark.parametrize("problem", [*CONTEST, *FUZZED, *COMPILED], ids=str)
+def test_plans_fit_the_device(problem):
+    plan = BACKEND.plan(HOPPER, problem)
+    assert 1 <= plan.grid <= HOPPER.sms
+    assert plan.blocks == 2 or problem.op is not Op.DUAL_GEMM
+    small = replace(problem, k=min(problem.k, 64)) if not problem.groups else problem
+    operands = aligned(inputs.make(small)) if problem.m * problem.n < 2**20 else None
+    if operands is None:
+        assert plan.shared_bytes <= HOPPER.shared_bytes
+        return
+    for launch in BACKEND.launches(BACKEND.plan(HOPPER, small), small, operands):
+        assert launch.shared_bytes <= HOPPER.shared_bytes
+        assert len(parameters.build(launch.args).data) <= 32764
+        assert launch.programmatic
+
+
+def test_nvfp4_activations_are_decoded_first_and_others_are_not():
+    for form, names in ((LINEAR, ["sm90_decode.cu", "sm90_gemm.cu"]), (Format("bf16", ""), ["sm90_gemm.cu"])):
+        problem = Problem(Op.GEMM, 8, 16, 64, a=form, b=LINEAR)
+        launches = BACKEND.launches(BACKEND.plan(HOPPER, problem), problem, inputs.make(problem))
+        assert [launch.kernel.source for launch in launches] == names
+
+
+def test_many_groups_take_several_launches_and_empty_ones_none():
+    sizes = tuple((i % 3, 8, 64) for i in range(3 * MAX_LISTED))
+    problem = Problem(Op.GROUP_GEMM, sum(m for m, _, _ in sizes), 8, 64, a=Format("fp16", ""), b=LINEAR, groups=sizes)
+    launches = BACKEND.launches(BACKEND.plan(HOPPER, problem), problem, inputs.make(problem))
+    assert len(launches) == 2
+    for empty in (Problem(Op.GEMM, 0, 4, 64), Problem(Op.DUAL_GEMM, 4, 0, 64)):
+        assert BACKEND.launches(BACKEND.plan(HOPPER, empty), empty, inputs.make(empty)) == ()
+
+
+def _disassembler() -> str | None:
+    """`cuobjdump` on the path, or the one that comes with Triton."""
+    found = shutil.which("cuobjdump")
+    spec = importlib.util.find_spec("triton")
+    if found is None and spec is not None and spec.origin is not None:
+        beside = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        found = str(beside) if beside.exists() else None
+    return found
+
+
+@pytest.mark.parametrize("problem", COMPILED, ids=str)
+def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem, tmp_path):
+    """ptxas reports spills, and says so when it has to wait for each wgmma (C7510 to C7514)."""
+    small = problem if problem.groups else replace(problem, m=min(problem.m, 8), n=16, k=64)
+    plan = BACKEND.plan(HOPPER, problem)
+    for launch in BACKEND.launches(plan, small, inputs.make(small)):
+        artifact = jit.compile(launch.kernel)
+        assert artifact.resources is not None
+        assert artifact.resources.local_bytes == 0, f"{launch.kernel}: {artifact.resources}"
+        assert artifact.resources.registers * launch.block[0] <= 65536
+        assert "serialized" not in artifact.log
+        if launch.kernel.source == "sm90_decode.cu":
+            continue
+        tool = _disassembler()
+        if tool is None:
+            pytest.skip("no cuobjdump: neither on the path nor in a Triton package")
+        (tmp_path / "kernel.cubin").write_bytes(artifact.code)
+        sass = subprocess.run([tool, "-sass", tmp_path / "kernel.cubin"], capture_output=True, text=True).stdout
+        kind = "BF16" if problem.a.kind == "bf16" else "F32"
+        assert sass.count(f"HGMMA.64x{plan.tokens}x16") >= 16 * plan.blocks
+        assert kind in sass
+        assert "LDL" not in sass
+        assert "STL" not in sass
