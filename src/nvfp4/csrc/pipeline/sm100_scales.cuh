@@ -1,5 +1,6 @@
 // The scale warps of the Blackwell product kernels: they bring block scales into the form that the tensor core wants, where copying
-// is not enough. Each takes every fourth chunk, so that four are under way at once.
+// is not enough. They take turns with the chunks, so that several are under
+// way at once.
 //
 // What the tensor core reads is UE4M3: it has no sign. A negative block scale is made positive, and the codes of its block change
 // their signs instead, where they lie in shared memory. That is rare, and costs nothing but a look at the scales otherwise.
@@ -174,7 +175,7 @@ __device__ __forceinline__ void prepare_scales(const Storage<S>& memory, u32 war
                     y[i].template load<S::Y_SCALES, UNIT>(tile.y[i / S::Y_TILES], i % S::Y_TILES * 128, tile.k, chunk);
                 }
             }
-            if constexpr (S::CONVERTS) wait_barrier(memory.empty(ring.index), ring.parity ^ 1);
+            wait_barrier(memory.empty(ring.index), ring.parity ^ 1);
             bool waited = false;
             const auto codes_are_there = [&] {
                 if (!waited) wait_barrier(memory.full(ring.index), ring.parity);

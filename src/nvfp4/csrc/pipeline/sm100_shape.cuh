@@ -60,11 +60,12 @@ struct Shape {
     static constexpr int TILE_M = X_ROWS * GROUP;
     static constexpr int Y_ROWS = TILE_N / GROUP;
     // A tile may begin in the middle of a tile of scales, and its columns of tensor memory two further on, if TILE_N is an odd multiple of 64.
-    static constexpr bool HALVES = TILE_N % 128 != 0;
+    static constexpr bool HALVES = TILE_N % 128 != 0 && Y_SCALES == SCALES_BY_TENSOR_MAP;
     static constexpr int Y_TILES = (TILE_N + 64) / 128;
 
     static constexpr bool CONVERTS = X_SCALES != SCALES_BY_TENSOR_MAP || Y_SCALES != SCALES_BY_TENSOR_MAP;
-    static constexpr int SCALE_WARPS = CONVERTS || INSPECT ? 4 : 0;
+    // They take turns with the chunks; more of them than stages could mistake a phase of a barrier for the one before the last.
+    static constexpr int SCALE_WARPS = CONVERTS || INSPECT ? (STAGES < 4 ? STAGES : 4) : 0;
     // Warps: four of the epilogue, one that loads, one that multiplies, those that prepare scales.
     static constexpr int LOAD_WARP = 4, PRODUCT_WARP = 5, FIRST_SCALE_WARP = 6;
     static constexpr int THREADS = 32 * (FIRST_SCALE_WARP + SCALE_WARPS);

@@ -1,0 +1,48 @@
+"""Names that the device code of this backend knows (``csrc/pipeline/sm100_shape.cuh``), and its sizes."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+OUT = {"fp16": 0, "bf16": 1, "fp32": 2}
+SCALES = {"linear": 0, "tiled": 1}
+OUT_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
+
+CHUNK = 256
+"""Elements along K of a pipeline stage: 128 bytes of codes, a line of the swizzle."""
+
+STEPS = 4
+"""Instructions of 64 elements in a chunk."""
+
+ROWS = 128
+"""Rows of X that a block multiplies: the instruction's M, or half of it with a pair of blocks."""
+
+SCALE_TILE_BYTES = 512
+"""A tile of 128 x 4 scales."""
+
+TENSOR_COLUMNS = 512
+"""Columns of the tensor memory of a multiprocessor."""
+
+SHARED_SLACK = 1024
+"""Dynamic shared memory that aligning the first stage may take."""
+
+
+class Cluster(IntEnum):
+    """What two blocks of a cluster share: nothing (no cluster), the tile of X, or one instruction."""
+
+    NONE = 0
+    MULTICAST = 1
+    PAIR = 2
+
+
+class ScaleMode(IntEnum):
+    """How the scales of an operand come to shared memory."""
+
+    TENSOR_MAP = 0
+    FROM_LINEAR = 1
+    FROM_TILED = 2
+
+
+def ceil_div(value: int, unit: int) -> int:
+    """`value` / `unit`, rounded up."""
+    return -(-value // unit)

@@ -1,0 +1,215 @@
+"""`ProductPlan`: how a GEMM, dual GEMM or grouped GEMM runs on Blackwell; everything that a tuner may vary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from nvfp4.backends.sm100.constants import (
+    CHUNK,
+    OUT,
+    ROWS,
+    SCALE_TILE_BYTES,
+    SHARED_SLACK,
+    STEPS,
+    TENSOR_COLUMNS,
+    Cluster,
+    ScaleMode,
+    ceil_div,
+)
+from nvfp4.executors.launch import Kernel
+from nvfp4.problem import Format, Op, Problem
+
+TILE_NS = (64, 128, 192, 256)
+_SCALE_WARPS = 4
+_OTHER_WARPS = 6
+# Static shared memory: barriers, the address of the tensor memory, a flag.
+_STATIC_BYTES = 512
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """How a product runs. X and Y are what the instruction calls A and B: A and B, or B and A when `swapped`.
+
+    Attributes:
+        arch: Compilation target.
+        tile_n: Rows of Y of a tile: 64, 128, 192 or 256. A block has 128 rows of X, a pair 256.
+        stages: Chunks of 256 elements along K in shared memory.
+        buffers: Accumulators in tensor memory: with 2 the epilogue of a tile overlaps the products of the next.
+        sets: Sets of scale columns in tensor memory that take turns; 1 leaves to the hardware that a copy of scales does
+            not overtake the products before it (which CUTLASS relies on, and the PTX ISA does not say).
+        cluster: What two blocks share.
+        splits: Parts of K that are computed by different blocks and added in a fixed order.
+        swapped: The weights B are X, the activations A are Y: for few rows of A.
+        signed: Block scales may be negative. The tensor core takes no signs: scale warps look for them. False is right
+            only where the caller knows that there are none.
+        interleave: Scales of a step are copied to tensor memory just before its product, not a chunk's at once.
+        collect: Dual GEMM: the second product of a step takes A from the collector buffer.
+        hints: L2 keeps activations and lets weights go.
+        early: The weights are not written by the kernel before in the queue, and are fetched before it has ended.
+        programmatic: Launched before the previous kernel has ended (programmatic dependent launch).
+        band: Tiles of Y that follow one another for each tile of X.
+        persistent: Blocks compute tile after tile; otherwise one each.
+        sms: Multiprocessors of the device: the grid of a persistent kernel.
+    """
+
+    arch: str
+    tile_n: int = 128
+    stages: int = 4
+    buffers: int = 2
+    sets: int = 2
+    cluster: Cluster = Cluster.NONE
+    splits: int = 1
+    swapped: bool = False
+    signed: bool = True
+    interleave: bool = False
+    collect: bool = True
+    hints: bool = True
+    early: bool = False
+    programmatic: bool = True
+    band: int = 16
+    persistent: bool = True
+    sms: int = 148
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a cluster."""
+        return 1 if self.cluster is Cluster.NONE else 2
+
+    @property
+    def tile_m(self) -> int:
+        """Rows of X that one instruction multiplies."""
+        return ROWS * (2 if self.cluster is Cluster.PAIR else 1)
+
+    @property
+    def y_rows(self) -> int:
+        """Rows of Y in the shared memory of a block."""
+        return self.tile_n // (2 if self.cluster is Cluster.PAIR else 1)
+
+    @property
+    def y_tiles(self) -> int:
+        """Tiles of scales that rows of Y may touch."""
+        return (self.tile_n + 64) // 128
+
+    def stage_bytes(self, products: int) -> int:
+        """Shared memory of one stage."""
+        codes = (ROWS + products * self.y_rows) * CHUNK // 2
+        return codes + (1 + products * self.y_tiles) * STEPS * SCALE_TILE_BYTES
+
+    def shared_bytes(self, products: int) -> int:
+        """Dynamic shared memory of a block."""
+        return self.stages * self.stage_bytes(products) + SHARED_SLACK
+
+    def tensor_columns(self, products: int) -> int:
+        """Columns of tensor memory in use: accumulators, then sets of scales."""
+        scales = 4 * STEPS * (1 + products * self.y_tiles)
+        return self.buffers * products * self.tile_n + self.sets * scales
+
+    def scale_modes(self, problem: Problem) -> tuple[ScaleMode, ScaleMode]:
+        """How the scales of X and Y come to shared memory."""
+
+        def mode(form: Format, ragged: bool) -> ScaleMode:
+            if form.scale_layout == "linear":
+                return ScaleMode.FROM_LINEAR
+            return ScaleMode.FROM_TILED if ragged else ScaleMode.TENSOR_MAP
+
+        # The rows of a group of the stacked form begin anywhere in A.
+        modes = (mode(problem.a, problem.stacked > 0), mode(problem.b, False))
+        return (modes[1], modes[0]) if self.swapped else modes
+
+    def inspects(self, problem: Problem) -> bool:
+        """Whether scale warps look at scales that are copied as they are."""
+        ks = [k for _, _, k in problem.groups] or [problem.k]
+        return self.signed or any(k % 64 for k in ks)
+
+    def threads(self, problem: Problem) -> int:
+        """Threads of a block."""
+        prepares = self.inspects(problem) or any(mode is not ScaleMode.TENSOR_MAP for mode in self.scale_modes(problem))
+        return 32 * (_OTHER_WARPS + (min(_SCALE_WARPS, self.stages) if prepares else 0))
+
+    def wrong(self, products: int, shared_limit: int) -> tuple[str, ...]:
+        """Why no kernel can have this plan; empty when one can."""
+        reasons = []
+        if self.tile_n not in TILE_NS:
+            reasons.append(f"tile_n is {self.tile_n}, not one of {TILE_NS}")
+        if self.stages < 2:
+            reasons.append("fewer than 2 stages")
+        if not 1 <= self.sets <= min(4, self.stages):
+            reasons.append(f"{self.sets} sets of scales, not 1 to the smaller of 4 and the stages")
+        if self.buffers not in (1, 2):
+            reasons.append(f"{self.buffers} accumulators, not 1 or 2")
+        if self.shared_bytes(products) + _STATIC_BYTES > shared_limit:
+            reasons.append(f"{self.shared_bytes(products)} bytes of shared memory")
+        if self.tensor_columns(products) > TENSOR_COLUMNS:
+            reasons.append(f"{self.tensor_columns(products)} columns of tensor memory, which has {TENSOR_COLUMNS}")
+        return tuple(reasons)
+
+    def kernel(self, problem: Problem, name: str, extra: dict[str, int] | None = None) -> Kernel:
+        """``sm100_<name>.cu`` with the constants of this plan."""
+        products = 2 if problem.op is Op.DUAL_GEMM else 1
+        x_scales, y_scales = self.scale_modes(problem)
+        constants = {
+            "TILE_N": self.tile_n,
+            "PRODUCTS": products,
+            "STAGES": self.stages,
+            "BUFFERS": self.buffers,
+            "SETS": self.sets,
+            "CLUSTER": int(self.cluster),
+            "X_SCALES": int(x_scales),
+            "Y_SCALES": int(y_scales),
+            "INSPECT": int(self.inspects(problem)),
+            "SPLITS": self.splits,
+            "SWAPPED": int(self.swapped),
+            "INTERLEAVE": int(self.interleave),
+            "COLLECT": int(self.collect),
+            "HINTS": int(self.hints),
+            "EARLY": int(self.early),
+            "BAND": self.band,
+            "OUT": OUT[problem.out_dtype],
+            "SCALE_UNIT": scale_unit(problem),
+            **(extra or {}),
+        }
+        return Kernel(
+            f"sm100_{name}.cu",
+            f"nvfp4_sm100_{name}",
+            tuple((f"PLAN_{key}", value) for key, value in constants.items()),
+            self.arch,
+        )
+
+    def describe(self) -> str:
+        """One line for people."""
+        products = 1
+        parts = [
+            f"tcgen05.mma mxf4nvf4, {self.tile_m}x{self.tile_n} tiles",
+            f"{self.stages} stages of {self.stage_bytes(products) // 1024} KB",
+            f"{self.tensor_columns(products)} columns of tensor memory, {self.buffers} accumulators",
+        ]
+        if self.cluster is not Cluster.NONE:
+            parts.append("pairs of blocks" if self.cluster is Cluster.PAIR else "A shared by two blocks")
+        if self.splits > 1:
+            parts.append(f"K in {self.splits} parts")
+        if self.swapped:
+            parts.append("operands swapped")
+        return ", ".join(parts) + f" [{self.arch}]"
+
+
+def scale_unit(problem: Problem) -> int:
+    """Bytes that a load of linear scales may take: a power of two that divides K/16 of every matrix, at most 16."""
+    blocks = [k // 16 for _, _, k in problem.groups] or [problem.k // 16]
+    return min(16, *(count & -count for count in blocks)) if all(blocks) else 16
+
+
+def fitting(plan: ProductPlan, products: int, shared_limit: int) -> ProductPlan:
+    """`plan` with as many stages, sets and accumulators as there is room for."""
+    room = shared_limit - SHARED_SLACK - _STATIC_BYTES
+    stages = max(2, min(8, room // plan.stage_bytes(products)))
+    for buffers in (2, 1):
+        for sets in (4, 3, 2, 1):
+            candidate = replace(plan, stages=stages, buffers=buffers, sets=min(sets, stages))
+            if not candidate.wrong(products, shared_limit):
+                return candidate
+    return replace(plan, stages=stages, buffers=1, sets=1)
+
+
+def tiles_of(rows: int, unit: int) -> int:
+    """Tiles that cover `rows`."""
+    return ceil_div(rows, unit)
