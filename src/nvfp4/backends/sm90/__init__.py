@@ -9,7 +9,7 @@ from nvfp4 import executors
 from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
-from nvfp4.backends.sm90 import gemm, group_gemm
+from nvfp4.backends.sm90 import gemm, gemv, group_gemm
 from nvfp4.backends.sm90.launching import scratch
 from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, plan
 from nvfp4.device import Capability
@@ -32,8 +32,8 @@ class Sm90Backend:
         if capability.compute != (9, 0):
             what = "a CPU" if capability.arch == "cpu" else capability.arch
             reasons.append(f"needs a GPU of compute capability 9.0, not {what}")
-        if problem.op not in _LAUNCHES:
-            return (*reasons, f"has no kernel for {problem.op}")
+        if problem.op is Op.GEMV:
+            return (*reasons, *gemv.refuse(problem))
         if problem.b.kind != "nvfp4":
             reasons.append(f"B must be NVFP4, not {problem.b.kind}")
         depths = sorted({k for _, _, k in problem.groups} or {problem.k})
@@ -45,12 +45,14 @@ class Sm90Backend:
             reasons.append("more than 2^31 - 1 parts of tiles")
         return tuple(reasons)
 
-    def plan(self, capability: Capability, problem: Problem) -> GemmPlan:
+    def plan(self, capability: Capability, problem: Problem) -> GemmPlan | gemv.GemvPlan:
         """The plan for `problem` there."""
-        return plan(capability, problem)
+        return gemv.plan(capability, problem) if problem.op is Op.GEMV else plan(capability, problem)
 
     def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
         """The launches, in order, that compute ``operands.out``."""
+        if problem.op is Op.GEMV:
+            return gemv.launches(cast(gemv.GemvPlan, plan), problem, operands)
         chosen = cast(GemmPlan, plan)
         return _LAUNCHES[problem.op](chosen, problem, operands, scratch(chosen, problem, operands))
 
@@ -64,6 +66,8 @@ class Sm90Backend:
 
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
         """
+        if problem.op is Op.GEMV:
+            return gemv.prepare(cast(gemv.GemvPlan, plan), problem)
         chosen = cast(GemmPlan, plan)
         return repeated(
             lambda operands, extra: _LAUNCHES[problem.op](chosen, problem, operands, extra),

@@ -61,15 +61,14 @@ __device__ __forceinline__ Factors16 e2m1x16_to_factors(u32 low, u32 high, u32 t
 
 // Four times the sum of 16 products of codes and factors, plus DOT_BIAS: exact.
 __device__ __forceinline__ float dot16(u32 low, u32 high, const Factors16& x, u32 table) {
-    const u32 low_flipped = low ^ E2M1_SIGNS, high_flipped = high ^ E2M1_SIGNS;
     i32 sum = DOT_BIAS_BITS;
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low, table), x.plus[0], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low_flipped, table), x.minus[0], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low >> 16, table), x.plus[1], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(low_flipped >> 16, table), x.minus[1], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high, table), x.plus[2], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high_flipped, table), x.minus[2], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high >> 16, table), x.plus[3], sum);
-    sum = dp4a_s32_s32(e2m1x4_positive_s8(high_flipped >> 16, table), x.minus[3], sum);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const u32 codes = i == 0 ? low : high, flipped = codes ^ E2M1_SIGNS;
+        sum = dp4a_s32_s32(e2m1x4_positive_s8(codes, table), x.plus[2 * i], sum);
+        sum = dp4a_s32_s32(e2m1x4_positive_s8(flipped, table), x.minus[2 * i], sum);
+        sum = dp4a_s32_s32(e2m1x4_positive_s8(codes >> 16, table), x.plus[2 * i + 1], sum);
+        sum = dp4a_s32_s32(e2m1x4_positive_s8(flipped >> 16, table), x.minus[2 * i + 1], sum);
+    }
     return __int_as_float(sum);
 }

@@ -15,33 +15,33 @@
 // sum is representable. Lanes meet in a butterfly over all rows of a batch at once, warps in shared memory, in a fixed
 // order: the result is a pure function of the input.
 //
-// Two ways of getting at A:
-//   gemv_direct  16-byte loads into registers, the next batch of ROWS rows in flight while one is computed; any K
-//   gemv_ring    a producer thread fills a ring of STAGES x ROWS*WARPS_R rows with bulk copies; A linear, K % 256 == 0
+// A is loaded straight into registers, a batch of ROWS rows while the one before is computed: two batches of 16-byte loads
+// for each of some 500 threads keep enough bytes in flight, and nothing is handed from thread to thread. (A ring of bulk
+// copies in shared memory, a block for each slice, and a fetch into L2 ahead were all slower: docs/optimisation-log.md.)
 //
-// Launched programmatically both start on A, which no kernel writes, before the previous kernel has finished; x is read
-// and y is written after griddepcontrol.wait.
+// Launched programmatically the kernel starts before the previous one has finished. With EARLY it loads A at once, which the
+// previous kernel must not be writing; x is read and y is written after griddepcontrol.wait.
 //
-// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each batch of A in flight.
+// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of two batches of A: 128 with 8 rows and chunks.
 
 #include "decode/e2m1_s8.cuh"
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
-#include "ptx/barrier.cuh"
-#include "ptx/cp_async_bulk.cuh"
 #include "ptx/cvt.cuh"
 #include "ptx/griddepcontrol.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/ld_stream.cuh"
-#include "ptx/mbarrier.cuh"
 #include "ptx/prefetch.cuh"
 #include "ptx/shfl.cuh"
 #include "ptx/st.cuh"
 #include "ptx/types.cuh"
 
-// From the plan. gemv_direct also takes CONFIG_BATCHES, the batches of rows of a warp; gemv_ring takes CONFIG_STAGES.
+// From the plan.
 constexpr int K = CONFIG_K;
 constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, CHUNKS = CONFIG_CHUNKS, ROWS = CONFIG_ROWS;
+constexpr int BATCHES = CONFIG_BATCHES;        // of ROWS rows, for each warp
+constexpr int PRELOAD = CONFIG_PRELOAD;        // batches that are under way before the previous kernel has finished: 1 or 2
+constexpr bool EARLY = CONFIG_EARLY;            // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
 constexpr int OUT = CONFIG_OUT;  // 0 fp16, 1 bf16, 2 fp32
@@ -63,7 +63,7 @@ struct Arguments {
     const float* x_tensor;
     void* y;
     i32 a_tensor_stride, x_tensor_stride;  // 0: one for all matrices, 1: one each
-    i32 m, l;
+    i32 m;
 };
 
 // What a lane keeps of x: CHUNKS times 32 elements.
@@ -85,7 +85,7 @@ __device__ __forceinline__ u32x4 load_codes(const u8* address, int element, bool
         if (element >= K) return {0, 0, 0, 0};
         return stream ? ld_global_nc_L1_no_allocate_L2_256B_v4_b32(address) : ld_global_nc_v4_b32(address);
     } else {
-        u32x2 low = {0, 0}, high = {0, 0};
+        u32x2 low{0, 0}, high{0, 0};
         if (element < K) low = ld_global_nc_L1_no_allocate_v2_b32(address);
         if (element + 16 < K) high = ld_global_nc_L1_no_allocate_v2_b32(address + 8);
         return {low.x, low.y, high.x, high.y};
@@ -123,6 +123,19 @@ __device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, in
         x.scale[chunk][1] = cvt_f32_f16(pair >> 16);
         x.bias[chunk][0] = -DOT_BIAS * x.scale[chunk][0];
         x.bias[chunk][1] = -DOT_BIAS * x.scale[chunk][1];
+    }
+}
+
+// Brings the lane's part of x into L2 before the wait: a first touch of memory costs a microsecond or more. The previous kernel may be writing x now; from L2 it will be read as written all the same.
+__device__ __forceinline__ void prefetch_vectors(const Arguments& args, int l, int warp_k, int lane) {
+#pragma unroll
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        const int element = chunk_element(chunk, warp_k, lane);
+        if (element < K && lane % 8 == 0) prefetch_global_L2(args.x_codes + (static_cast<i64>(l) * K + element) / 2);
+        const u8* scales = args.x_scales + l * scale_matrix_bytes<X_LAYOUT>(1, BLOCKS);
+        if (element < K && (X_LAYOUT == SCALES_TILED ? lane % 2 == 0 : lane == 0)) {
+            prefetch_global_L2(scales + scale_offset<X_LAYOUT>(0, element / 16, BLOCKS));
+        }
     }
 }
 
@@ -174,11 +187,6 @@ __device__ __forceinline__ void finish(const float* partial, int rows, i64 row, 
     }
 }
 
-#ifdef CONFIG_BATCHES
-
-constexpr int BATCHES = CONFIG_BATCHES;
-constexpr int AHEAD = CONFIG_AHEAD;      // batches that are fetched into L2 before their turn
-constexpr int TRIGGER = CONFIG_TRIGGER;  // the batch at which the next kernel may start
 constexpr int BLOCK_ROWS = ROWS * WARPS_R * BATCHES;
 
 struct Batch {
@@ -220,37 +228,14 @@ __device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x,
     if (lane % LANES_PER_ROW == 0 && row >= skip) partial[(row - skip) * WARPS_K + warp_k] = sum;
 }
 
-// Fetches `rows` rows of A from `row` on, as far as they exist, into L2: two instructions for any size.
-__device__ __forceinline__ void prefetch_rows(const u8* codes, const u8* scales, int row, int rows, int m) {
-    if constexpr (WHOLE_VECTORS) {
-        const int exist = row + rows < m ? rows : m - row;
-        if (exist <= 0) return;
-        cp_async_bulk_prefetch_L2_global(codes + static_cast<i64>(row) * (K / 2), exist * (K / 2));
-        if constexpr (A_LAYOUT == SCALES_LINEAR && BLOCKS % 16 == 0) {
-            cp_async_bulk_prefetch_L2_global(scales + static_cast<i64>(row) * BLOCKS, exist * BLOCKS);
-        }
-    }
-}
-
-// The previous kernel may be writing x now; in L2 it will be seen as written all the same.
-__device__ __forceinline__ void prefetch_x(const Arguments& args, int l, int warp_k, int lane) {
-#pragma unroll
-    for (int chunk = 0; chunk < CHUNKS; chunk++) {
-        const int element = chunk_element(chunk, warp_k, lane);
-        if (lane % 8 == 0 && element < K) prefetch_global_L2(args.x_codes + (static_cast<i64>(l) * K + element) / 2);
-        if (X_LAYOUT == SCALES_LINEAR && lane == 0 && element < K) {
-            prefetch_global_L2(args.x_scales + static_cast<i64>(l) * BLOCKS + element / 16);
-        }
-    }
-}
-
 // grid (ceil(M / BLOCK_ROWS), L)
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
-    gemv_direct(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
-                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 l_count) {
-    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, l_count};
+    nvfp4_sm90_gemv(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
+                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m) {
+    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m};
     __shared__ float partial[BLOCK_ROWS * WARPS_K];
-    if (TRIGGER < 0) griddepcontrol_launch_dependents();
+    griddepcontrol_launch_dependents();
+    if (!EARLY) griddepcontrol_wait();
     const int lane = threadIdx.x % 32, warp_k = threadIdx.x / 32 % WARPS_K, warp_r = threadIdx.x / 32 / WARPS_K;
     const int l = blockIdx.y, block_row = blockIdx.x * BLOCK_ROWS, first = block_row + warp_r * ROWS * BATCHES;
     const u8* codes = args.a_codes + static_cast<i64>(l) * args.m * (K / 2);
@@ -260,109 +245,24 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     // A batch that would pass the end of the matrix moves back, and leaves out the rows that it then repeats.
     const int last = args.m - ROWS;
     Batch batches[2];
-    load_batch(batches[0], codes, scales, first < last ? first : last, warp_k, lane);
-    const bool prefetcher = AHEAD > 0 && warp_k == 0 && lane == 0;
-    if (prefetcher) prefetch_rows(codes, scales, first + ROWS, ROWS * AHEAD, args.m);
-    if (AHEAD > 0 && warp_r == 0) prefetch_x(args, l, warp_k, lane);
-    griddepcontrol_wait();
+    auto load = [&](int i) {
+        const int row = first + i * ROWS;
+        if (i < BATCHES) load_batch(batches[i % 2], codes, scales, row < last ? row : last, warp_k, lane);
+    };
+    load(0);
+    if (PRELOAD == 2) load(1);
+    if (warp_r == 0) prefetch_vectors(args, l, warp_k, lane);
+    if (EARLY) griddepcontrol_wait();
     Lane x;
     load_x(x, args, l, warp_k, lane);
 #pragma unroll
     for (int i = 0; i < BATCHES; i++) {
-        if (i == TRIGGER) griddepcontrol_launch_dependents();
-        const int row = first + i * ROWS, next = row + ROWS;
-        if (prefetcher && i + AHEAD + 1 < BATCHES) prefetch_rows(codes, scales, next + AHEAD * ROWS, ROWS, args.m);
-        if (i + 1 < BATCHES) load_batch(batches[(i + 1) % 2], codes, scales, next < last ? next : last, warp_k, lane);
+        const int row = first + i * ROWS;
+        if (PRELOAD == 1) load(i + 1);
         compute_batch(batches[i % 2], x, mine + i * ROWS * WARPS_K, row < last ? 0 : row - last, warp_k, lane);
+        if (PRELOAD == 2) load(i + 2);
     }
     __syncthreads();
     const int left = args.m - block_row;
     finish<32 * WARPS>(partial, left < BLOCK_ROWS ? left : BLOCK_ROWS, block_row, l, args);
 }
-
-#endif
-
-#ifdef CONFIG_SLICES
-
-constexpr int SLICES = CONFIG_SLICES;
-static_assert(A_LAYOUT == SCALES_LINEAR && K % 256 == 0, "slices are contiguous, aligned bytes of codes and of scales");
-
-constexpr int SLICE_ROWS = ROWS * WARPS_R, BLOCK_ROWS = SLICE_ROWS * SLICES;
-constexpr int CODE_BYTES = SLICE_ROWS * (K / 2), SCALE_BYTES = SLICE_ROWS * BLOCKS;
-
-// The sums of a warp's rows of one slice, of which `rows` exist, over the lane's part of K. FULL: all of them.
-template <bool FULL>
-__device__ __forceinline__ void add_slice(float (&sums)[ROWS], u32 codes, u32 scales, int rows, const Lane& x, int warp_k,
-                                          int warp_r, int lane) {
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const int local = warp_r * ROWS + r, row = FULL || local < rows ? local : rows - 1;
-        sums[r] = 0.0f;
-#pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; chunk++) {
-            // Lanes beyond the end of a row read its beginning; their part of x is zero.
-            const int element = chunk_element(chunk, warp_k, lane), inside = K % 1024 == 0 || element < K ? element : 0;
-            const Piece piece = {ld_shared_v4_b32(codes + row * (K / 2) + inside / 2),
-                                 ld_shared_b16(scales + row * BLOCKS + inside / 16)};
-            sums[r] = add_piece(sums[r], piece, x, chunk);
-        }
-    }
-}
-
-__device__ __forceinline__ void wait(u32 barrier, u32 parity) {
-    while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
-    }
-}
-
-// grid (ceil(M / BLOCK_ROWS), L); SLICES * (CODE_BYTES + SCALE_BYTES) of dynamic shared memory: codes, then scales
-extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
-    gemv_bulk(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
-              const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 l_count) {
-    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, l_count};
-    extern __shared__ __align__(128) u8 memory[];
-    __shared__ __align__(8) u64 full[SLICES];
-    __shared__ float partial[BLOCK_ROWS * WARPS_K];
-    griddepcontrol_launch_dependents();
-    const int l = blockIdx.y, block_row = blockIdx.x * BLOCK_ROWS;
-    const int rows = args.m - block_row < BLOCK_ROWS ? args.m - block_row : BLOCK_ROWS;
-    const u32 codes = shared_address(memory), scales = codes + SLICES * CODE_BYTES, barriers = shared_address(full);
-    if (threadIdx.x == 0) {
-#pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) mbarrier_init_shared_b64(barriers + 8 * slice, 1);
-        fence_mbarrier_init_release_cluster();
-        const i64 flat = static_cast<i64>(l) * args.m + block_row;
-#pragma unroll
-        for (int slice = 0; slice < SLICES; slice++) {
-            const int left = rows - slice * SLICE_ROWS, count = left < SLICE_ROWS ? left : SLICE_ROWS;
-            if (count <= 0) break;
-            const i64 row = flat + slice * SLICE_ROWS;
-            const u32 barrier = barriers + 8 * slice;
-            mbarrier_arrive_expect_tx_shared_b64(barrier, count * (K / 2 + BLOCKS));
-            cp_async_bulk_shared_global_mbarrier(codes + slice * CODE_BYTES, args.a_codes + row * (K / 2), count * (K / 2), barrier);
-            cp_async_bulk_shared_global_mbarrier(scales + slice * SCALE_BYTES, args.a_scales + row * BLOCKS, count * BLOCKS, barrier);
-        }
-    }
-    const int lane = threadIdx.x % 32, warp_k = threadIdx.x / 32 % WARPS_K, warp_r = threadIdx.x / 32 / WARPS_K;
-    griddepcontrol_wait();
-    Lane x;
-    load_x(x, args, l, warp_k, lane);
-    __syncthreads();  // the barriers are initialised
-#pragma unroll 1
-    for (int slice = 0; slice * SLICE_ROWS < rows; slice++) {
-        float sums[ROWS];
-        wait(barriers + 8 * slice, 0);
-        const int left = rows - slice * SLICE_ROWS;
-        if (left >= SLICE_ROWS) {
-            add_slice<true>(sums, codes + slice * CODE_BYTES, scales + slice * SCALE_BYTES, SLICE_ROWS, x, warp_k, warp_r, lane);
-        } else {
-            add_slice<false>(sums, codes + slice * CODE_BYTES, scales + slice * SCALE_BYTES, left, x, warp_k, warp_r, lane);
-        }
-        const float sum = reduce_lanes(sums, lane);
-        const int row = slice * SLICE_ROWS + warp_r * ROWS + lane / LANES_PER_ROW;
-        if (lane % LANES_PER_ROW == 0) partial[row * WARPS_K + warp_k] = sum;
-    }
-    __syncthreads();
-    finish<32 * WARPS>(partial, rows, block_row, l, args);
-}
-
-#endif

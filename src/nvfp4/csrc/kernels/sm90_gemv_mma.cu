@@ -14,20 +14,25 @@
 // Codes are multiplied by their scale in 16 bits, which is exact (6 significant bits); powers of two that keep the
 // intermediates in range leave at the end.
 //
-// A takes no registers on its way: each lane has a queue of DEPTH steps in shared memory that it fills with cp.async and
-// that only it reads. No barrier is needed, and DEPTH * 1.1 KB a warp are in flight.
+// A takes no registers on its way: each warp has a queue of DEPTH segments in shared memory that it fills with cp.async and
+// that only it reads. A segment is 16 rows of 4 steps: the copies run along the rows, 256 bytes each, and the fragments are
+// read across them; the pitch of 320 bytes keeps the banks apart. No barrier is needed, and 4.5 KB a segment are in flight.
 //
-//     block: WARPS_R tiles of 16 rows x WARPS_K parts of the block's share of K; cluster of SPLIT blocks along K
-//     sum:   over the warps along K in shared memory, then over the blocks of the cluster, each in a fixed order
+// A block stages x once and then passes many rows by it, TILES * 16 at most; a cluster of SPLIT blocks shares K, so that x fits:
 //
-// Launched programmatically it starts on A, which no kernel writes, before the previous kernel has finished; x is read and
-// y is written after griddepcontrol.wait.
+//     rows of a cluster:  tile 0 | tile 1 | ...   of 16 rows; group r of WARPS_K warps takes tiles r, r + WARPS_R, ...
+//     K of a block:       segments, dealt to the warps of a group in turn
+//     sum:                over the warps of a group, then over the blocks of the cluster, each in a fixed order
+//
+// Launched programmatically the kernel starts before the previous one has finished. With EARLY it loads A at once, which the
+// previous kernel must not be writing; x is read and y is written after griddepcontrol.wait.
 
 #include "decode/e2m1.cuh"
 #include "decode/e2m1_bf16.cuh"
 #include "decode/e2m1_select.cuh"
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
+#include "ptx/barrier.cuh"
 #include "ptx/barrier_cluster.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_small.cuh"
@@ -37,6 +42,7 @@
 #include "ptx/ld.cuh"
 #include "ptx/ld_stream.cuh"
 #include "ptx/mma.cuh"
+#include "ptx/prefetch.cuh"
 #include "ptx/prmt_selector.cuh"
 #include "ptx/shfl.cuh"
 #include "ptx/st.cuh"
@@ -45,8 +51,8 @@
 // From the plan.
 constexpr int K = CONFIG_K, N = CONFIG_N;
 constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, SPLIT = CONFIG_SPLIT;
-constexpr int DEPTH = CONFIG_DEPTH;            // steps in flight
-constexpr int RUN = CONFIG_RUN;                // consecutive steps of a warp: 2 make a whole 128-byte line of A
+constexpr int DEPTH = CONFIG_DEPTH;            // segments in flight
+constexpr bool EARLY = CONFIG_EARLY;            // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
 constexpr int X_KIND = CONFIG_X_KIND;  // 0 fp16, 1 bf16, 2 NVFP4
@@ -58,20 +64,22 @@ constexpr int BLOCKS = K / 16;
 constexpr int WARPS = WARPS_K * WARPS_R;
 constexpr int THREADS = 32 * WARPS;
 constexpr int COLUMN_TILES = (N + 7) / 8;
-constexpr int BLOCK_ROWS = 16 * WARPS_R;
-constexpr int ALL_STEPS = (K + 127) / 128;
-constexpr int RUNS = (ALL_STEPS + SPLIT * WARPS_K * RUN - 1) / (SPLIT * WARPS_K * RUN);  // of RUN steps, for each warp
-constexpr int WARP_STEPS = RUNS * RUN;
-constexpr int BLOCK_STEPS = WARP_STEPS * WARPS_K;
-constexpr int SLOT_BYTES = 2 * 512 + 256;  // codes of rows g and g + 8; 4 scales of each
-constexpr int X_BYTES = (BLOCK_STEPS + 1) * 4 * N * 64;  // and a step of zeros
+constexpr int SEGMENT = 4;  // steps
+constexpr int ALL_SEGMENTS = (K + SEGMENT * 128 - 1) / (SEGMENT * 128);
+constexpr int WARP_SEGMENTS = (ALL_SEGMENTS + SPLIT * WARPS_K - 1) / (SPLIT * WARPS_K);
+constexpr int BLOCK_STEPS = WARP_SEGMENTS * WARPS_K * SEGMENT;
+constexpr int PITCH = SEGMENT * 64 + 64;          // of a row of codes in a segment
+constexpr int SLOT_BYTES = 16 * PITCH + 16 * SEGMENT * 8;  // codes; scales as [row][block], or [tile of 4 blocks][row % 4][row / 4][4]
+constexpr int TILES = CONFIG_TILES;                        // of a cluster, at most
+constexpr int TILE_FLOATS = 16 * N;                        // sums of a tile: [token][row]
+constexpr int X_BYTES = (BLOCK_STEPS + 1) * 4 * N * 64;    // and a step of zeros
 constexpr int QUEUE_BYTES = WARPS * DEPTH * SLOT_BYTES;
-constexpr int PARTIAL_FLOATS = BLOCK_ROWS * N;  // of one warp along K
-// Dynamic shared memory: x, queues; the queues' place then takes WARPS_K * PARTIAL_FLOATS partial sums.
-static_assert(WARPS_K * PARTIAL_FLOATS * 4 <= QUEUE_BYTES, "the partial sums fit where the queues were");
+constexpr int PARTIAL_BYTES = 2 * WARPS * TILE_FLOATS * 4;  // of each warp, for two tiles in turn
+constexpr int SUM_BYTES = SPLIT > 1 ? TILES * TILE_FLOATS * 4 : 0;
+// Dynamic shared memory: x, queues, partial sums, sums of the block.
 
 constexpr bool COPY_16 = K % 32 == 0;                                  // rows are 16-byte aligned
-constexpr bool COPY_SCALES = A_LAYOUT == SCALES_TILED || K % 64 == 0;  // groups of 4 scales are 4-byte aligned
+constexpr bool COPY_SCALES = A_LAYOUT == SCALES_TILED ? K % 64 == 0 : K % 256 == 0;  // 16-byte aligned groups of 16, none beyond K
 
 // With one row of fp16 values there are columns to spare. A lane's two blocks of 16 elements are then multiplied into columns
 // of their own (the lanes of a quad have different blocks, so B is x where lane g equals t or t + 4, else zero): the 16x8
@@ -95,90 +103,82 @@ struct Arguments {
     const float* x_tensor;
     void* y;
     i32 a_tensor_stride, x_tensor_stride;  // 0: one for all matrices, 1: one each
-    i32 m;
+    i32 m, rows;  // rows of a matrix; of a cluster
 };
 
-// Row `index` (0..15) of tile `tile`. With tiled scales the 16 rows are 4 runs of 4 rows, 32 apart: their scales are
-// then one contiguous run of 64 bytes in each 512-byte tile of scales.
-__device__ __forceinline__ int tile_row(int tile, int index) {
-    if constexpr (A_LAYOUT == SCALES_LINEAR) return tile * 16 + index;
-    return tile / 8 * 128 + tile % 8 * 4 + index % 4 + index / 4 * 32;
+// Row `index` (0..15) of a tile, counted from the tile's first. With tiled scales the 16 rows are 4 runs of 4 rows, 32 apart:
+// their scales are then one contiguous run of 64 bytes in each 512-byte tile of scales.
+__device__ __forceinline__ constexpr int row_in_tile(int index) {
+    return A_LAYOUT == SCALES_LINEAR ? index : index % 4 + index / 4 * 32;
 }
 
-// Step `i` of a warp, counted from the beginning of the row.
-__device__ __forceinline__ int global_step(int i, int warp_k, int rank) {
-    return rank * BLOCK_STEPS + (i / RUN * WARPS_K + warp_k) * RUN + i % RUN;
+// First row of a cluster's tile. Linear: a cluster begins at row `first`, any row, so that all clusters have the same number to
+// within a tile. Tiled: it begins at tile `first`, of 8 in every 128 rows.
+__device__ __forceinline__ int tile_row(int first, int tile) {
+    return A_LAYOUT == SCALES_LINEAR ? first + tile * 16 : (first + tile) / 8 * 128 + (first + tile) % 8 * 4;
 }
 
-// Rows g and g + 8 of a tile are this many rows apart in either layout, and their scales this many bytes.
-constexpr int HALF_ROWS = A_LAYOUT == SCALES_LINEAR ? 8 : 64;
-constexpr int HALF_SCALES = A_LAYOUT == SCALES_LINEAR ? 8 * BLOCKS : 8;
-constexpr int SCALE_STEP_128 = 2 * SCALE_STEP_64<A_LAYOUT>;
-constexpr bool RAGGED = SPLIT * BLOCK_STEPS * 128 != K;  // some steps lie beyond K
+constexpr bool RAGGED = SPLIT * BLOCK_STEPS * 128 != K;  // some segments lie beyond K, or reach beyond it
 
-// Where the next step of a lane comes from.
+// The rows of a cluster, and where the next segment of a warp comes from.
 struct Source {
-    const u8* codes;   // the lane's bytes of row g
-    const u8* scales;  // 4 scales of row g, two of them the lane's
-    bool valid[2];     // whether rows g and g + 8 exist
-    int element;       // only where some steps lie beyond K
-    int left_of_run;   // steps until the warp moves past those of the others
+    const u8* codes;   // of the matrix
+    const u8* scales;
+    int first, end;    // first row or tile of the cluster, end of its rows
+    int tile, segment, tiles;
+    int element;       // of the block's and warp's first segment
 };
 
-__device__ __forceinline__ Source source(const Arguments& args, int l, int tile, int step, int lane) {
-    const int row = tile_row(tile, lane / 4), element = step * 128;
-    Source from;
-    from.valid[0] = row < args.m;
-    from.valid[1] = row + HALF_ROWS < args.m;
-    from.element = element + lane % 4 * 32;
-    from.left_of_run = RUN;
-    from.codes = args.a_codes + (static_cast<i64>(l) * args.m + row) * (K / 2) + from.element / 2;
-    from.scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS) +
-                  scale_offset<A_LAYOUT>(row, element / 16 + 4 * scale_group(lane), BLOCKS);
-    return from;
-}
-
-__device__ __forceinline__ void advance(Source& from) {
-    int steps = WARPS_K;
-    if constexpr (RUN > 1) {
-        const bool last = --from.left_of_run == 0;
-        steps = last ? 1 + (WARPS_K - 1) * RUN : 1;
-        from.left_of_run = last ? RUN : from.left_of_run;
-    }
-    from.element += steps * 128;
-    from.codes += steps * 64;
-    from.scales += steps * SCALE_STEP_128;
-}
-
-// Starts the copies of one step of A into the lane's part of `slot`, and moves on.
-__device__ __forceinline__ void copy_step(u32 slot, Source& from, int lane) {
+// Starts the copies of the next segment of A into `slot`, if there is one, and moves on.
+__device__ __forceinline__ void copy_segment(u32 slot, Source& from, int lane) {
+    if (from.tile < from.tiles) {
+        const int base = tile_row(from.first, from.tile), begin = from.element + from.segment * (WARPS_K * SEGMENT * 128);
+        // 16 lanes take a row's 256 bytes, so that an instruction copies two rows.
+        const int element = begin + lane % 16 * 32;
+        const u8* codes = from.codes + static_cast<i64>(base + lane / 16) * (K / 2) + element / 2;
+        const u32 at = slot + lane / 16 * PITCH + lane % 16 * 16;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const u32 codes_at = slot + half * 512 + lane * 16, scales_at = slot + 1024 + lane * 8 + half * 4;
-        const u8* codes = from.codes + half * (HALF_ROWS * (K / 2));
-        const u8* scales = from.scales + half * HALF_SCALES;
-        const bool valid = from.valid[half] && (!RAGGED || from.element < K);
-        if constexpr (COPY_16) {
-            cp_async_cg_shared_global_L2_128B_16(codes_at, codes, valid);
-        } else {
-            cp_async_ca_shared_global_8(codes_at, codes, valid);
-            cp_async_ca_shared_global_8(codes_at + 8, codes + 8, from.valid[half] && from.element + 16 < K);
-        }
-        // The group of scales may reach beyond K where the lane does not, and the other way round.
-        const int block = (from.element - lane % 4 * 32) / 16 + 4 * scale_group(lane);
-        if constexpr (COPY_SCALES) {
-            cp_async_ca_shared_global_4(scales_at, scales, from.valid[half] && (!RAGGED || block < BLOCKS));
-        } else {
-            // Scales at any address: four bytes by hand. Only K that is not a multiple of 64 comes here.
-            u32 word = 0;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                if (from.valid[half] && block + i < BLOCKS) word |= ld_global_nc_u8(scales + i) << (8 * i);
+        for (int pair = 0; pair < 8; pair++) {
+            const bool valid = base + lane / 16 + row_in_tile(2 * pair) < from.end && (!RAGGED || element < K);
+            const u8* row = codes + row_in_tile(2 * pair) * (K / 2);
+            if constexpr (COPY_16) {
+                cp_async_cg_shared_global_L2_128B_16(at + 2 * pair * PITCH, row, valid);
+            } else {
+                cp_async_ca_shared_global_8(at + 2 * pair * PITCH, row, valid);
+                cp_async_ca_shared_global_8(at + 2 * pair * PITCH + 8, row + 8, valid && element + 16 < K);
             }
-            st_shared_b32(scales_at, word);
         }
+        // Scales. Tiled: a lane copies those of 4 blocks in 4 rows that are 32 apart, 16 bytes of a 512-byte tile. Linear: those of
+        // 16 blocks of a row.
+        constexpr bool TILED = A_LAYOUT == SCALES_TILED;
+        const int block = begin / 16 + (TILED ? lane / 4 * 4 : lane % 2 * 16), row = base + (TILED ? lane % 4 : lane / 2);
+        const u32 scales_at = slot + 16 * PITCH + lane * 16;
+        const u8* scales = from.scales + scale_offset<A_LAYOUT>(row, block, BLOCKS);
+        if constexpr (COPY_SCALES) {
+            cp_async_cg_shared_global_L2_128B_16(scales_at, scales, row < from.end && (!RAGGED || block < BLOCKS));
+        } else {
+            // At any address, by hand; and what lies beyond K in a tile may be anything, NaN too.
+#pragma unroll
+            for (int i = 0; i < 16; i += 4) {
+                u32 word = 0;
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const bool valid = TILED ? row + i / 4 * 32 < from.end && block + j < BLOCKS
+                                             : row < from.end && block + i + j < BLOCKS;
+                    if (valid) word |= ld_global_nc_u8(scales + i + j) << (8 * j);
+                }
+                st_shared_b32(scales_at + i, word);
+            }
+        }
+        if (++from.segment == WARP_SEGMENTS) from.segment = 0, from.tile += WARPS_R;
     }
-    advance(from);
+    cp_async_commit_group();
+}
+
+// Where the scales of 4 blocks (`group` 0 or 1) of row `index` at step `step` of a segment lie among its scales.
+__device__ __forceinline__ int scales_offset(int index, int step, int group) {
+    if constexpr (A_LAYOUT == SCALES_TILED) return (step * 2 + group) * 64 + index % 4 * 16 + index / 4 * 4;
+    return index * (SEGMENT * 8) + step * 8 + group * 4;
 }
 
 // One lane's part of a row of A at a step: 32 codes, and the factors of its two blocks, twice each, to multiply them with; or
@@ -189,9 +189,10 @@ struct Piece {
     u32 scales;
 };
 
-__device__ __forceinline__ Piece read_piece(u32 slot, int half, int lane) {
-    const u32x4 codes = ld_shared_v4_b32(slot + half * 512 + lane * 16);
-    const u32 scales_at = slot + 1024 + lane * 8 + half * 4;
+__device__ __forceinline__ Piece read_piece(u32 slot, int step, int half, int lane) {
+    const int index = lane / 4 + 8 * half;
+    const u32x4 codes = ld_shared_v4_b32(slot + index * PITCH + step * 64 + lane % 4 * 16);
+    const u32 scales_at = slot + 16 * PITCH + scales_offset(index, step, scale_group(lane));
     Piece piece = {{codes.x, codes.y, codes.z, codes.w}, {}, 0};
     if constexpr (DIAGONAL) {
         const u32 word = ld_shared_b32(scales_at);
@@ -275,73 +276,61 @@ __device__ __forceinline__ void stage_x(u32 shared, const Arguments& args, int l
     }
 }
 
+// Brings this block's share of x into L2 before the wait: a first touch of memory costs a microsecond or more. The previous
+// kernel may be writing x now; from L2 it will be read as written all the same.
+__device__ __forceinline__ void prefetch_x(const Arguments& args, int l, int rank) {
+    constexpr int LINE = X_KIND == 2 ? 256 : 64;  // elements in 128 bytes
+    constexpr int LINES = (BLOCK_STEPS * 128 + LINE - 1) / LINE;
+    for (int i = threadIdx.x; i < N * LINES; i += THREADS) {
+        const int token = i / LINES, element = rank * BLOCK_STEPS * 128 + i % LINES * LINE;
+        const i64 index = (static_cast<i64>(l) * N + token) * K + element;
+        if (element < K) prefetch_global_L2(args.x + (X_KIND == 2 ? index / 2 : index * 2));
+    }
+}
+
 __device__ __forceinline__ void store(void* y, i64 index, float value) {
     if constexpr (OUT == 0) st_global_b16(static_cast<u16*>(y) + index, cvt_rn_f16_f32(value));
     if constexpr (OUT == 1) st_global_b16(static_cast<u16*>(y) + index, cvt_rn_bf16_f32(value));
     if constexpr (OUT == 2) st_global_f32(static_cast<float*>(y) + index, value);
 }
 
-// grid (ceil(tiles / WARPS_R), L, SPLIT), cluster (1, 1, SPLIT); X_BYTES + QUEUE_BYTES of dynamic shared memory
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-    gemv_mma(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x, const u8* x_scales,
-             const float* x_tensor, i32 x_stride, void* y, i32 m) {
-    const Arguments args = {a_codes, a_scales, x, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m};
-    extern __shared__ __align__(128) u8 memory[];
-    griddepcontrol_launch_dependents();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_k = warp % WARPS_K, warp_r = warp / WARPS_K;
-    const int l = blockIdx.y, rank = blockIdx.z, tile = blockIdx.x * WARPS_R + warp_r;
-    const u32 x_at = shared_address(memory), queue = x_at + X_BYTES + warp * DEPTH * SLOT_BYTES;
-
-    Source from = source(args, l, tile, global_step(0, warp_k, rank), lane);
-#pragma unroll
-    for (int i = 0; i < DEPTH; i++) {
-        if (i < WARP_STEPS) copy_step(queue + i * SLOT_BYTES, from, lane);
-        cp_async_commit_group();
-    }
-    griddepcontrol_wait();
-    stage_x(x_at, args, l, rank);
-    __syncthreads();
-
-    u32 slot = queue;
-    const u32 queue_end = queue + DEPTH * SLOT_BYTES;
-    // The next step of A, in registers; its place in the queue is filled again.
-    auto next_step = [&](int i, Piece& low, Piece& high) {
-        cp_async_wait_group<DEPTH - 1>();
-        low = read_piece(slot, 0, lane);
-        high = read_piece(slot, 1, lane);
-        if (i + DEPTH < WARP_STEPS) copy_step(slot, from, lane);
-        cp_async_commit_group();
-        slot = slot + SLOT_BYTES == queue_end ? queue : slot + SLOT_BYTES;
-    };
-    float sums[COLUMN_TILES][4] = {};
+// The sums of a warp for one tile over its segments: sums[c][i] of rows g, g, g + 8, g + 8 and tokens 8c + 2t, 8c + 2t + 1.
+template <typename Open, typename Close>
+__device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_at, const u32& slot, int warp_k, int lane,
+                                         const Open& open_segment, const Close& close_segment) {
+    const int g = lane / 4, t = lane % 4;
     if constexpr (DIAGONAL) {
         // Lanes that hold no part of a block's column read the zeros behind x, and stay there.
-        const int g = lane / 4, t = lane % 4, step = global_step(0, warp_k, 0);
-        u32 x_first = g == t ? x_at + step * 256 + t * 16 : x_at + BLOCK_STEPS * 256;
-        u32 x_second = g == t + 4 ? x_at + step * 256 + t * 16 : x_at + BLOCK_STEPS * 256;
+        const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_at + warp_k * SEGMENT * 256 + t * 16;
+        u32 x_first = g == t ? mine : zeros, x_second = g == t + 4 ? mine : zeros;
         const u32 move_first = g == t ? 256 : 0, move_second = g == t + 4 ? 256 : 0;
-#pragma unroll 2
-        for (int i = 0; i < WARP_STEPS; i++) {
-            Piece low, high;
-            next_step(i, low, high);
-            float blocks[4] = {};
+#pragma unroll 1
+        for (int i = 0; i < WARP_SEGMENTS; i++) {
+            open_segment();
 #pragma unroll
-            for (int word = 0; word < 4; word++) {
-                u32 r[4], q[4];  // of rows g and g + 8
-                decode(r, low, word);
-                decode(q, high, word);
-                const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
-                const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
-                multiply(blocks, first, b.x, b.y);
-                multiply(blocks, second, b.z, b.w);
+            for (int step = 0; step < SEGMENT; step++) {
+                const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
+                float blocks[4] = {};
+#pragma unroll
+                for (int word = 0; word < 4; word++) {
+                    u32 r[4], q[4];  // of rows g and g + 8
+                    decode(r, low, word);
+                    decode(q, high, word);
+                    const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
+                    const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
+                    multiply(blocks, first, b.x, b.y);
+                    multiply(blocks, second, b.z, b.w);
+                }
+                sums[0][0] = fmaf(blocks[0], cvt_f32_f16(low.scales), sums[0][0]);
+                sums[0][1] = fmaf(blocks[1], cvt_f32_f16(low.scales >> 16), sums[0][1]);
+                sums[0][2] = fmaf(blocks[2], cvt_f32_f16(high.scales), sums[0][2]);
+                sums[0][3] = fmaf(blocks[3], cvt_f32_f16(high.scales >> 16), sums[0][3]);
+                x_first += move_first;
+                x_second += move_second;
             }
-            sums[0][0] = fmaf(blocks[0], cvt_f32_f16(low.scales), sums[0][0]);
-            sums[0][1] = fmaf(blocks[1], cvt_f32_f16(low.scales >> 16), sums[0][1]);
-            sums[0][2] = fmaf(blocks[2], cvt_f32_f16(high.scales), sums[0][2]);
-            sums[0][3] = fmaf(blocks[3], cvt_f32_f16(high.scales >> 16), sums[0][3]);
-            const u32 steps = RUN == 1 || i % RUN == RUN - 1 ? 1 + (WARPS_K - 1) * RUN : 1;
-            x_first += steps * move_first;
-            x_second += steps * move_second;
+            x_first += (WARPS_K - 1) * SEGMENT * move_first;
+            x_second += (WARPS_K - 1) * SEGMENT * move_second;
+            close_segment();
         }
         // Column 0 gets the sum over the columns, in one order.
 #pragma unroll
@@ -355,28 +344,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         u32 x_lane[COLUMN_TILES];
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
-            const int token = lane / 4 + 8 * c;
-            x_lane[c] = x_at + ((token < N ? token : N - 1) * 4 + lane % 4) * 16;
+            const int token = g + 8 * c;
+            x_lane[c] = x_at + ((token < N ? token : N - 1) * 4 + t) * 16 + warp_k * SEGMENT * (4 * N * 64);
         }
         float more[COLUMN_TILES][4] = {};  // a second chain: an mma takes longer than the decoding of its operands
-#pragma unroll 2
-        for (int i = 0; i < WARP_STEPS; i++) {
-            Piece low, high;
-            next_step(i, low, high);
-            const u32 x_step = global_step(i, warp_k, 0) * (4 * N * 64);
+#pragma unroll 1
+        for (int i = 0; i < WARP_SEGMENTS; i++) {
+            open_segment();
 #pragma unroll
-            for (int word = 0; word < 4; word++) {
-                u32 r[4], q[4];  // of rows g and g + 8
-                decode(r, low, word);
-                decode(q, high, word);
-                const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
+            for (int step = 0; step < SEGMENT; step++) {
+                const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
 #pragma unroll
-                for (int c = 0; c < COLUMN_TILES; c++) {
-                    const u32x4 b = ld_shared_v4_b32(x_lane[c] + x_step + word * (N * 64));
-                    multiply(sums[c], first, b.x, b.y);
-                    multiply(more[c], second, b.z, b.w);
+                for (int word = 0; word < 4; word++) {
+                    u32 r[4], q[4];  // of rows g and g + 8
+                    decode(r, low, word);
+                    decode(q, high, word);
+                    const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
+#pragma unroll
+                    for (int c = 0; c < COLUMN_TILES; c++) {
+                        const u32x4 b = ld_shared_v4_b32(x_lane[c] + (step * 4 + word) * (N * 64));
+                        multiply(sums[c], first, b.x, b.y);
+                        multiply(more[c], second, b.z, b.w);
+                    }
                 }
             }
+#pragma unroll
+            for (int c = 0; c < COLUMN_TILES; c++) x_lane[c] += WARPS_K * SEGMENT * (4 * N * 64);
+            close_segment();
         }
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
@@ -384,43 +378,101 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
             for (int i = 0; i < 4; i++) sums[c][i] += more[c][i];
         }
     }
+}
 
-    // Partial sums [warp_k][token][row of the block], where the queues were: every queue is empty now.
-    __syncthreads();
-    float* partial = reinterpret_cast<float*>(memory + X_BYTES);
-#pragma unroll
-    for (int c = 0; c < COLUMN_TILES; c++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const int token = c * 8 + lane % 4 * 2 + i % 2, row = warp_r * 16 + lane / 4 + i / 2 * 8;
-            if (token < N) partial[(warp_k * N + token) * BLOCK_ROWS + row] = sums[c][i];
-        }
+// grid (clusters of rows, L, SPLIT), cluster (1, 1, SPLIT)
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
+    nvfp4_sm90_gemv_mma(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x, const u8* x_scales,
+             const float* x_tensor, i32 x_stride, void* y, i32 m, i32 rows) {
+    const Arguments args = {a_codes, a_scales, x, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, rows};
+    extern __shared__ __align__(128) u8 memory[];
+    griddepcontrol_launch_dependents();
+    if (!EARLY) griddepcontrol_wait();
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_k = warp % WARPS_K, warp_r = warp / WARPS_K;
+    const int l = blockIdx.y, rank = blockIdx.z;
+    const u32 x_at = shared_address(memory), queue = x_at + X_BYTES + warp * DEPTH * SLOT_BYTES;
+    float* const partial = reinterpret_cast<float*>(memory + X_BYTES + QUEUE_BYTES);
+    float* const block_sums = partial + PARTIAL_BYTES / 4;
+
+    Source from;
+    from.codes = args.a_codes + static_cast<i64>(l) * args.m * (K / 2);
+    from.scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS);
+    if constexpr (A_LAYOUT == SCALES_LINEAR) {
+        from.first = blockIdx.x * args.rows;
+        from.end = from.first + args.rows < args.m ? from.first + args.rows : args.m;
+        from.tiles = (from.end - from.first + 15) / 16;
+    } else {
+        const int all = (args.m + 127) / 128 * 8;
+        from.first = blockIdx.x * (args.rows / 16);
+        from.end = args.m;
+        from.tiles = all - from.first < args.rows / 16 ? all - from.first : args.rows / 16;
     }
+    from.tile = warp_r;
+    from.segment = 0;
+    from.element = (rank * BLOCK_STEPS + warp_k * SEGMENT) * 128;
+    const int first = from.first, end = from.end, tiles = from.tiles;
+#pragma unroll 1
+    for (int i = 0; i < DEPTH; i++) copy_segment(queue + i * SLOT_BYTES, from, lane);
+    prefetch_x(args, l, rank);
+    if (EARLY) griddepcontrol_wait();
+    stage_x(x_at, args, l, rank);
     __syncthreads();
+
+    u32 slot = queue;
+    // Lets the warp read the segment in `slot`; and fills the slot again when all lanes have.
+    auto open_segment = [&] {
+        cp_async_wait_group<DEPTH - 1>();
+        __syncwarp();
+    };
+    auto close_segment = [&] {
+        __syncwarp();
+        copy_segment(slot, from, lane);
+        slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
+    };
     const float scale = UNIT * tensor_scale(args.a_tensor, args.a_tensor_stride, l);
     const float x_scale = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
-    for (int i = threadIdx.x; i < PARTIAL_FLOATS; i += THREADS) {
-        float sum = partial[i];
+    // Writes the sum of row `index` of tile `tile` for `token`.
+    auto finish = [&](int tile, int index, int token, float sum) {
+        const int row = tile_row(first, tile) + row_in_tile(index);
+        if (row < end) store(args.y, (static_cast<i64>(l) * N + token) * args.m + row, sum * scale * x_scale);
+    };
+    int turn = 0;
+#pragma unroll 1
+    for (int tile = warp_r; tile < tiles; tile += WARPS_R, turn ^= 1) {
+        float sums[COLUMN_TILES][4] = {};
+        add_tile(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
+        float* const group = partial + (turn * WARPS + warp_r * WARPS_K) * TILE_FLOATS;
 #pragma unroll
-        for (int w = 1; w < WARPS_K; w++) sum += partial[w * PARTIAL_FLOATS + i];
-        if constexpr (SPLIT == 1) {
-            const int row = tile_row(blockIdx.x * WARPS_R + i % BLOCK_ROWS / 16, i % 16), token = i / BLOCK_ROWS;
-            if (row < args.m) store(args.y, (static_cast<i64>(l) * N + token) * args.m + row, sum * scale * x_scale);
-        } else {
-            partial[i] = sum;
+        for (int c = 0; c < COLUMN_TILES; c++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int token = c * 8 + lane % 4 * 2 + i % 2, index = lane / 4 + i / 2 * 8;
+                if (token < N) group[warp_k * TILE_FLOATS + token * 16 + index] = sums[c][i];
+            }
+        }
+        // The warps of a group meet once a tile: two tiles' partial sums have places of their own.
+        barrier_sync(1 + warp_r, 32 * WARPS_K);
+        for (int i = warp_k * 32 + lane; i < TILE_FLOATS; i += 32 * WARPS_K) {
+            float sum = group[i];
+#pragma unroll
+            for (int w = 1; w < WARPS_K; w++) sum += group[w * TILE_FLOATS + i];
+            if constexpr (SPLIT == 1) {
+                finish(tile, i % 16, i / 16, sum);
+            } else {
+                block_sums[tile * TILE_FLOATS + i] = sum;
+            }
         }
     }
     if constexpr (SPLIT > 1) {
         barrier_cluster_arrive_release();
         barrier_cluster_wait_acquire();
-        for (int i = rank * THREADS + threadIdx.x; i < PARTIAL_FLOATS; i += SPLIT * THREADS) {
+        for (int i = rank * THREADS + threadIdx.x; i < tiles * TILE_FLOATS; i += SPLIT * THREADS) {
             float sum = 0.0f;
 #pragma unroll
             for (int block = 0; block < SPLIT; block++) {
-                sum += ld_shared_cluster_f32(mapa_shared_cluster_u32(shared_address(partial + i), block));
+                sum += ld_shared_cluster_f32(mapa_shared_cluster_u32(shared_address(block_sums + i), block));
             }
-            const int row = tile_row(blockIdx.x * WARPS_R + i % BLOCK_ROWS / 16, i % 16), token = i / BLOCK_ROWS;
-            if (row < args.m) store(args.y, (static_cast<i64>(l) * N + token) * args.m + row, sum * scale * x_scale);
+            finish(i / TILE_FLOATS, i % 16, i / 16 % N, sum);
         }
         // No block leaves while another may still read its shared memory.
         barrier_cluster_arrive_release();

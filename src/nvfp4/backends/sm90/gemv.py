@@ -1,0 +1,316 @@
+"""GEMV for Hopper: plans and launches of ``csrc/kernels/sm90_gemv.cu`` and ``sm90_gemv_mma.cu``.
+
+One NVFP4 vector for each matrix streams A through registers and dp4a; up to 16 vectors of any kind go through tensor
+cores. Both start on the weights before the previous kernel of the queue has finished, where that is known to be safe:
+see `prepare`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from nvfp4.backends.base import Operands
+from nvfp4.backends.operands import parts, repeated
+from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
+from nvfp4.device import Capability
+from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
+from nvfp4.problem import Problem
+from nvfp4.tensor import NVFP4Tensor
+
+MAX_VECTORS = 16
+
+_CHUNK = 1024  # elements of a row that a warp of the stream kernel takes at a time
+_MAX_STREAM_K = 32 * _CHUNK
+_STREAM_WARPS = 16  # on a multiprocessor: 128 registers a thread
+_MAX_BATCHES = 8  # more are not unrolled, but become another wave of blocks
+
+_SEGMENT = 512  # elements of K in a segment of the tensor-core kernel
+_SLOT_BYTES = 16 * (256 + 64) + 16 * 32
+_RESERVED_SHARED = 1024  # of every block, by the driver
+_X_KIND = {"fp16": 0, "bf16": 1, "nvfp4": 2}
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """How one NVFP4 vector for each matrix runs (``sm90_gemv.cu``).
+
+    Attributes:
+        arch: Compilation target.
+        warps_k, warps_r: Warps of a block, along K and along rows.
+        chunks: Chunks of 1024 elements of a row that a warp takes.
+        rows: Rows of a batch; a power of two.
+        batches: Batches of a warp.
+        preload: Batches that are loaded before the previous kernel has finished (1 or 2).
+        blocks: Blocks that must fit on a multiprocessor together.
+    """
+
+    arch: str
+    warps_k: int
+    warps_r: int
+    chunks: int
+    rows: int
+    batches: int
+    preload: int
+    blocks: int
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of A that a block takes."""
+        return self.rows * self.batches * self.warps_r
+
+    def describe(self) -> str:
+        """One line for people."""
+        warps = f"{self.warps_k}x{self.warps_r} warps of {self.batches}x{self.rows} rows x {self.chunks} chunks"
+        return f"dp4a stream, {warps}, {self.preload} preloaded, {self.blocks} blocks a multiprocessor [{self.arch}]"
+
+
+@dataclass(frozen=True)
+class MmaPlan:
+    """How up to 16 vectors run (``sm90_gemv_mma.cu``).
+
+    Attributes:
+        arch: Compilation target.
+        warps_k, warps_r: Warps of a block that share a tile of 16 rows along K, and tiles that run side by side.
+        split: Blocks of a cluster, which share K.
+        depth: Segments of 16 rows x 512 elements that each warp has in flight.
+        rows: Rows of A that a cluster takes; with tiled scales a multiple of 16.
+        blocks: Blocks that must fit on a multiprocessor together.
+    """
+
+    arch: str
+    warps_k: int
+    warps_r: int
+    split: int
+    depth: int
+    rows: int
+    blocks: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        warps = f"{self.warps_k}x{self.warps_r} warps, {self.depth} segments each"
+        return f"mma.sync stream, {self.rows} rows a cluster of {self.split}, {warps} [{self.arch}]"
+
+    def shared_bytes(self, problem: Problem) -> int:
+        """Dynamic shared memory of a block: vectors, queues, partial sums, and sums that the cluster exchanges."""
+        warps = self.warps_k * self.warps_r
+        steps = ceil_div(ceil_div(problem.k, _SEGMENT), self.split * self.warps_k) * self.warps_k * 4 + 1
+        tile = 16 * problem.n * 4
+        sums = ceil_div(self.rows, 16) * tile if self.split > 1 else 0
+        return steps * 256 * problem.n + warps * self.depth * _SLOT_BYTES + 2 * warps * tile + sums
+
+
+GemvPlan = StreamPlan | MmaPlan
+
+# Measured on an H200 (docs/optimisation-log.md): (M, K, L) -> warps_k, warps_r, chunks, rows, batches, preload, blocks.
+_STREAM_TABLE = {
+    (7168, 16384, 1): (8, 1, 2, 4, 7, 1, 2),
+    (4096, 7168, 8): (7, 1, 1, 8, 8, 1, 2),
+    (7168, 2048, 4): (2, 2, 1, 4, 7, 2, 4),
+}
+
+
+def refuse(problem: Problem) -> tuple[str, ...]:
+    """Reasons why these kernels do not run `problem`; empty when they do."""
+    reasons = []
+    if problem.a.kind != "nvfp4":
+        reasons.append(f"A must be NVFP4, not {problem.a.kind}")
+    if not 0 <= problem.n <= MAX_VECTORS:
+        reasons.append(f"takes 1..{MAX_VECTORS} vectors, not {problem.n}; use gemm")
+    if problem.k % 16:
+        reasons.append(f"K must be a multiple of 16, not {problem.k}")
+    if problem.m > 2**31 - 2**20 or problem.l > 65535:
+        reasons.append(f"takes at most 65535 matrices of 2^31 - 2^20 rows, not {problem.l} of {problem.m}")
+    if not reasons and not _streams(problem) and _smallest(problem) > 227 * 1024:
+        reasons.append(f"{problem.n} vectors of {problem.k} elements do not fit into the shared memory of a cluster")
+    return tuple(reasons)
+
+
+def _streams(problem: Problem) -> bool:
+    return problem.b.kind == "nvfp4" and problem.n == 1 and problem.k <= _MAX_STREAM_K
+
+
+def _smallest(problem: Problem) -> int:
+    """Bytes of shared memory that the tensor-core kernel cannot do without."""
+    return MmaPlan("", 1, 1, 8, 1, 16, 1).shared_bytes(problem)
+
+
+def plan(capability: Capability, problem: Problem) -> GemvPlan:
+    """The plan for `problem` there."""
+    if _streams(problem):
+        tuned = _STREAM_TABLE.get((problem.m, problem.k, problem.l)) if capability.sms == 132 else None
+        return StreamPlan(capability.arch, *tuned) if tuned else _plan_stream(capability, problem)
+    return _plan_mma(capability, problem)
+
+
+def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
+    """Warps for all of a row; rows and batches such that all blocks are resident at once, each with the same work."""
+    all_chunks = max(ceil_div(problem.k, _CHUNK), 1)
+    chunks = 1 if all_chunks <= 8 else 2
+    warps_k = ceil_div(all_chunks, chunks)
+    warps_r = max(1, min(4, 8 // warps_k))
+    blocks = max(1, _STREAM_WARPS // (warps_k * warps_r))
+    slots = capability.sms * blocks
+    rows = 8 // chunks
+    # Fewer rows at a time where there are not enough for every block.
+    while rows > 1 and (rows > problem.m or ceil_div(problem.m, rows * warps_r) * problem.l < slots):
+        rows //= 2
+    if rows == 1:
+        warps_r = max(1, min(warps_r, ceil_div(problem.m * problem.l, slots)))
+    needed = ceil_div(problem.m * problem.l, slots * rows * warps_r)
+    waves = ceil_div(needed, _MAX_BATCHES)
+    return StreamPlan(capability.arch, warps_k, warps_r, chunks, rows, max(1, ceil_div(needed, waves)), 1, blocks)
+
+
+# Clusters of 1, 2, 4 and 8 blocks that an H200 holds at a time, one block on each multiprocessor: its multiprocessors
+# come in groups whose sizes are not multiples of the cluster. One cluster more would be a second wave.
+_CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 14}
+
+# (warps, blocks on a multiprocessor, depth), best first; below 48 segments in flight memory waits for the warps.
+_SHAPES = ((8, 2, 2), (16, 1, 2), (16, 1, 1), (8, 1, 2))
+_LAST_SHAPES = ((8, 1, 1), (4, 1, 1), (2, 1, 1), (1, 1, 1))
+
+
+def _plan_mma(capability: Capability, problem: Problem) -> MmaPlan:
+    """The smallest cluster whose blocks hold their share of the vectors beside queues for enough warps."""
+    segments = max(ceil_div(problem.k, _SEGMENT), 1)
+    splits = [split for split in _CLUSTERS if split == 1 or split <= segments]
+    for shapes in (_SHAPES, _LAST_SHAPES):
+        for split in splits:
+            for shape in shapes:
+                found = _fit(capability, problem, split, shape)
+                if found is not None:
+                    return found
+    raise AssertionError("refuse() keeps out what does not fit")
+
+
+def _fit(capability: Capability, problem: Problem, split: int, shape: tuple[int, int, int]) -> MmaPlan | None:
+    """The plan with `split` and `shape`; None when it needs too much shared memory."""
+    warps, blocks, depth = shape
+    clusters = max(1, _CLUSTERS[split] * capability.sms * blocks // (132 * problem.l))
+    rows = max(16, ceil_div(problem.m, clusters))
+    if problem.a.scale_layout == "tiled":
+        rows = ceil_div(rows, 16) * 16
+    limit = (capability.shared_bytes + _RESERVED_SHARED) // blocks - _RESERVED_SHARED
+    # The sums that a cluster exchanges grow with its rows: rather more clusters, one after the other.
+    while True:
+        for warps_k, warps_r in _warps(ceil_div(ceil_div(problem.k, _SEGMENT), split), ceil_div(rows, 16), warps):
+            found = MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks)
+            if found.shared_bytes(problem) <= limit:
+                return found
+        if split == 1 or rows <= 256:
+            return None
+        rows = ceil_div(rows, 32) * 16
+
+
+def _warps(segments: int, tiles: int, most: int) -> list[tuple[int, int]]:
+    """Warps along K and along rows, at most `most`: by how many are at work, then by how few share a tile."""
+
+    def at_work(pair: tuple[int, int]) -> float:
+        return segments * tiles / (ceil_div(tiles, pair[1]) * ceil_div(segments, pair[0]))
+
+    pairs = [(k, min(most // k, max(tiles, 1))) for k in range(1, min(most, max(segments, 1)) + 1)]
+    enough = 0.8 * max(map(at_work, pairs))
+    return sorted((pair for pair in pairs if at_work(pair) >= enough), key=lambda pair: (-at_work(pair), pair[0]))
+
+
+def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
+    shared = {
+        "K": problem.k,
+        "WARPS_K": plan.warps_k,
+        "WARPS_R": plan.warps_r,
+        "MIN_BLOCKS": plan.blocks,
+        "EARLY": int(early),
+        "A_LAYOUT": SCALES[problem.a.scale_layout],
+        "X_LAYOUT": SCALES[problem.b.scale_layout],
+        "OUT": OUT[problem.out_dtype],
+    }
+    if isinstance(plan, StreamPlan):
+        return {
+            **shared,
+            "CHUNKS": plan.chunks,
+            "ROWS": plan.rows,
+            "BATCHES": plan.batches,
+            "PRELOAD": plan.preload,
+        }
+    return {
+        **shared,
+        "N": problem.n,
+        "X_KIND": _X_KIND[problem.b.kind],
+        "SPLIT": plan.split,
+        "DEPTH": plan.depth,
+        "TILES": ceil_div(plan.rows, 16),
+    }
+
+
+def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: bool = False) -> tuple[Launch, ...]:
+    """One launch; none for an empty result.
+
+    Args:
+        plan: From `plan`.
+        problem: What is computed.
+        operands: A, the vectors, the result.
+        early: Whether A is loaded while the previous kernel of the queue may still run: then that must not write A.
+    """
+    if 0 in (problem.m, problem.n, problem.l):
+        return ()
+    stream = isinstance(plan, StreamPlan)
+    name = "nvfp4_sm90_gemv" if stream else "nvfp4_sm90_gemv_mma"
+    values = tuple((f"CONFIG_{key}", value) for key, value in _constants(plan, problem, early).items())
+    a, x = parts(operands.a[0]), parts(operands.b[0])
+    args = (
+        *a.pointers(),
+        Scalar("i32", a.tensor_stride),
+        *x.pointers(),
+        Scalar("i32", x.tensor_stride),
+        Pointer(operands.out[0]),
+        Scalar("i32", problem.m),
+    )
+    kernel = Kernel(name.removeprefix("nvfp4_") + ".cu", name, values, plan.arch)
+    block = (32 * plan.warps_k * plan.warps_r, 1, 1)
+    if isinstance(plan, StreamPlan):
+        grid = (ceil_div(problem.m, plan.block_rows), problem.l, 1)
+        return (Launch(kernel, grid, block, args, programmatic=True),)
+    rows = problem.m if problem.a.scale_layout == "linear" else ceil_div(problem.m, 128) * 128
+    launch = Launch(
+        kernel,
+        (ceil_div(rows, plan.rows), problem.l, plan.split),
+        block,
+        (*args, Scalar("i32", plan.rows)),
+        cluster=(1, 1, plan.split),
+        shared_bytes=plan.shared_bytes(problem),
+        programmatic=True,
+    )
+    return (launch,)
+
+
+def prepare(plan: GemvPlan, problem: Problem) -> Callable[[Operands], None]:
+    """The computation for many calls (see `Sm90Backend.prepare`).
+
+    The first call with a weight waits for the previous kernel before it touches anything, because that kernel may be
+    the one that writes the weight. Later calls with the same weight, as long as torch has not seen it change, load it
+    while the previous kernel still runs: whatever wrote it had finished when the first call began. A weight that is
+    changed behind torch's back, by a raw pointer, by the kernel directly before this one, needs `nvfp4.gemv` on a new
+    tensor object.
+    """
+    late = repeated(lambda operands, extra: launches(plan, problem, operands))
+    soon = repeated(lambda operands, extra: launches(plan, problem, operands, early=True))
+    settled: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
+
+    def run(operands: Operands) -> None:
+        weight = cast(NVFP4Tensor, operands.a[0])
+        codes, scales = weight.codes, weight.scales
+        known = settled.get(id(codes))
+        if known is not None and known[0]() is codes and known[1] == codes._version and known[2] == scales._version:
+            soon(operands)
+            return
+        if len(settled) > 4096:
+            settled.clear()
+        settled[id(codes)] = (weakref.ref(codes), codes._version, scales._version)
+        late(operands)
+
+    return run
