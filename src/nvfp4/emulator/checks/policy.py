@@ -18,10 +18,12 @@ class Checks:
     races: unordered conflicting accesses, missing waits, fences and cluster barriers.
     proxy: missing ``fence.proxy.async`` between generic writes and asynchronous reads.
     strict: the letter of the ISA also where compilers rely on less. Off, (1) an acquiring wait orders tcgen05
-    operations as
-        ``tcgen05.fence::after_thread_sync`` does (9.7.16.6.3 admits the standard mechanisms); (2) cp.async data and
-        overwritten generic data need no ``fence.proxy.async``; (3) a commit may arrive on an mbarrier that has been
-        invalidated; (4) unordered writes of one value are no race. Triton's output needs all four.
+        operations as ``tcgen05.fence::after_thread_sync`` does (9.7.16.6.3 admits the standard mechanisms); (2)
+        cp.async data and overwritten generic data need no ``fence.proxy.async``; (3) a commit may arrive on an
+        mbarrier that has been invalidated, and passes on what a fence of its thread has released; (4) unordered
+        writes of one value are no race. The output of Triton and CuTe DSL needs them.
+    implicit_waits: a read of a register that ``tcgen05.ld`` still writes waits for it, as in the machine code of
+        ptxas. The ISA asks for ``tcgen05.wait::ld`` (9.7.16.8.5), but CuTe DSL leaves it out.
     deadlock: blocked warps are explained (otherwise the launch only says that it is stuck).
     outputs: bytes of ``Output`` buffers that nothing wrote.
     leaks: tensor memory that is never freed, mbarriers or copies left in flight at exit.
@@ -36,6 +38,7 @@ class Checks:
     races: bool = True
     proxy: bool = True
     strict: bool = False
+    implicit_waits: bool = False
     deadlock: bool = True
     outputs: bool = True
     leaks: bool = True

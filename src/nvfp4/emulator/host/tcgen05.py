@@ -379,6 +379,8 @@ def _ld(call: HostCall) -> bool:
             call.write(i.operands[1], plan.reduce(found, op, i.parts[-1], i.has("abs"), i.has("NaN")))
 
     _in_flight(call, run, "tcgen05.ld", _transfer_queue(call, "ld"))
+    if call.launch.checks.implicit_waits:
+        return _wait(call, "ld")
     return True
 
 
