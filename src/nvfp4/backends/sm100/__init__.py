@@ -1,0 +1,113 @@
+"""Blackwell kernels: NVFP4 times NVFP4 on the tensor core (tcgen05), and a GEMV. None has run on silicon yet: they are checked in the
+emulator, and ranked by a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+
+from nvfp4 import executors
+from nvfp4.backends.base import Operands, Plan
+from nvfp4.backends.operands import aligned, repeated
+from nvfp4.backends.sm100 import dual, gemm, gemv, group, planner
+from nvfp4.backends.sm100.gemv import GemvPlan
+from nvfp4.backends.sm100.plans import ProductPlan
+from nvfp4.device import Capability
+from nvfp4.executors.launch import Launch
+from nvfp4.problem import Op, Problem
+
+ARCHS = ("sm_100a", "sm_103a")
+_INT_MAX = 2**31 - 1
+_GRID_Y_MAX = 65535
+
+
+class Sm100Backend:
+    """The backend of the kernels ``csrc/kernels/sm100_*.cu``."""
+
+    name = "sm100"
+
+    def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
+        """Reasons why these kernels do not run `problem` there; empty when they do."""
+        reasons = []
+        if capability.arch not in ARCHS:
+            what = "a CPU" if capability.arch == "cpu" else capability.arch
+            reasons.append(f"needs tcgen05 with FP4, which {' and '.join(ARCHS)} have, not {what}")
+        for form, name in ((problem.a, "A"), (problem.b, "B")):
+            if form.kind != "nvfp4":
+                reasons.append(f"{name} must be NVFP4, not {form.kind}: the tensor core takes FP4 on both sides only")
+        sizes = [size for size in problem.groups if size[0] and size[1]] or [(problem.m, problem.n, problem.k)]
+        unit, why = (gemv.UNIT, "256-bit loads") if problem.op is Op.GEMV else (32, "tensor maps")
+        ks = sorted({k for _, _, k in sizes if k % unit or not k})
+        if ks:
+            reasons.append(f"K must be a positive multiple of {unit} ({why}), not {', '.join(map(str, ks))}")
+        if problem.op is Op.GEMV and not 1 <= problem.n <= gemv.MAX_VECTORS:
+            reasons.append(f"takes 1..{gemv.MAX_VECTORS} vectors, not {problem.n}; use gemm")
+        if problem.op is Op.GEMV and problem.l > _GRID_Y_MAX:
+            reasons.append(f"a batch of more than {_GRID_Y_MAX}")
+        if problem.stacked > group.MAX_STACKED_GROUPS:
+            reasons.append(f"{problem.stacked} stacked groups; it takes {group.MAX_STACKED_GROUPS}")
+        if _largest(problem) > _INT_MAX:
+            reasons.append("sizes or tiles beyond 2^31 - 1")
+        return tuple(reasons)
+
+    def plan(self, capability: Capability, problem: Problem) -> ProductPlan | GemvPlan:
+        """The plan for `problem` there."""
+        return (gemv.plan if problem.op is Op.GEMV else planner.plan)(capability, problem)
+
+    def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
+        """The launches, in order, that compute ``operands.out``."""
+        return build(plan, problem, operands, scratch(plan, problem, operands))
+
+    def run(self, plan: Plan, problem: Problem, operands: Operands) -> None:
+        """Compute into ``operands.out``: on a GPU, or with tensors on the CPU in the emulator."""
+        operands = aligned(operands)
+        executors.choose(operands.out[0].device).run(self.launches(plan, problem, operands))
+
+    def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
+        """`run` for many calls: what does not depend on memory is done in the first.
+
+        The operands of all calls lie on the same device, contiguous and 16-byte aligned.
+        """
+        return repeated(
+            lambda operands, extra: build(plan, problem, operands, extra), lambda operands: scratch(plan, problem, operands)
+        )
+
+
+def scratch(plan: Plan, problem: Problem, operands: Operands) -> tuple[torch.Tensor, ...]:
+    """Partial sums and zeroed counters where K is shared by blocks; nothing elsewhere."""
+    if not isinstance(plan, ProductPlan) or plan.splits == 1:
+        return ()
+    x_rows, y_rows = (problem.n, problem.m) if plan.swapped else (problem.m, problem.n)
+    tiles = gemm.tile_count(plan, x_rows, y_rows, problem.l)
+    products = 2 if problem.op is Op.DUAL_GEMM else 1
+    floats, counters = gemm.scratch_sizes(plan, tiles, products)
+    device = operands.out[0].device
+    return (
+        torch.empty(floats, dtype=torch.float32, device=device),
+        torch.zeros(counters, dtype=torch.int32, device=device),
+    )
+
+
+def build(plan: Plan, problem: Problem, operands: Operands, extra: Sequence[torch.Tensor]) -> tuple[Launch, ...]:
+    """The launches, with the memory that `scratch` gave."""
+    if isinstance(plan, GemvPlan):
+        return gemv.launch(plan, problem, operands)
+    products = cast(ProductPlan, plan)
+    if problem.op is Op.GROUP_GEMM:
+        return group.launch(products, problem, operands)
+    memory = (extra[0], extra[1]) if extra else None
+    return (dual if problem.op is Op.DUAL_GEMM else gemm).launch(products, problem, operands, memory)
+
+
+def _largest(problem: Problem) -> int:
+    """At least any size, row of scale tiles, or number of parts of tiles that the kernels count in 32 bits."""
+    sizes = problem.groups or ((problem.m, problem.n, problem.k),)
+    batch = max(problem.l, problem.stacked)
+    tiles = sum((m // 64 + 1 + problem.stacked) * (n // 64 + 1) for m, n, _ in sizes) * problem.l
+    rows = max((max(m, n) // 128 + 1) * batch for m, n, _ in sizes)
+    return max(4 * tiles, rows, *(max(size) for size in sizes))
+
+
+BACKEND = Sm100Backend()

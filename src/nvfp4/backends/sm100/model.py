@@ -1,0 +1,186 @@
+"""A static model of the time that a plan takes: bytes, products, epilogue, waves, fill and drain.
+
+It ranks plans; no plan has been timed. Every constant names its source. docs/blackwell.md puts its predictions beside published
+times, and says how far to trust it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nvfp4.backends.sm100.constants import CHUNK, OUT_BYTES, ROWS, SCALE_TILE_BYTES, STEPS, Cluster, ceil_div
+from nvfp4.backends.sm100.gemv import UNIT, GemvPlan
+from nvfp4.backends.sm100.plans import ProductPlan
+from nvfp4.problem import Op, Problem
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the model needs to know of a GPU.
+
+    Attributes:
+        sms: Multiprocessors.
+        clock_ghz: Clock under load.
+        memory_tbs: Bandwidth of device memory that kernels reach, in TB/s.
+        macs: Multiply-adds of FP4 operands that a multiprocessor does in a cycle.
+        shared_bytes: Bytes that it reads from shared memory in a cycle.
+        l2_bytes: Bytes that it gets from L2 in a cycle.
+        tensor_bytes: Bytes that it reads from tensor memory in a cycle.
+        issues: Warp instructions that it issues in a cycle.
+        launch_us: From the end of a kernel to the start of the next, without dependent launch.
+        fill_us: From the start of a kernel to its first product: barriers, tensor memory, descriptors, one trip to memory.
+        drain_us: From the last product to the end of the kernel, apart from the epilogue's throughput.
+    """
+
+    sms: int
+    clock_ghz: float
+    memory_tbs: float
+    macs: int
+    shared_bytes: int
+    l2_bytes: int
+    tensor_bytes: int
+    issues: int
+    launch_us: float
+    fill_us: float
+    drain_us: float
+
+
+B200 = Machine(
+    sms=148,
+    # 9 PFLOP/s of dense FP4 (datasheet of the HGX B200, for one GPU) on 148 multiprocessors at 16384 multiply-adds a cycle.
+    clock_ghz=1.85,
+    # Reported as the practical ceiling; the datasheet has 8.
+    memory_tbs=5.9,
+    macs=16384,
+    # 32 banks of 4 bytes.
+    shared_bytes=128,
+    # Seen on earlier generations; not measured on this one.
+    l2_bytes=64,
+    # A warp reads 32 lanes x 4 bytes a cycle, in each of the four quarters of tensor memory.
+    tensor_bytes=512,
+    issues=4,
+    # Measured on an H200: 16-byte loads took 2.8 us less with dependent launch.
+    launch_us=2.8,
+    # Not measured: a trip to device memory takes about 0.8 us, a descriptor fetch before it as much.
+    fill_us=1.8,
+    drain_us=0.8,
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says.
+
+    Attributes:
+        microseconds: The whole, one call after another.
+        memory: Moving every operand once at the bandwidth of device memory.
+        products: The longest time that a multiprocessor multiplies, or waits for L2.
+        epilogue: Epilogue time that nothing hides.
+        fixed: Launch, fill and drain.
+        waves: Tiles that the busiest multiprocessor computes.
+    """
+
+    microseconds: float
+    memory: float
+    products: float
+    epilogue: float
+    fixed: float
+    waves: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.microseconds:.1f} us (memory {self.memory:.1f}, products {self.products:.1f}, "
+            f"epilogue {self.epilogue:.1f}, fixed {self.fixed:.1f}, {self.waves} waves)"
+        )
+
+
+def instruction_cycles(plan: ProductPlan, products: int, machine: Machine) -> float:
+    """Cycles of one step of 64 elements: `products` instructions, each bound by multipliers or by shared memory."""
+    compute = ROWS * plan.tile_n * 64 / machine.macs
+    x, y = ROWS * 32 / machine.shared_bytes, plan.y_rows * 32 / machine.shared_bytes
+    first, later = x + y, (y if plan.collect else x + y)
+    return max(compute, first) + (products - 1) * max(compute, later)
+
+
+def chunk_cycles(plan: ProductPlan, products: int, machine: Machine) -> float:
+    """Cycles of a chunk of 256 elements in a multiprocessor: its instructions, or what it takes to bring the operands."""
+    x = ROWS // (2 if plan.cluster is Cluster.MULTICAST else 1)
+    scales = (1 + products * plan.y_tiles) * STEPS * SCALE_TILE_BYTES
+    loaded = (x + products * plan.y_rows) * CHUNK // 2 + scales
+    return max(STEPS * instruction_cycles(plan, products, machine), loaded / machine.l2_bytes)
+
+
+def epilogue_cycles(plan: ProductPlan, problem: Problem, products: int, machine: Machine) -> float:
+    """Cycles from accumulators in tensor memory to results in L2, of one tile in a multiprocessor."""
+    read = products * plan.tile_n * ROWS * 4 / machine.tensor_bytes
+    written = plan.tile_n * ROWS * OUT_BYTES[problem.out_dtype]
+    # A row a thread: a store of a warp touches 32 rows, half a sector each.
+    write = written / (machine.l2_bytes / 2 if not plan.swapped else machine.l2_bytes)
+    # Scaling, conversion and addresses: about six instructions an element of a thread, more with SiLU.
+    work = plan.tile_n * 4 * (6 if products == 1 else 20) / machine.issues
+    return read + max(write, work)
+
+
+def _tiles(plan: ProductPlan, problem: Problem) -> list[tuple[int, int]]:
+    """(tiles, K) of every matrix product."""
+    at_once = 2 if plan.cluster is Cluster.MULTICAST else 1
+
+    def count(m: int, n: int) -> int:
+        x, y = (n, m) if plan.swapped else (m, n)
+        return ceil_div(x, plan.tile_m) * ceil_div(y, plan.tile_n * at_once)
+
+    if problem.groups:
+        return [(count(m, n), k) for m, n, k in problem.groups if m and n]
+    if problem.stacked:
+        # Groups of equal size, which no plan can know.
+        rows = ceil_div(problem.m, problem.stacked)
+        return [(count(rows, problem.n) * problem.stacked, problem.k)]
+    return [(count(problem.m, problem.n) * problem.l, problem.k)]
+
+
+def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Prediction:
+    """The time of a GEMM, dual GEMM or grouped GEMM."""
+    products = 2 if problem.op is Op.DUAL_GEMM else 1
+    to_us = 1e-3 / machine.clock_ghz
+    clusters = machine.sms // plan.blocks
+    per_chunk = chunk_cycles(plan, products, machine)
+    epilogue = epilogue_cycles(plan, problem, products, machine)
+    items, cycles, longest = 0, 0.0, 0.0
+    for tiles, k in _tiles(plan, problem):
+        tile = ceil_div(k, CHUNK) * per_chunk / plan.splits
+        # With one accumulator an epilogue stands between a tile and the next.
+        tile = max(tile, epilogue) if plan.buffers == 2 else tile + epilogue
+        items += tiles * plan.splits
+        cycles += tiles * plan.splits * tile
+        longest = max(longest, tile)
+    waves = ceil_div(items, clusters)
+    # Whole waves of the average tile, the last of which is the longest.
+    busy = 0.0 if not items else (waves - 1) * cycles / items + longest
+    drain = epilogue if plan.buffers == 2 else 0.0
+    if plan.splits > 1:
+        # Partial sums in fp32 go to L2 and come back, and a counter says who is last.
+        drain += 2 * epilogue * (1 + plan.splits) / 2
+    fixed = machine.fill_us + machine.drain_us + (0.0 if plan.programmatic else machine.launch_us)
+    fixed += 1.0 if plan.splits > 1 else 0.0
+    memory = problem.bytes / machine.memory_tbs * 1e-6
+    total = fixed + max(memory, busy * to_us) + drain * to_us
+    return Prediction(total, memory, busy * to_us, drain * to_us, fixed, waves)
+
+
+# Warp instructions for 64 elements of a row and a vector: 16 conversions of codes in four registers each, 32 packed multiply-adds, four
+# times six for scales and sums. Of a vector once for all rows: 32 conversions and ten more.
+_GEMV_ROW = 32 + 32 + 24
+_GEMV_VECTOR = 42
+
+
+def vector(plan: GemvPlan, problem: Problem, machine: Machine = B200) -> Prediction:
+    """The time of a GEMV."""
+    units = problem.m * problem.l * ceil_div(problem.k, UNIT) / 32
+    instructions = units * problem.n * (_GEMV_ROW + _GEMV_VECTOR / plan.rows)
+    blocks = plan.grid(problem)[0] * plan.grid(problem)[1]
+    # Blocks are short and many share a multiprocessor: only grids smaller than the device leave some idle.
+    used = min(machine.sms, blocks)
+    busy = instructions / machine.issues / used * 1e-3 / machine.clock_ghz
+    memory = problem.bytes / machine.memory_tbs * 1e-6
+    fixed = machine.fill_us + (0.0 if plan.programmatic else machine.launch_us)
+    return Prediction(fixed + max(memory, busy), memory, busy, 0.0, fixed, ceil_div(blocks, machine.sms))

@@ -1,0 +1,38 @@
+"""Choosing a plan: candidates that can run, ranked by the model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from nvfp4.backends.sm100 import model
+from nvfp4.backends.sm100.constants import CHUNK, Cluster, ceil_div
+from nvfp4.backends.sm100.plans import TILE_NS, ProductPlan, fitting
+from nvfp4.device import Capability
+from nvfp4.problem import Op, Problem
+
+_SPLITS = (1, 2, 4)
+
+
+def candidates(capability: Capability, problem: Problem) -> Iterator[ProductPlan]:
+    """Every plan that is worth a thought."""
+    products = 2 if problem.op is Op.DUAL_GEMM else 1
+    chunks = ceil_div(problem.k, CHUNK)
+    # Groups are many tiles already, and may have any K.
+    splits = [s for s in _SPLITS if s == 1 or (problem.op is not Op.GROUP_GEMM and s <= chunks // 2)]
+    for tile_n in TILE_NS:
+        for cluster in Cluster:
+            for swapped in (False,) if products == 2 else (False, True):
+                for split in splits:
+                    plan = ProductPlan(
+                        capability.arch, tile_n=tile_n, cluster=cluster, swapped=swapped, splits=split, sms=capability.sms
+                    )
+                    plan = fitting(plan, products, capability.shared_bytes)
+                    if not plan.wrong(products, capability.shared_bytes):
+                        yield plan
+
+
+@functools.lru_cache(maxsize=1024)
+def plan(capability: Capability, problem: Problem) -> ProductPlan:
+    """The plan with the shortest predicted time; of equals, the first."""
+    return min(candidates(capability, problem), key=lambda candidate: model.product(candidate, problem).microseconds)
