@@ -33,6 +33,7 @@ from .runtime.layout import (
     SYNC_OBJECTS,
     TRACE,
     WARP,
+    State,
     Status,
 )
 from .runtime.native import runtime
@@ -147,6 +148,7 @@ class Launch:
         self.active: deque[Cluster] = deque()
         self.order = self._start_order()
         self.next = 0
+        self._timed_out: dict[int, int] = {}
 
     def _per_sm(self) -> int:
         """CTAs that share an SM: by threads, and by shared memory."""
@@ -415,7 +417,7 @@ class Launch:
                 self.active.popleft()
                 idle = 0
             elif status == Status.ALL_BLOCKED:
-                if self._force(cluster):
+                if self._force(cluster) or self._time_out(cluster):
                     idle = 0
                     continue
                 self.findings.deadlock(cluster)
@@ -503,6 +505,22 @@ class Launch:
                         op.due = now + 500
                 return
             self.complete(cluster, self.random.choice(ready))
+
+    def _time_out(self, cluster: Cluster) -> bool:
+        """Nothing can move: every ``mbarrier.try_wait`` gives up, once. Code that loops comes back, and then it is a deadlock."""
+        progress = int(self.context["progress"][0])
+        if self._timed_out.get(cluster.number) == progress:
+            return False
+        self._timed_out[cluster.number] = progress
+        found = False
+        for k in range(self.warps * self.cluster_size):
+            w = self.warp_array[cluster.first_warp + k]
+            if int(w["state"]) == State.BLOCKED and int(w["wait_kind"]) == 2:
+                retries = w["g_retry"][: int(w["groups"])]
+                retries[retries != 0] = 2
+                w["state"] = State.RUN
+                found = True
+        return found
 
     def _force(self, cluster: Cluster) -> bool:
         """Everything waits: something in flight has to land."""

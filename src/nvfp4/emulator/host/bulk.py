@@ -220,7 +220,14 @@ def _remote_store(call: HostCall) -> bool:
         rank, offset = call.locate(dst, size, "the destination", lane)
         b_rank, b_offset, component, date = mbarrier_of(call, call.value(i.operands[2], lane), lane)
         data = b"".join(call.value(v, lane).to_bytes(8, "little")[:width] for v in values)
-        call.access(_words(offset, size), rank, "the destination", component, date, True)
+        words = _words(offset, size)
+        cells = call.launch.slots[call.cluster.slot].cells[rank]
+        if op is not None:
+            # Reductions do not race among themselves (flag 4: last written by one).
+            cells["wclock"][words[(cells["flags"][words] & 4) != 0]] = 0
+        call.access(words, rank, "the destination", component, date, True)
+        if op is not None:
+            cells["flags"][words] |= 4
         target = call.smem(rank)[offset : offset + size]
 
         def run(to: Bytes = target, d: bytes = data, bar: tuple[int, int] = (b_rank, b_offset)) -> None:

@@ -140,7 +140,7 @@ def _prefetch(call: HostCall) -> bool:
 @register("tensormap.replace")
 def _replace(call: HostCall) -> bool:
     i = call.instruction
-    field = i.parts[2]
+    field = i.parts[3] if i.parts[2] == "tile" else i.parts[2]
     shared = any(p.startswith("shared") for p in i.parts)
     for lane in call.lanes:
         address = call.value(i.operands[0], lane)

@@ -90,6 +90,7 @@ def barrier_arrive(ctx: Context, w: Warp, mask: u32, instruction: u32, number: u
         return 1
     if bar.arrived == 0:
         bar.expected = wanted
+        bar.warps = u64(threads)
         bar.reduce_and = 1
         bar.reduce_or = 0
         bar.reduce_count = 0
@@ -193,7 +194,7 @@ def warp_exited(ctx: Context, w: Warp) -> None:
     head.cb_live -= 1
     for i in range(16):
         bar = cta.bars + i
-        if bar.arrived and bar.expected > cta.live_warps * 32 and bar.expected == (cta.live_warps + 1) * 32:
+        if bar.arrived and bar.warps == 0 and bar.expected == (cta.live_warps + 1) * 32:
             bar.expected = cta.live_warps * 32
             if bar.arrived >= bar.expected:
                 barrier_complete(ctx, cta, bar)
@@ -470,7 +471,8 @@ def mbarrier_wait(
         ctx.counters[N_MBARRIER_WAITS] += 1
     if ready == 0 and (packed & 2) and ctx.fatal == 0:
         # try_wait may give up at any time: say so once in a while, so that code which does not loop fails.
-        if w.retry or (ctx.checks & CK_SPURIOUS) == 0 or (random(ctx) & 3) != 0:
+        # The launch sets 2 when nothing else can move: the time limit of the wait has come.
+        if w.retry != 2 and (w.retry or (ctx.checks & CK_SPURIOUS) == 0 or (random(ctx) & 3) != 0):
             return wait_begin(ctx, w, 2, want, w.wait_phase, instruction)
     if last != 0:
         wait_end(ctx, w, last.address, instruction)

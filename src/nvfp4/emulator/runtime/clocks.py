@@ -100,6 +100,11 @@ def sync_acquire(ctx: Context, w: Warp, a: u64) -> None:
 
 @native
 def sync_lanes(ctx: Context, w: Warp, mask: u32, addr: P[u64], acquire: u32, release: u32, ordered: u32) -> None:
+    head = ctx.ctas + w.cta.cluster_first
+    if release == 0 and head.sync_used == 0 and ctx.sync == 0:
+        return
+    if acquire == 0 and ordered == 0 and w.release_fence == 0:
+        return
     m = mask
     while m:
         lane = ctz(m)

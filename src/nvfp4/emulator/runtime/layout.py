@@ -199,14 +199,15 @@ BUFFER = struct(
 CELL = struct(
     "Cell",  # shadow of one 4-byte word of shared memory
     """
+    # Two 64-bit words that the quick paths of memory.py handle whole: the last write, and a reader.
     wclock: u32
-    rclock: u32
     wactor: u16
-    ractor: u16
     wmask: u8           # bytes of the last write
-    rmask: u8
     init: u8            # bytes ever written
-    flags: u8           # 1 the last write came through the async proxy, 2 word of a live mbarrier
+    rclock: u32
+    ractor: u16
+    rmask: u8
+    flags: u8           # 1 the last write came through the async proxy, 2 word of a live mbarrier, 4 atomic
     winstr: u32
     rinstr: u32
     """,

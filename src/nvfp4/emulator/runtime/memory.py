@@ -118,6 +118,55 @@ def byte_mask(offset: u64, bytes: u64) -> u32:
 
 
 @native
+def shared_read_slow(
+    ctx: Context, w: Warp, cta: Cta, word: u64, bm: u32, bytes: u64, instruction: u32, lane: u32
+) -> None:
+    """Say what is wrong with a read of one word, if anything is."""
+    vc = w.vc
+    me = w.self
+    now = vc[me]
+    cell = cta.cells + word
+    if unlikely((cell.init & bm) != bm) and (ctx.checks & CK_INIT):
+        fault(
+            ctx,
+            w,
+            F_UNINITIALISED_SHARED,
+            instruction,
+            lane,
+            0,
+            (word << 2) + (u64(cta.rank) << 24),
+            cell.init,
+            bytes,
+            cta.rank,
+        )
+        cell.init = 15
+    if (
+        (cell.wmask & bm)
+        and unlikely(vc[cell.wactor] < cell.wclock)
+        and (ctx.checks & CK_RACES)
+        and (cell.flags & 4) == 0
+    ):
+        fault(
+            ctx,
+            w,
+            F_RACE_READ_AFTER_WRITE,
+            instruction,
+            lane,
+            cell.winstr,
+            (word << 2) + (u64(cta.rank) << 24),
+            cell.wactor,
+            cell.wclock,
+            cell.flags & 1,
+        )
+        cell.wclock = 0
+    if cell.ractor == me or vc[cell.ractor] >= cell.rclock or (u32(word) + now) & 1:
+        cell.rclock = now
+        cell.ractor = u16(me)
+        cell.rmask = u8(bm)
+        cell.rinstr = instruction + 1
+
+
+@native(inline=True)
 def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32) -> None:
     first = offset >> 2
     count = (bytes + 3) >> 2
@@ -125,46 +174,21 @@ def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, 
     vc = w.vc
     me = w.self
     now = vc[me]
+    mark = u64(now) | (u64(me) << 32) | (u64(bm) << 48)
     for i in range(count):
-        cell = cta.cells + (first + i)
-        if unlikely((cell.init & bm) != bm) and (ctx.checks & CK_INIT):
-            fault(
-                ctx,
-                w,
-                F_UNINITIALISED_SHARED,
-                instruction,
-                lane,
-                0,
-                ((first + i) << 2) + (u64(cta.rank) << 24),
-                cell.init,
-                bytes,
-                cta.rank,
-            )
-            cell.init = 15
-        if (
-            (cell.wmask & bm)
-            and unlikely(vc[cell.wactor] < cell.wclock)
-            and (ctx.checks & CK_RACES)
-            and (cell.flags & 4) == 0
-        ):
-            fault(
-                ctx,
-                w,
-                F_RACE_READ_AFTER_WRITE,
-                instruction,
-                lane,
-                cell.winstr,
-                ((first + i) << 2) + (u64(cta.rank) << 24),
-                cell.wactor,
-                cell.wclock,
-                cell.flags & 1,
-            )
-            cell.wclock = 0
-        if cell.ractor == me or vc[cell.ractor] >= cell.rclock or (u32(first + i) + u32(now)) & 1:
-            cell.rclock = now
-            cell.ractor = u16(me)
-            cell.rmask = u8(bm)
-            cell.rinstr = instruction + 1
+        words = pointer(u64, cta.cells + (first + i))
+        wv = words[0]
+        rv = words[1]
+        if (u32(wv >> 56) & bm) == bm and ((u32(wv >> 48) & bm) == 0 or vc[(wv >> 32) & 0xFFFF] >= u32(wv)):
+            # All is well. Of several readers one is kept: any that this one follows gives way, else a coin decides.
+            reader = u32(rv >> 32) & 0xFFFF
+            if reader == me or vc[reader] >= u32(rv) or (u32(first + i) + now) & 1:
+                new = mark | (rv & 0xFF00000000000000)
+                if new != rv:
+                    words[1] = new
+                    pointer(u32, words)[5] = instruction + 1
+        else:
+            shared_read_slow(ctx, w, cta, first + i, bm, bytes, instruction, lane)
 
 
 @native
@@ -183,7 +207,7 @@ def shared_write_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64,
 
 
 @native
-def shared_store_check(
+def shared_store_slow(
     ctx: Context,
     w: Warp,
     cta: Cta,
@@ -261,6 +285,43 @@ def shared_store_check(
         cell.init = cell.init | u8(bm)
         cell.flags = cell.flags & 250
         cell.winstr = instruction + 1
+
+
+@native(inline=True)
+def shared_store_check(
+    ctx: Context,
+    w: Warp,
+    cta: Cta,
+    offset: u64,
+    bytes: u64,
+    instruction: u32,
+    lane: u32,
+    values: P[u8],
+    size: u32,
+    n: u32,
+) -> None:
+    """values, size, n: what is stored, so that unordered writes of one value can be told from harmful ones (may be null)."""
+    first = offset >> 2
+    count = (bytes + 3) >> 2
+    bm = byte_mask(offset, bytes)
+    vc = w.vc
+    me = w.self
+    mark = u64(vc[me]) | (u64(me) << 32)
+    for i in range(count):
+        words = pointer(u64, cta.cells + (first + i))
+        wv = words[0]
+        rv = words[1]
+        quiet = (u32(wv >> 48) & bm) == 0 or vc[(wv >> 32) & 0xFFFF] >= u32(wv)
+        free = (u32(rv >> 48) & bm) == 0 or vc[(rv >> 32) & 0xFFFF] >= u32(rv)
+        if quiet and free and (rv >> 56) == 0:
+            mask = u64(bm)
+            if (wv & 0xFFFFFFFFFFFF) == mark:
+                mask = mask | ((wv >> 48) & 0xFF)
+            words[0] = mark | (mask << 48) | (wv & 0xFF00000000000000) | (u64(bm) << 56)
+            pointer(u32, words)[4] = instruction + 1
+        else:
+            shared_store_slow(ctx, w, cta, offset, bytes, instruction, lane, values, size, n)
+            break
 
 
 @native
@@ -368,7 +429,9 @@ def global_write_check(
 
 @native(inline=True)
 def put(out: P[u8], src: P[u8], size: u32, n: u32, lane: u32) -> None:
-    if size == 4:
+    if size == 4 and n == 1:
+        pointer(u32, out)[lane] = pointer(u32, src)[0]
+    elif size == 4:
         for k in range(n):
             pointer(u32, out)[k * 32 + lane] = pointer(u32, src)[k]
     elif size == 8:
@@ -387,7 +450,9 @@ def put(out: P[u8], src: P[u8], size: u32, n: u32, lane: u32) -> None:
 
 @native(inline=True)
 def take(dst: P[u8], values: P[u8], size: u32, n: u32, lane: u32) -> None:
-    if size == 4:
+    if size == 4 and n == 1:
+        pointer(u32, dst)[0] = pointer(u32, values)[lane]
+    elif size == 4:
         for k in range(n):
             pointer(u32, dst)[k] = pointer(u32, values)[k * 32 + lane]
     elif size == 8:

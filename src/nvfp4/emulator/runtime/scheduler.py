@@ -287,7 +287,10 @@ def run_cluster(ctx: Context, first: u32, count: u32, budget: u64) -> i32:
         chosen = NONE
         live = u32(0)
         for i in range(count):
-            k = first + (start + i) % count
+            k = start + i
+            if k >= count:
+                k -= count
+            k += first
             state = (ctx.warps + k).state
             if state == ST_RUN:
                 chosen = k
