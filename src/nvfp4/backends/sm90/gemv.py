@@ -202,7 +202,7 @@ def _fit(capability: Capability, problem: Problem, split: int, shape: tuple[int,
             found = MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks)
             if found.shared_bytes(problem) <= limit:
                 return found
-        if split == 1 or rows <= 256:
+        if split == 1 or rows <= 16:
             return None
         rows = ceil_div(rows, 32) * 16
 
