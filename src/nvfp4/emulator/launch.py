@@ -417,7 +417,7 @@ class Launch:
                 self.active.popleft()
                 idle = 0
             elif status == Status.ALL_BLOCKED:
-                if self._force(cluster) or self._time_out(cluster):
+                if self._force(cluster) or self._unstick(cluster) or self._time_out(cluster):
                     idle = 0
                     continue
                 self.findings.deadlock(cluster)
@@ -505,6 +505,11 @@ class Launch:
                         op.due = now + 500
                 return
             self.complete(cluster, self.random.choice(ready))
+
+    def _unstick(self, cluster: Cluster) -> bool:
+        """Lanes that wait for others of their warp to converge go on without them."""
+        count = self.warps * self.cluster_size
+        return bool(self.native.function("unstick")(self.address, cluster.first_warp, count))
 
     def _time_out(self, cluster: Cluster) -> bool:
         """Nothing can move: every ``mbarrier.try_wait`` gives up, once. Code that loops comes back, and then it is a deadlock."""

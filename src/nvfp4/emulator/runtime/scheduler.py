@@ -74,7 +74,9 @@ def group_pick(ctx: Context, w: Warp) -> u32:
             if w.g_blocked[i] == 0:
                 group_take(w, i)
                 return 1
-    if release_joins(ctx, w):
+    # Lanes wait at a join for lanes that wait elsewhere, as behind a convergence barrier; only when the whole cluster is
+    # stuck do they go on alone (`unstick`).
+    if n == 0 and release_joins(ctx, w):
         for i in range(w.groups):
             if w.g_blocked[i] == 0:
                 group_take(w, u32(i))
@@ -82,6 +84,19 @@ def group_pick(ctx: Context, w: Warp) -> u32:
     w.mask = 0
     w.state = ST_BLOCKED
     return 0
+
+
+@native
+def unstick(ctx: Context, first: u32, count: u32) -> u32:
+    """Nothing else can move: blocked warps give up their joins. Returns how many warps may run again."""
+    found = u32(0)
+    for i in range(count):
+        w = ctx.warps + (first + i)
+        if w.state == ST_BLOCKED:
+            if release_joins(ctx, w):
+                w.state = ST_RUN
+                found += 1
+    return found
 
 
 @native
