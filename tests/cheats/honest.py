@@ -43,7 +43,7 @@ def dual_gemm(data):
 
 def group_gemm(data):
     abc, _, tiled, _ = data
-    for (a, b, c), (sfa, sfb) in zip(abc, tiled):
+    for (a, b, c), (sfa, sfb) in zip(abc, tiled, strict=True):
         c.copy_(multiply(a, sfa, b, sfb).permute(1, 2, 0).half())
     return [c for _, _, c in abc]
 

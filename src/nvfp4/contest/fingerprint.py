@@ -12,7 +12,7 @@ _MIX = -4658895280553007687  # 0xBF58476D1CE4E5B9
 
 @functools.lru_cache(maxsize=8)
 def _weights(count: int, device: torch.device) -> torch.Tensor:
-    """`count` odd pseudo-random int64 weights (splitmix64's steps without the shifts that a signed type would spoil)."""
+    """`count` odd pseudo-random int64 weights, by the steps of splitmix64."""
     index = torch.arange(1, count + 1, dtype=torch.int64, device=device)
     mixed = index * _GOLDEN
     mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * _MIX

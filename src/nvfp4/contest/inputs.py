@@ -205,6 +205,6 @@ def as_results(task: Task, results: list[torch.Tensor]) -> tuple[torch.Tensor, .
 
 
 def as_storage(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of one of the contest's views in the order of their storage, for copies: few operators take its types."""
+    """The bytes of one of the contest's views in the order of their storage; few operators take its types."""
     order = (5, 2, 4, 0, 1, 3) if tensor.dim() == 6 else (2, 0, 1)
     return tensor.permute(order).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""The worker's process as the evaluator sees it: commands with time limits, a canary for the result channel, its end."""
+"""The worker's process as the evaluator sees it: commands with time limits, a canary for the result channel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the contest's evaluator reports: lines ``key: value`` to a file descriptor, statistics in nanoseconds, exit codes."""
+"""What the contest's evaluator reports: lines ``key: value``, statistics in nanoseconds, exit codes."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import functools
 import importlib.util
 import os
 import secrets
@@ -162,8 +163,7 @@ class Session:
                 raise Rejected("cheat", f"the result of call {number} was not finished {when}: it changed afterwards")
 
     def _calls(self, sets: list[Prepared]) -> list[Callable[[], object]]:
-        submission = self.submission
-        return [lambda data=prepared.data: submission(data) for prepared in sets]
+        return [functools.partial(self.submission, prepared.data) for prepared in sets]
 
     def _capture(self, sets: list[Prepared], *, probe: bool) -> tuple[clock.Sample, list[list[torch.Tensor]]]:
         """One sample; every result is checked, and compared with what it was when it was due."""

@@ -112,8 +112,26 @@ def _argument(argument: Argument, module: emulator.Module, addresses: dict[int, 
     return maps.ljust(parameters.TENSOR_MAP_BYTES * argument.capacity, b"\0")
 
 
+def run_in(
+    module: emulator.Module, launch: Launch, *, checks: emulator.Checks | None = None, seed: int = 0
+) -> emulator.Report:
+    """Run `launch` with the code of `module`, whatever its kernel's source says.
+
+    Raises:
+        LaunchError: The emulator refuses it, or finds something wrong.
+    """
+    with _lock:
+        try:
+            return _run_in(module, launch, emulator.Checks.all() if checks is None else checks, seed)
+        except emulator.EmulatorError as error:
+            raise LaunchError(f"{launch}: {error}") from error
+
+
 def _run_one(launch: Launch, checks: emulator.Checks, seed: int) -> emulator.Report:
-    module = _module(launch.kernel)
+    return _run_in(_module(launch.kernel), launch, checks, seed)
+
+
+def _run_in(module: emulator.Module, launch: Launch, checks: emulator.Checks, seed: int) -> emulator.Report:
     parameters.build(launch.args)  # the same complaints as on a GPU
     with _mapped(module, launch) as addresses:
         return module.launch(

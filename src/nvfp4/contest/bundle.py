@@ -1,0 +1,294 @@
+"""Bundles: one self-contained ``submission.py`` made of a backend's Launches.
+
+What a backend says about every case of a task, as data, becomes tables; the sources of its kernels are copied into the
+file; `runtime` compiles and launches them. Any `LaunchBackend` works: its launches may use tensor maps, clusters,
+programmatic launches, and scratch memory (which starts as zeros, and is kept between calls).
+"""
+
+from __future__ import annotations
+
+import pprint
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from nvfp4.backends.base import LaunchBackend, Operands
+from nvfp4.bench.provenance import commit
+from nvfp4.check.run import choose_launches
+from nvfp4.contest import inputs
+from nvfp4.contest.tasks import Case, Task
+from nvfp4.errors import InputError
+from nvfp4.executors.launch import (
+    Argument,
+    Kernel,
+    Launch,
+    Pointer,
+    PointerArray,
+    Scalar,
+    ScalarArray,
+    TensorMap,
+    TensorMapArray,
+)
+from nvfp4.jit import source
+from nvfp4.problem import Op
+
+MAX_BYTES = 1_000_000
+"""Size limit of a submission."""
+
+FORBIDDEN = "stream"
+"""The word that the contest rejects, wherever it stands."""
+_REPLACEMENT = "strand"
+
+_FIELDS = {
+    Op.GEMV: (0, 1, 4, 5, 6),
+    Op.GEMM: (0, 1, 4, 5, 6),
+    Op.DUAL_GEMM: (0, 1, 2, 6, 7, 8, 9),
+    Op.GROUP_GEMM: (),
+}
+"""Which tensors of `data` a bundle uses: codes, tiled scales, result."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A submission.
+
+    Attributes:
+        task: For this task.
+        arch: Compiled for this architecture.
+        plans: (case, backend, plan) for people.
+        launches: Kernels that one call launches, at most.
+        text: The file.
+    """
+
+    task: Task
+    arch: str
+    plans: tuple[tuple[Case, str, str], ...]
+    launches: int
+    text: str
+
+
+@dataclass(eq=False)
+class _Memory:
+    """Where the addresses of launches come from: tensors of the call, then scratch memory."""
+
+    tensors: list[torch.Tensor]
+    scratch: list[torch.Tensor] = field(default_factory=list)
+
+    def place(self, tensor: torch.Tensor | None) -> tuple[int, int] | None:
+        """(number, byte offset) of the memory of `tensor`; memory that is not the call's becomes scratch."""
+        if tensor is None:
+            return None
+        address = tensor.data_ptr()
+        for number, known in enumerate((*self.tensors, *self.scratch)):
+            size = known.untyped_storage().nbytes()
+            offset = address - known.data_ptr()
+            if 0 <= offset < max(size, 1):
+                return number, offset
+        self.scratch.append(tensor)
+        return len(self.tensors) + len(self.scratch) - 1, 0
+
+
+def blank(task: Task, case: Case) -> inputs.Data:
+    """Inputs of the right shapes whose values do not matter: most of their memory is never touched."""
+
+    def draw(_: torch.Generator, batch: int, rows: int, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.empty(batch, rows, k // 2, dtype=torch.uint8), torch.empty(batch, rows, k // 16, dtype=torch.uint8)
+
+    return inputs.generate(task, case, distribution=draw)
+
+
+def _used(task: Task, data: inputs.Data) -> list[torch.Tensor]:
+    """The tensors of a call in the order of their numbers, as ``runtime._tensors`` gives them."""
+    if task.op is not Op.GROUP_GEMM:
+        dense = cast(inputs.Dense, data)
+        return [dense[i] for i in _FIELDS[task.op]]
+    abc, _, tiled, _ = cast(inputs.Grouped, data)
+    return [x for (a, b, c), (sfa, sfb) in zip(abc, tiled, strict=True) for x in (a, b, sfa, sfb, c)]
+
+
+def _key(task: Task, data: inputs.Data) -> Any:
+    if task.op is Op.GROUP_GEMM:
+        return tuple(cast(inputs.Grouped, data)[3])
+    dense = cast(inputs.Dense, data)
+    return tuple(dense[0].shape), tuple(dense[1].shape)
+
+
+def _map(map: TensorMap, memory: _Memory) -> tuple[Any, ...]:
+    place = memory.place(map.tensor)
+    assert place is not None
+    where = (place[0], place[1] + map.offset)
+    layout = (map.dtype, map.shape, map.strides, map.box, map.element_strides)
+    return (where, *layout, map.swizzle, map.l2_promotion, map.nan_fill)
+
+
+def _argument(argument: Argument, memory: _Memory) -> tuple[Any, ...]:
+    if isinstance(argument, Pointer):
+        return "p", memory.place(argument.tensor)
+    if isinstance(argument, PointerArray):
+        return "ps", argument.capacity, tuple(memory.place(tensor) for tensor in argument.tensors)
+    if isinstance(argument, Scalar):
+        return "s", argument.ctype, (argument.value,), 1
+    if isinstance(argument, ScalarArray):
+        return "s", argument.ctype, argument.values, argument.capacity
+    if isinstance(argument, TensorMap):
+        return "maps", 1, (_map(argument, memory),)
+    assert isinstance(argument, TensorMapArray)
+    return "maps", argument.capacity, tuple(_map(map, memory) for map in argument.maps)
+
+
+class _Kernels:
+    """Kernels by short names."""
+
+    def __init__(self) -> None:
+        self.names: dict[Kernel, str] = {}
+
+    def name(self, kernel: Kernel) -> str:
+        """A name that says the entry, and counts its variants."""
+        if kernel not in self.names:
+            base = kernel.entry.removeprefix("nvfp4_")
+            count = sum(known.entry == kernel.entry for known in self.names)
+            self.names[kernel] = f"{base}_{count}"
+        return self.names[kernel]
+
+
+def _gathers(task: Task, operands: Operands, memory: _Memory) -> list[tuple[Any, ...]]:
+    """Steps that make what the operation takes and the contest does not hand over: the vectors of a batched GEMV.
+
+    They are row 0 of matrices padded to 128 rows; the kernels take them one after another.
+    """
+    if task.op is not Op.GEMV:
+        return []
+    codes = cast(Any, operands.b[0]).codes
+    batch, _, row_bytes = codes.shape
+    if batch == 1:
+        return []
+    place = memory.place(codes)
+    assert place is not None
+    return [("gather", place[0], 1, 0, row_bytes, batch, inputs.GEMV_ROWS * row_bytes)]
+
+
+def _step(launch: Launch, kernels: _Kernels, memory: _Memory) -> tuple[Any, ...]:
+    arguments = tuple(_argument(argument, memory) for argument in launch.args)
+    shape = (launch.grid, launch.block, launch.cluster)
+    return ("launch", kernels.name(launch.kernel), *shape, launch.shared_bytes, launch.programmatic, arguments)
+
+
+def rename(text: str) -> str:
+    """`text` without the forbidden word: "strand" stands in its place, with the same capitals."""
+
+    def replace(found: re.Match[str]) -> str:
+        word = found.group()
+        if word.isupper():
+            return _REPLACEMENT.upper()
+        return _REPLACEMENT.capitalize() if word[0].isupper() else _REPLACEMENT
+
+    return re.sub(FORBIDDEN, replace, text, flags=re.IGNORECASE)
+
+
+def _runtime() -> tuple[str, str]:
+    """The text of ``runtime.py`` before and behind its tables."""
+    text = (Path(__file__).parent / "runtime.py").read_text(encoding="utf-8")
+    before, _, rest = text.partition("# [tables\n")
+    _, _, behind = rest.partition("# tables]\n")
+    return before, behind
+
+
+def _text(value: object) -> str:
+    return pprint.pformat(value, width=118, compact=True, sort_dicts=False)
+
+
+def _quoted(text: str) -> str:
+    if "'''" in text:
+        raise InputError("contest bundle", "source", "no ''' in a kernel", "some", "Write it another way.")
+    return f"r'''{text}'''"
+
+
+def _sources(kernels: Sequence[Kernel]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for kernel in kernels:
+        found.update(source.closure(f"kernels/{kernel.source}"))
+    return found
+
+
+def _header(bundle_command: str, task: Task, arch: str, plans: Sequence[tuple[Case, str, str]], launches: int) -> str:
+    lines = [
+        f"#!POPCORN leaderboard {task.name}",
+        "#!POPCORN gpu B200",
+        f'"""{task.name} for {arch}: generated by nvfp4, do not edit.',
+        "",
+        f"Again: {bundle_command}",
+        f"Commit: {commit()}",
+        f"Kernels launched by a call: {launches}, in the default queue.",
+        "",
+        "Plans:",
+    ]
+    for case, backend, plan in plans:
+        lines.append(f"  {task.line(case)}")
+        lines.append(f"    {backend}: {plan}")
+    lines += ["", "The word that the contest's rules forbid is spelt 'strand' in the sources below.", '"""', ""]
+    return "\n".join(lines)
+
+
+def bundle(
+    task: Task, arch: str, *, strategy: str = "auto", cases: Sequence[Case] | None = None, command: str = ""
+) -> Bundle:
+    """Make the submission of a task.
+
+    Args:
+        task: The task.
+        arch: ``"sm_90a"``, ``"sm_100a"``, or any that a backend has kernels for.
+        strategy: The backend whose kernels to take; ``"auto"`` for the first that does not refuse.
+        cases: What it is for; all tests and benchmarks of the task when None.
+        command: The command that makes it, for the header.
+
+    Raises:
+        UnsupportedError: No backend made of Launches runs a case.
+        InputError: The file would break the contest's rules.
+    """
+    kernels = _Kernels()
+    programs: dict[Any, Any] = {}
+    plans: list[tuple[Case, str, str]] = []
+    most = 0
+    for case in dict.fromkeys(cases if cases is not None else (*task.tests, *task.benchmarks)):
+        problem = task.problem(case, scale_layout="tiled")
+        choice = choose_launches(arch, problem, None if strategy == "auto" else strategy)
+        data = blank(task, case)
+        operands = inputs.operands(task, data, scale_layout="tiled")
+        memory = _Memory(_used(task, data))
+        steps = _gathers(task, operands, memory)
+        launches = cast(LaunchBackend, choice.backend).launches(choice.plan, problem, operands)
+        steps += [_step(launch, kernels, memory) for launch in launches]
+        sizes = [tensor.numel() * tensor.element_size() for tensor in memory.scratch]
+        programs[_key(task, data)] = (len(memory.tensors), sizes, steps)
+        plans.append((case, choice.backend.name, choice.plan.describe()))
+        most = max(most, len(launches))
+    named = {name: (f"kernels/{k.source}", k.entry, dict(k.constants)) for k, name in kernels.names.items()}
+    tables = [
+        f"TASK = {task.name!r}",
+        f"ARCH = {arch!r}",
+        f"GROUPED = {task.op is Op.GROUP_GEMM}",
+        f"FIELDS = {_FIELDS[task.op]}",
+        f"RESULT = {_FIELDS[task.op][-1] if _FIELDS[task.op] else 0}",
+        "",
+        "# name: (source, entry, macros)",
+        f"KERNELS = {_text(named)}",
+        "",
+        "# sizes of a call: (tensors, bytes of scratch memory, steps)",
+        f"PROGRAMS = {_text(programs)}",
+        "",
+        "SOURCES = {}",
+        *(f"SOURCES[{name!r}] = {_quoted(text)}" for name, text in _sources(tuple(kernels.names)).items()),
+        "",
+    ]
+    before, behind = _runtime()
+    _, _, imports = before.partition("from __future__")
+    header = _header(command or f"nvfp4 contest bundle {task.name} --arch {arch}", task, arch, plans, most)
+    text = rename(header + "from __future__" + imports + "\n".join(tables) + behind)
+    size = len(text.encode())
+    if size >= MAX_BYTES:
+        raise InputError("contest bundle", "size", f"below {MAX_BYTES} bytes", size, "Bundle fewer cases.")
+    return Bundle(task, arch, tuple(plans), most, text)
