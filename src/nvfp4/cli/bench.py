@@ -54,14 +54,14 @@ def bench(
     )
     env = Environment.here()
     done: list[Record] = []
-    with output.progress(quiet=as_json) as bar:
-        task = bar.add_task("bench", total=len(problems))
+    with output.Steps("bench", len(problems)) as steps:
 
         def tell(problem: Problem, step: str, fraction: float) -> None:
-            bar.update(task, completed=len(done) + 0.99 * fraction, description=f"{problem.op} {step}")
+            steps.now(f"{problem.op} {step}", fraction)
 
         for result in run_bench(problems, settings, env, progress=tell, path=record):
             done.append(result)
+            steps.advance()
             if not as_json:
                 output.console.print(_table(result))
     if as_json:

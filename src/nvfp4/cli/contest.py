@@ -99,11 +99,8 @@ def evaluate_command(
         repeats=repeats or None,
     )
     report = Report(config.popcorn_descriptor())
-    with output.progress(quiet=as_json) as bar:
-        step = bar.add_task("contest", total=None)
-        result = evaluate(
-            submission, chosen, options, report=report, progress=lambda text: bar.update(step, description=text)
-        )
+    with output.Steps("contest", 1) as steps:
+        result = evaluate(submission, chosen, options, report=report, progress=steps.now)
     if as_json:
         output.emit(_json(result, broken))
     else:

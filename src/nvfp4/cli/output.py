@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,10 +19,39 @@ console = Console() if sys.stdout.isatty() else Console(width=140)
 error_console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=140)
 
 
-def progress(*, quiet: bool) -> Progress:
-    """A progress bar on the error output, so that results can be piped; invisible when `quiet` or not a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=error_console, transient=True, disable=quiet or not error_console.is_terminal)
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Steps:
+    """Progress on the error output: a bar on a terminal, elsewhere a line now and then, so that logs show life."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._begin = self._said = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        terminal = error_console.is_terminal
+        self._bar = Progress(*columns, console=error_console, transient=True, disable=not terminal)
+        self._task = self._bar.add_task(name, total=total)
+
+    def __enter__(self) -> Steps:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def now(self, what: str, fraction: float = 0.0) -> None:
+        """Say what is being done; `fraction` of this step is over."""
+        self._bar.update(self._task, description=what, completed=self._done + fraction)
+        if self._bar.disable and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            passed = self._said - self._begin
+            print(f"{self._name}: {self._done} of {self._total}, {passed:.0f} s, {what}", file=sys.stderr, flush=True)
+
+    def advance(self) -> None:
+        """One step is over."""
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
 
 
 def emit(data: Any) -> None:

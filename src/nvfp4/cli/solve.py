@@ -133,13 +133,12 @@ def solve(
         work += [(problem, Target("cpu", None, _EMULATED_ARCH)) for problem in _emulated(problems)]
     rows: list[Row] = []
     where = capability(device)
-    with output.progress(quiet=as_json) as bar:
-        task = bar.add_task("solve", total=len(work))
+    with output.Steps("solve", len(work)) as steps:
         for problem, target in work:
             case = Case(output.formats(problem, activations, scale_layout, out), data, seed)
-            bar.update(task, description=f"{problem.op} {output.shape(problem)} {target}")
+            steps.now(f"{problem.op} {output.shape(problem)} {target}")
             rows.append(_row(case, target))
-            bar.advance(task)
+            steps.advance()
     right = all(row.outcome.ok or _declined(row) for row in rows) and any(row.outcome.ok for row in rows)
     if as_json:
         output.emit({"device": where.name, "ok": right, "rows": [row.to_json() for row in rows]})
