@@ -168,7 +168,7 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 
 # Clusters of 1, 2, 4 and 8 blocks that an H200 holds at a time, one block on each multiprocessor: its multiprocessors
 # come in groups whose sizes are not multiples of the cluster. One cluster more would be a second wave.
-_CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 14}
+_CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 15}
 
 # (warps, blocks on a multiprocessor, depth), best first; below 48 segments in flight memory waits for the warps.
 _SHAPES = ((8, 2, 2), (16, 1, 2), (16, 1, 1), (8, 1, 2))
@@ -202,7 +202,7 @@ def _fit(capability: Capability, problem: Problem, split: int, shape: tuple[int,
             found = MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks)
             if found.shared_bytes(problem) <= limit:
                 return found
-        if split == 1 or rows <= 16:
+        if split == 1 or rows <= (256 if shape in _SHAPES else 16):
             return None
         rows = ceil_div(rows, 32) * 16
 
@@ -215,7 +215,10 @@ def _warps(segments: int, tiles: int, most: int) -> list[tuple[int, int]]:
 
     pairs = [(k, min(most // k, max(tiles, 1))) for k in range(1, min(most, max(segments, 1)) + 1)]
     enough = 0.8 * max(map(at_work, pairs))
-    return sorted((pair for pair in pairs if at_work(pair) >= enough), key=lambda pair: (-at_work(pair), pair[0]))
+    return sorted(
+        (pair for pair in pairs if at_work(pair) >= enough),
+        key=lambda pair: (-at_work(pair), segments % pair[0], pair[0]),
+    )
 
 
 def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
