@@ -93,7 +93,7 @@ def test_uninitialised_register() -> None:
         ".param .u64 out",
     )
     out = np.zeros(1, np.uint32)
-    with pytest.raises(KernelFault, match="register %r1, which nothing has written in lanes 0xffffff00"):
+    with pytest.raises(KernelFault, match=r"register %r1, which nothing has written in lanes 0xffffff00"):
         m.launch("k", grid=1, block=32, args=[out])
     m.launch("k", grid=1, block=32, args=[out], checks=Checks.all().but(initialisation=False, races=False))
 

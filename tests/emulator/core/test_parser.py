@@ -38,8 +38,7 @@ def test_entries_and_directives() -> None:
 )
 def test_malformed(text: str, line: int, message: str) -> None:
     with pytest.raises(PtxSyntaxError, match=f"PTX line {line}: .*{message}"):
-        m = Module(text)
-        m.compile("f")
+        Module(text).compile("f")
 
 
 def test_unsupported_opcodes_are_named_at_load() -> None:
@@ -47,7 +46,7 @@ def test_unsupported_opcodes_are_named_at_load() -> None:
         HEAD
         + ".visible .entry f() {\n .reg .b32 %r<4>; .reg .b64 %d<4>;\n istypep.texref %r1, %d1;\n tex.1d.v4.f32.s32 {%r0,%r1,%r2,%r3}, [%d1, {%r1}];\n ret;\n}"
     )
-    with pytest.raises(UnsupportedPtx, match="istypep.texref") as caught:
+    with pytest.raises(UnsupportedPtx, match=r"istypep\.texref") as caught:
         Module(text)
     assert caught.value.opcodes == {"istypep.texref": 6, "tex.1d.v4.f32.s32": 7}
     assert Module(text, allow_unsupported=True).unsupported["istypep.texref"] == 6

@@ -95,6 +95,6 @@ def test_a_finding_raises_by_default() -> None:
     kernel = file_module("ring.cu", "90a", "NO_PROXY_FENCE")
     a = np.zeros((16 * GRID, 64), np.float32)
     maps = [TensorMap(x, "f32", (64, 16 * GRID), (256,), (64, 16)) for x in (a, a.copy())]
-    with pytest.raises(KernelFault, match="fence.proxy.async") as caught:
+    with pytest.raises(KernelFault, match=r"fence\.proxy\.async") as caught:
         kernel.launch("ring", grid=GRID, block=160, args=[*maps, 1], shared_bytes=SHARED)
     assert caught.value.report.findings[0].line > 0

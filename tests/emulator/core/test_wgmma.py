@@ -1,6 +1,6 @@
 """wgmma in a kernel: the product, and what happens when a wait, a fence or a descriptor bit is wrong."""
 
-# ruff: noqa: E501 - CUDA and PTX text
+
 from __future__ import annotations
 
 import numpy as np

@@ -91,6 +91,7 @@ class Emitter:
         self.guard: str | None = None
         self.mask_name = "%m"
         self.mask_vec: str | None = None
+        self.gathered = False
 
     # -- text ----------------------------------------------------------------------------------------------------
 

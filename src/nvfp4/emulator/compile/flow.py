@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import PtxSyntaxError
 from ..ptx.ast import (
     Bracket,
     Function,
+    Imm,
     Instruction,
     Label,
     Negated,
@@ -297,6 +298,51 @@ def _move(i: Instruction, kind: str, to: Operand, source: Operand) -> Instructio
     return Instruction(f"mov.{kind}", ("mov", kind), (to, source), i.line, i.loc, None, False, i.text)
 
 
+# Integer operations that may see a literal where the program has a register that only ever holds it.
+_TAKE_LITERALS = {
+    "shl", "shr", "shf", "prmt", "lop3", "bfe", "bfi", "shfl", "vote", "match", "redux", "elect", "bar", "barrier", "and", "or", "xor",
+}  # fmt: skip
+
+
+def _fold_literals(body: Sequence[Instruction | Label]) -> list[Instruction | Label]:
+    """Registers with one definition, a move of an integer literal, become that literal in integer operations.
+
+    Member masks and shift counts of compiled code are such registers; known at compile time they save whole basic blocks.
+    """
+    definitions: dict[str, Operand | None] = {}
+    for item in body:
+        if isinstance(item, Instruction):
+            for name in reads_writes(item)[1]:
+                value = (
+                    item.operands[1] if item.base == "mov" and item.guard is None and len(item.operands) > 1 else None
+                )
+                literal = isinstance(value, Imm) and not value.is_float and item.parts[-1][0] in "bus"
+                definitions[name] = value if literal and name not in definitions else None
+    literals = {name: value for name, value in definitions.items() if value is not None}
+    out: list[Instruction | Label] = []
+    for item in body:
+        if isinstance(item, Instruction) and item.base in _TAKE_LITERALS:
+            first = destination_count(item)
+            operands = tuple(
+                literals.get(o.name, o) if k >= first and isinstance(o, Reg) else o for k, o in enumerate(item.operands)
+            )
+            if operands != item.operands:
+                item = replace(item, operands=operands)
+        out.append(item)
+    return out
+
+
+def full_warp(i: Instruction) -> bool:
+    """Whether a converging operation surely wants every lane of the warp."""
+    if i.base in ("mma", "ldmatrix", "stmatrix", "movmatrix"):
+        return True
+    position = {"shfl": 4, "vote": 2, "match": 2, "redux": 2, "elect": 1}.get(i.base)
+    if position is None or position >= len(i.operands) or i.guard is not None:
+        return False
+    members = i.operands[position]
+    return isinstance(members, Imm) and int(members.value) & 0xFFFFFFFF == 0xFFFFFFFF
+
+
 def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instruction], str]) -> Flow:
     """Blocks and analyses of ``entry``. ``classify(instruction)`` says plain, sync, host, converge or exit."""
     from .delayed_moves import delay_moves  # which needs reads_writes of this module
@@ -311,7 +357,8 @@ def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instructi
         return blocks[-1]
 
     serial = 0
-    for item in delay_moves(inlined.body):
+    converged = -1  # the block that has already gathered the whole warp: it runs with one mask to its end
+    for item in _fold_literals(delay_moves(inlined.body)):
         if isinstance(item, Label):
             labels[item.name] = fresh().index
             continue
@@ -343,7 +390,10 @@ def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instructi
             blocks.append(Block(len(blocks)))
             continue
         if kind == "converge":
-            fresh()
+            if not (full_warp(item) and converged == blocks[-1].index):
+                fresh()
+            if full_warp(item):
+                converged = blocks[-1].index
         blocks[-1].instructions.append(item)
         if kind == "exit" or item.base in ("bra", "brx", "ret", "exit"):
             blocks.append(Block(len(blocks)))

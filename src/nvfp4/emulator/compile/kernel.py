@@ -200,7 +200,7 @@ class _Kernel:
         # Block-local values are already in registers and constants folded, so the middle end has little to add; code
         # generation without optimisation is slower to run and hardly faster to compile (measured in
         # benchmarks/emulator.py).
-        code = compile_ir(text, 1 if lines > 2000 else 2, False, runtime().addresses())
+        code = compile_ir(text, 0 if lines > 6000 else (1 if lines > 1500 else 2), False, runtime().addresses())
         table = np.array([code.address(f"b{i}") if f else 0 for i, f in enumerate(self.functions)], np.uint64)
         uses = {i.base for i in self.instructions}
         if any(self.synchronises(i) for i in self.instructions):

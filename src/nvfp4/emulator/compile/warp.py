@@ -23,8 +23,13 @@ def _scalar(e: Emitter, operand: Operand) -> str:
 
 def _converge(e: Emitter, members: str) -> None:
     """Wait for the member lanes: return S_PARK while some of them are elsewhere (nothing has happened in this block
-    yet)."""
+    yet). Once a block has gathered the whole warp, there is nobody left to wait for."""
     from ..runtime.layout import WARP
+
+    whole = members in ("-1", "4294967295")
+    if whole and e.gathered:
+        return
+    e.gathered = e.gathered or whole
 
     alive = e.op(f"load i32, ptr {e.field_pointer('%w', WARP.fields['alive'].offset)}")
     wanted = e.op(f"and i32 {members}, {alive}")

@@ -392,7 +392,7 @@ class _Parser:
         (self.module.entries if is_entry else self.module.functions)[name] = function
 
     def block(self) -> None:
-        """One ``{ ... }``: declarations and labels are local to it; names are made unique, labels resolved at its end."""
+        """One ``{ ... }``: what it declares is local: names are made unique, labels resolved at its end."""
         assert self.function is not None
         assert self.scope is not None
         function, scope = self.function, self.scope

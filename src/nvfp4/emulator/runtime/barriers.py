@@ -575,7 +575,7 @@ def cp_async_commit(ctx: Context, w: Warp) -> None:
 
 @native
 def cp_async_wait(ctx: Context, w: Warp, pending: u32) -> None:
-    """pending: how many of the newest groups may remain; NONE means wait_all, which takes also what is not committed."""
+    """pending: how many of the newest groups may remain; NONE means wait_all, also of what is not committed."""
     until = w.cp_group + 1
     if pending != NONE:
         until = w.cp_group - min(pending, w.cp_group)

@@ -300,7 +300,7 @@ def shared_store_check(
     size: u32,
     n: u32,
 ) -> None:
-    """values, size, n: what is stored, so that unordered writes of one value can be told from harmful ones (may be null)."""
+    """values, size, n: what is stored, so that unordered writes of one value pass (may be null)."""
     first = offset >> 2
     count = (bytes + 3) >> 2
     bm = byte_mask(offset, bytes)
@@ -603,7 +603,7 @@ def load(
 def store(
     ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, where_to: u32, addr: P[u64], values: P[u8]
 ) -> None:
-    """where_to: the space, and 256 for strong stores (volatile, relaxed, release), which do not race among themselves."""
+    """where_to: the space, and 256 for strong stores (volatile, relaxed, release), which do not race mutually."""
     space = where_to & 255
     strong = where_to >> 8
     bytes = u64(size * n)
