@@ -43,7 +43,7 @@ def _own_functions() -> dict[str, object]:
     """Functions and methods of the loaded modules of this package."""
     found: dict[str, object] = {}
     for name, module in list(sys.modules.items()):
-        if not (name == "nvfp4" or name.startswith("nvfp4.")) or not isinstance(module, ModuleType):
+        if not (name in ("nvfp4", "__main__") or name.startswith("nvfp4.")) or not isinstance(module, ModuleType):
             continue
         for attribute, value in list(vars(module).items()):
             if isinstance(value, FunctionType):

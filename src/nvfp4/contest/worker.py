@@ -98,6 +98,7 @@ class Session:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["submission"] = module
+        sys.path.insert(0, str(Path(path).parent))  # where the contest runs it
         spec.loader.exec_module(module)
         function = getattr(module, "custom_kernel", None)
         if not callable(function):
@@ -176,6 +177,7 @@ class Session:
             due.append([x.clone() for x in tensors])
 
         taken = self.clock.sample(self._calls(sets), capture, probe=probe)
+        self._unchanged()
         self.clock.synchronize()
         self._compare(due, final, "when it was returned" if probe else "when the clock was stopped")
         for i, mine in enumerate(final):
@@ -192,7 +194,6 @@ class Session:
         kept = [[fingerprint(x) for x in tensors] for tensors in self._earlier]
         _, final = self._capture([prepared], probe=True)
         self._untouched(prepared)
-        self._unchanged()
         for before, tensors in zip(kept, self._earlier, strict=True):
             if any(_overlap(x, y) for x in tensors for y in final[0]):
                 raise Rejected("cheat", "returned memory of an earlier result, which the caller still holds")
@@ -230,7 +231,6 @@ class Session:
         if probe:
             for prepared in self.sets:
                 self._untouched(prepared)
-        self._unchanged()
         self.results = final
         message = self._digests()
         return {**message, "ns": taken.seconds * 1e9, "wall": taken.wall, "tail": taken.tail}
