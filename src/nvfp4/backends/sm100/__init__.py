@@ -1,5 +1,7 @@
-"""Blackwell kernels: NVFP4 times NVFP4 on the tensor core (tcgen05), and a GEMV. None has run on silicon yet: they are checked in the
-emulator, and ranked by a model."""
+"""Blackwell kernels: NVFP4 times NVFP4 on the tensor core (tcgen05), and a GEMV.
+
+None has run on silicon yet: they are checked in the emulator, and ranked by a model.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,8 @@ class Sm100Backend:
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
         """
         return repeated(
-            lambda operands, extra: build(plan, problem, operands, extra), lambda operands: scratch(plan, problem, operands)
+            lambda operands, extra: build(plan, problem, operands, extra),
+            lambda operands: scratch(plan, problem, operands),
         )
 
 
@@ -81,8 +84,7 @@ def scratch(plan: Plan, problem: Problem, operands: Operands) -> tuple[torch.Ten
         return ()
     x_rows, y_rows = (problem.n, problem.m) if plan.swapped else (problem.m, problem.n)
     tiles = gemm.tile_count(plan, x_rows, y_rows, problem.l)
-    products = 2 if problem.op is Op.DUAL_GEMM else 1
-    floats, counters = gemm.scratch_sizes(plan, tiles, products)
+    floats, counters = gemm.scratch_sizes(plan, tiles)
     device = operands.out[0].device
     return (
         torch.empty(floats, dtype=torch.float32, device=device),
@@ -98,7 +100,8 @@ def build(plan: Plan, problem: Problem, operands: Operands, extra: Sequence[torc
     if problem.op is Op.GROUP_GEMM:
         return group.launch(products, problem, operands)
     memory = (extra[0], extra[1]) if extra else None
-    return (dual if problem.op is Op.DUAL_GEMM else gemm).launch(products, problem, operands, memory)
+    launch = dual.launch if problem.op is Op.DUAL_GEMM else gemm.launch
+    return launch(products, problem, operands, memory)
 
 
 def _largest(problem: Problem) -> int:

@@ -35,6 +35,18 @@ class Cluster(IntEnum):
     PAIR = 2
 
 
+class Schedule(IntEnum):
+    """How tiles come to blocks.
+
+    SINGLE: one each. STATIC: in turn, to as many blocks as the device holds at once. TAKEOVER: one each, and then those of
+    blocks that have not started (clusterlaunchcontrol).
+    """
+
+    SINGLE = 0
+    STATIC = 1
+    TAKEOVER = 2
+
+
 class ScaleMode(IntEnum):
     """How the scales of an operand come to shared memory."""
 

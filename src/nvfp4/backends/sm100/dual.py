@@ -34,7 +34,7 @@ def launch(
             grid=(grid(plan, items), 1, 1),
             block=(plan.threads(problem), 1, 1),
             cluster=(plan.blocks, 1, 1),
-            shared_bytes=plan.shared_bytes(2),
+            shared_bytes=plan.shared_bytes,
             programmatic=plan.programmatic,
             args=(
                 *(codes for codes, _ in pairs),

@@ -6,7 +6,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts, parts
-from nvfp4.backends.sm100.constants import CHUNK, ROWS, STEPS, Cluster, ScaleMode, ceil_div
+from nvfp4.backends.sm100.constants import CHUNK, ROWS, STEPS, Cluster, ScaleMode, Schedule, ceil_div
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.executors.launch import Launch, Pointer, Scalar, TensorMap
 from nvfp4.problem import Problem
@@ -26,8 +26,10 @@ def code_map(codes: torch.Tensor, rows: int, k: int, batch: int, box_rows: int) 
 
 
 def scale_map(scales: torch.Tensor, rows: int, k: int, batch: int, tiles: int) -> TensorMap:
-    """Tiled scales [batch * ceil(rows/128), ceil(K/64), 512 bytes] in boxes of a chunk by `tiles`; a side has at most 256
-    elements, hence two bytes each."""
+    """Tiled scales [batch * ceil(rows/128), ceil(K/64), 512 bytes] in boxes of a chunk by `tiles`.
+
+    A side of a box has at most 256 elements, hence elements of two bytes.
+    """
     columns = ceil_div(k, 64)
     return TensorMap(
         scales,
@@ -65,16 +67,16 @@ def tile_count(plan: ProductPlan, x_rows: int, y_rows: int, batch: int = 1) -> i
 
 def grid(plan: ProductPlan, items: int) -> int:
     """Blocks of a launch over `items` parts of tiles."""
-    clusters = min(items, plan.sms // plan.blocks) if plan.persistent else items
+    clusters = min(items, plan.sms // plan.blocks) if plan.schedule is Schedule.STATIC else items
     return clusters * plan.blocks
 
 
-def scratch_sizes(plan: ProductPlan, tiles: int, products: int) -> tuple[int, int]:
+def scratch_sizes(plan: ProductPlan, tiles: int) -> tuple[int, int]:
     """Floats of partial sums, and counters; zero where K is not shared."""
     if plan.splits == 1:
         return 0, 0
     blocks = tiles * plan.blocks
-    return blocks * plan.splits * products * plan.tile_n * ROWS, blocks
+    return blocks * plan.splits * plan.products * plan.tile_n * ROWS, blocks
 
 
 def launch(
@@ -97,7 +99,7 @@ def launch(
             grid=(grid(plan, items), 1, 1),
             block=(plan.threads(problem), 1, 1),
             cluster=(plan.blocks, 1, 1),
-            shared_bytes=plan.shared_bytes(1),
+            shared_bytes=plan.shared_bytes,
             programmatic=plan.programmatic,
             args=(
                 x_codes,

@@ -43,7 +43,8 @@ class GemvPlan:
     def describe(self) -> str:
         """One line for people."""
         shared = f", {self.parts} warps a row" if self.parts > 1 else ""
-        return f"cvt.rn.f16x2.e2m1x2, 256-bit loads, {self.rows} rows a warp{shared}, blocks of {self.warps} warps [{self.arch}]"
+        rows = f"{self.rows} rows a warp{shared}, blocks of {self.warps} warps"
+        return f"cvt.rn.f16x2.e2m1x2, 256-bit loads, {rows} [{self.arch}]"
 
     def teams(self, problem: Problem) -> int:
         """Groups of warps that share rows, in one matrix of the batch."""

@@ -27,7 +27,7 @@ def _entry(plan: ProductPlan, problem: Problem, form: str, capacity: int) -> Lau
         grid=(1, 1, 1),
         block=(plan.threads(problem), 1, 1),
         cluster=(plan.blocks, 1, 1),
-        shared_bytes=plan.shared_bytes(1),
+        shared_bytes=plan.shared_bytes,
         programmatic=plan.programmatic,
         args=(),
     )
@@ -92,7 +92,7 @@ def _stacked(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[L
     a_tile, b_tile = plan.tile_m, plan.tile_n * at_once
     if plan.swapped:
         a_tile, b_tile = b_tile, a_tile
-    # At least the tiles of any offsets: each group has at most one ragged tile. The kernel finds out how many there are.
+    # At least the tiles of any offsets: each group has at most one ragged tile. The kernel counts them.
     tiles = (problem.m // a_tile + problem.stacked) * ceil_div(problem.n, b_tile)
     return (
         replace(

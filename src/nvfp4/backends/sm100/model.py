@@ -1,7 +1,7 @@
 """A static model of the time that a plan takes: bytes, products, epilogue, waves, fill and drain.
 
-It ranks plans; no plan has been timed. Every constant names its source. docs/blackwell.md puts its predictions beside published
-times, and says how far to trust it.
+It ranks plans; no plan has been timed. Every constant names its source. docs/blackwell.md puts its predictions beside
+published times, and says how far to trust it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from nvfp4.backends.sm100.constants import CHUNK, OUT_BYTES, ROWS, SCALE_TILE_BYTES, STEPS, Cluster, ceil_div
 from nvfp4.backends.sm100.gemv import UNIT, GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
-from nvfp4.problem import Op, Problem
+from nvfp4.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Machine:
         tensor_bytes: Bytes that it reads from tensor memory in a cycle.
         issues: Warp instructions that it issues in a cycle.
         launch_us: From the end of a kernel to the start of the next, without dependent launch.
-        fill_us: From the start of a kernel to its first product: barriers, tensor memory, descriptors, one trip to memory.
+        fill_us: From the start of a kernel to its first product: barriers, descriptors, one trip to memory.
         drain_us: From the last product to the end of the kernel, apart from the epilogue's throughput.
     """
 
@@ -47,7 +47,7 @@ class Machine:
 
 B200 = Machine(
     sms=148,
-    # 9 PFLOP/s of dense FP4 (datasheet of the HGX B200, for one GPU) on 148 multiprocessors at 16384 multiply-adds a cycle.
+    # 9 PFLOP/s of dense FP4 (datasheet of the HGX B200, for one GPU) on 148 multiprocessors, 16384 multiply-adds each.
     clock_ghz=1.85,
     # Reported as the practical ceiling; the datasheet has 8.
     memory_tbs=5.9,
@@ -94,30 +94,31 @@ class Prediction:
         )
 
 
-def instruction_cycles(plan: ProductPlan, products: int, machine: Machine) -> float:
+def instruction_cycles(plan: ProductPlan, machine: Machine) -> float:
     """Cycles of one step of 64 elements: `products` instructions, each bound by multipliers or by shared memory."""
     compute = ROWS * plan.tile_n * 64 / machine.macs
     x, y = ROWS * 32 / machine.shared_bytes, plan.y_rows * 32 / machine.shared_bytes
     first, later = x + y, (y if plan.collect else x + y)
-    return max(compute, first) + (products - 1) * max(compute, later)
+    return max(compute, first) + (plan.products - 1) * max(compute, later)
 
 
-def chunk_cycles(plan: ProductPlan, products: int, machine: Machine) -> float:
-    """Cycles of a chunk of 256 elements in a multiprocessor: its instructions, or what it takes to bring the operands."""
+def chunk_cycles(plan: ProductPlan, machine: Machine) -> float:
+    """Cycles of a chunk of 256 elements in a multiprocessor: its instructions, or bringing the operands."""
     x = ROWS // (2 if plan.cluster is Cluster.MULTICAST else 1)
-    scales = (1 + products * plan.y_tiles) * STEPS * SCALE_TILE_BYTES
-    loaded = (x + products * plan.y_rows) * CHUNK // 2 + scales
-    return max(STEPS * instruction_cycles(plan, products, machine), loaded / machine.l2_bytes)
+    scales = (1 + plan.products * plan.y_tiles) * STEPS * SCALE_TILE_BYTES
+    loaded = (x + plan.products * plan.y_rows) * CHUNK // 2 + scales
+    return max(STEPS * instruction_cycles(plan, machine), loaded / machine.l2_bytes)
 
 
-def epilogue_cycles(plan: ProductPlan, problem: Problem, products: int, machine: Machine) -> float:
+def epilogue_cycles(plan: ProductPlan, problem: Problem, machine: Machine) -> float:
     """Cycles from accumulators in tensor memory to results in L2, of one tile in a multiprocessor."""
-    read = products * plan.tile_n * ROWS * 4 / machine.tensor_bytes
+    read = plan.products * plan.tile_n * ROWS * 4 / machine.tensor_bytes
     written = plan.tile_n * ROWS * OUT_BYTES[problem.out_dtype]
     # A row a thread: a store of a warp touches 32 rows, half a sector each.
     write = written / (machine.l2_bytes / 2 if not plan.swapped else machine.l2_bytes)
     # Scaling, conversion and addresses: about six instructions an element of a thread, more with SiLU.
-    work = plan.tile_n * 4 * (6 if products == 1 else 20) / machine.issues
+    # The gate of a dual GEMM is hidden, if its sums are finished early.
+    work = plan.tile_n * 4 * (20 if plan.products == 2 and not plan.finish else 6) / machine.issues
     return read + max(write, work)
 
 
@@ -140,11 +141,10 @@ def _tiles(plan: ProductPlan, problem: Problem) -> list[tuple[int, int]]:
 
 def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Prediction:
     """The time of a GEMM, dual GEMM or grouped GEMM."""
-    products = 2 if problem.op is Op.DUAL_GEMM else 1
     to_us = 1e-3 / machine.clock_ghz
     clusters = machine.sms // plan.blocks
-    per_chunk = chunk_cycles(plan, products, machine)
-    epilogue = epilogue_cycles(plan, problem, products, machine)
+    per_chunk = chunk_cycles(plan, machine)
+    epilogue = epilogue_cycles(plan, problem, machine)
     items, cycles, longest = 0, 0.0, 0.0
     for tiles, k in _tiles(plan, problem):
         tile = ceil_div(k, CHUNK) * per_chunk / plan.splits
@@ -167,8 +167,8 @@ def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Pre
     return Prediction(total, memory, busy * to_us, drain * to_us, fixed, waves)
 
 
-# Warp instructions for 64 elements of a row and a vector: 16 conversions of codes in four registers each, 32 packed multiply-adds, four
-# times six for scales and sums. Of a vector once for all rows: 32 conversions and ten more.
+# Warp instructions for 64 elements of a row and a vector: 32 conversions of codes, 32 packed multiply-adds, four times
+# six for scales and sums. Of a vector, once for all rows: 32 conversions and ten more.
 _GEMV_ROW = 32 + 32 + 24
 _GEMV_VECTOR = 42
 

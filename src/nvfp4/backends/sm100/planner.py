@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from nvfp4.backends.sm100 import model
 from nvfp4.backends.sm100.constants import CHUNK, Cluster, ceil_div
@@ -25,14 +26,23 @@ def candidates(capability: Capability, problem: Problem) -> Iterator[ProductPlan
             for swapped in (False,) if products == 2 else (False, True):
                 for split in splits:
                     plan = ProductPlan(
-                        capability.arch, tile_n=tile_n, cluster=cluster, swapped=swapped, splits=split, sms=capability.sms
+                        capability.arch,
+                        products,
+                        tile_n,
+                        cluster=cluster,
+                        swapped=swapped,
+                        splits=split,
+                        sms=capability.sms,
                     )
-                    plan = fitting(plan, products, capability.shared_bytes)
-                    if not plan.wrong(products, capability.shared_bytes):
+                    plan = fitting(plan, capability.shared_bytes)
+                    if products == 2 and split == 1:
+                        plan = replace(plan, finish=min(2, plan.sets))
+                    if not plan.wrong(capability.shared_bytes):
                         yield plan
 
 
 @functools.lru_cache(maxsize=1024)
 def plan(capability: Capability, problem: Problem) -> ProductPlan:
     """The plan with the shortest predicted time; of equals, the first."""
-    return min(candidates(capability, problem), key=lambda candidate: model.product(candidate, problem).microseconds)
+    best = min(candidates(capability, problem), key=lambda candidate: model.product(candidate, problem).microseconds)
+    return replace(best, waves=model.product(best, problem).waves)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nvfp4.backends.sm100.constants import (
     CHUNK,
@@ -14,10 +14,10 @@ from nvfp4.backends.sm100.constants import (
     TENSOR_COLUMNS,
     Cluster,
     ScaleMode,
-    ceil_div,
+    Schedule,
 )
 from nvfp4.executors.launch import Kernel
-from nvfp4.problem import Format, Op, Problem
+from nvfp4.problem import Format, Problem
 
 TILE_NS = (64, 128, 192, 256)
 _SCALE_WARPS = 4
@@ -32,11 +32,12 @@ class ProductPlan:
 
     Attributes:
         arch: Compilation target.
+        products: Products of a tile: 2 for a dual GEMM.
         tile_n: Rows of Y of a tile: 64, 128, 192 or 256. A block has 128 rows of X, a pair 256.
         stages: Chunks of 256 elements along K in shared memory.
         buffers: Accumulators in tensor memory: with 2 the epilogue of a tile overlaps the products of the next.
-        sets: Sets of scale columns in tensor memory that take turns; 1 leaves to the hardware that a copy of scales does
-            not overtake the products before it (which CUTLASS relies on, and the PTX ISA does not say).
+        sets: Sets of scale columns in tensor memory that take turns; 1 leaves to the hardware that a copy of scales
+            does not overtake the products before it (which CUTLASS relies on, and the PTX ISA does not say).
         cluster: What two blocks share.
         splits: Parts of K that are computed by different blocks and added in a fixed order.
         swapped: The weights B are X, the activations A are Y: for few rows of A.
@@ -48,11 +49,15 @@ class ProductPlan:
         early: The weights are not written by the kernel before in the queue, and are fetched before it has ended.
         programmatic: Launched before the previous kernel has ended (programmatic dependent launch).
         band: Tiles of Y that follow one another for each tile of X.
-        persistent: Blocks compute tile after tile; otherwise one each.
+        schedule: How tiles come to blocks.
+        finish: Dual GEMM: in so many chunks at the end of a tile the products with B1 come before those with B2, so
+            that SiLU runs beside these; 0 for none.
         sms: Multiprocessors of the device: the grid of a persistent kernel.
+        waves: Tiles of the busiest multiprocessor, if the planner knows; for people only.
     """
 
     arch: str
+    products: int = 1
     tile_n: int = 128
     stages: int = 4
     buffers: int = 2
@@ -67,8 +72,10 @@ class ProductPlan:
     early: bool = False
     programmatic: bool = True
     band: int = 16
-    persistent: bool = True
+    schedule: Schedule = Schedule.STATIC
+    finish: int = 0
     sms: int = 148
+    waves: int = field(default=0, compare=False)
 
     @property
     def blocks(self) -> int:
@@ -90,19 +97,22 @@ class ProductPlan:
         """Tiles of scales that rows of Y may touch."""
         return (self.tile_n + 64) // 128
 
-    def stage_bytes(self, products: int) -> int:
+    @property
+    def stage_bytes(self) -> int:
         """Shared memory of one stage."""
-        codes = (ROWS + products * self.y_rows) * CHUNK // 2
-        return codes + (1 + products * self.y_tiles) * STEPS * SCALE_TILE_BYTES
+        codes = (ROWS + self.products * self.y_rows) * CHUNK // 2
+        return codes + (1 + self.products * self.y_tiles) * STEPS * SCALE_TILE_BYTES
 
-    def shared_bytes(self, products: int) -> int:
+    @property
+    def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        return self.stages * self.stage_bytes(products) + SHARED_SLACK
+        return self.stages * self.stage_bytes + SHARED_SLACK
 
-    def tensor_columns(self, products: int) -> int:
+    @property
+    def tensor_columns(self) -> int:
         """Columns of tensor memory in use: accumulators, then sets of scales."""
-        scales = 4 * STEPS * (1 + products * self.y_tiles)
-        return self.buffers * products * self.tile_n + self.sets * scales
+        scales = 4 * STEPS * (1 + self.products * self.y_tiles)
+        return self.buffers * self.products * self.tile_n + self.sets * scales
 
     def scale_modes(self, problem: Problem) -> tuple[ScaleMode, ScaleMode]:
         """How the scales of X and Y come to shared memory."""
@@ -124,11 +134,14 @@ class ProductPlan:
     def threads(self, problem: Problem) -> int:
         """Threads of a block."""
         prepares = self.inspects(problem) or any(mode is not ScaleMode.TENSOR_MAP for mode in self.scale_modes(problem))
-        return 32 * (_OTHER_WARPS + (min(_SCALE_WARPS, self.stages) if prepares else 0))
+        scales = min(_SCALE_WARPS, self.stages) if prepares else 0
+        return 32 * (_OTHER_WARPS + scales + (1 if self.schedule is Schedule.TAKEOVER else 0))
 
-    def wrong(self, products: int, shared_limit: int) -> tuple[str, ...]:
+    def wrong(self, shared_limit: int) -> tuple[str, ...]:
         """Why no kernel can have this plan; empty when one can."""
         reasons = []
+        if self.products not in (1, 2) or (self.products == 2 and self.swapped):
+            reasons.append("a dual GEMM has 2 products and is not swapped, others have 1")
         if self.tile_n not in TILE_NS:
             reasons.append(f"tile_n is {self.tile_n}, not one of {TILE_NS}")
         if self.stages < 2:
@@ -137,19 +150,22 @@ class ProductPlan:
             reasons.append(f"{self.sets} sets of scales, not 1 to the smaller of 4 and the stages")
         if self.buffers not in (1, 2):
             reasons.append(f"{self.buffers} accumulators, not 1 or 2")
-        if self.shared_bytes(products) + _STATIC_BYTES > shared_limit:
-            reasons.append(f"{self.shared_bytes(products)} bytes of shared memory")
-        if self.tensor_columns(products) > TENSOR_COLUMNS:
-            reasons.append(f"{self.tensor_columns(products)} columns of tensor memory, which has {TENSOR_COLUMNS}")
+        if self.splits < 1:
+            reasons.append(f"K in {self.splits} parts")
+        if self.finish and not (self.products == 2 and self.splits == 1 and 0 < self.finish <= self.sets):
+            reasons.append("finish is for a dual GEMM with K in one part, and at most the sets of scales")
+        if self.shared_bytes + _STATIC_BYTES > shared_limit:
+            reasons.append(f"{self.shared_bytes} bytes of shared memory")
+        if self.tensor_columns > TENSOR_COLUMNS:
+            reasons.append(f"{self.tensor_columns} columns of tensor memory, which has {TENSOR_COLUMNS}")
         return tuple(reasons)
 
     def kernel(self, problem: Problem, name: str, extra: dict[str, int] | None = None) -> Kernel:
         """``sm100_<name>.cu`` with the constants of this plan."""
-        products = 2 if problem.op is Op.DUAL_GEMM else 1
         x_scales, y_scales = self.scale_modes(problem)
         constants = {
             "TILE_N": self.tile_n,
-            "PRODUCTS": products,
+            "PRODUCTS": self.products,
             "STAGES": self.stages,
             "BUFFERS": self.buffers,
             "SETS": self.sets,
@@ -164,6 +180,8 @@ class ProductPlan:
             "HINTS": int(self.hints),
             "EARLY": int(self.early),
             "BAND": self.band,
+            "TAKEOVER": int(self.schedule is Schedule.TAKEOVER),
+            "FINISH": self.finish,
             "OUT": OUT[problem.out_dtype],
             "SCALE_UNIT": scale_unit(problem),
             **(extra or {}),
@@ -177,19 +195,19 @@ class ProductPlan:
 
     def describe(self) -> str:
         """One line for people."""
-        products = 1
+        clusters = {Cluster.NONE: "", Cluster.MULTICAST: "X shared by two blocks", Cluster.PAIR: "pairs of blocks"}
+        schedules = {Schedule.SINGLE: "a tile a block", Schedule.STATIC: "", Schedule.TAKEOVER: "tiles taken over"}
         parts = [
             f"tcgen05.mma mxf4nvf4, {self.tile_m}x{self.tile_n} tiles",
-            f"{self.stages} stages of {self.stage_bytes(products) // 1024} KB",
-            f"{self.tensor_columns(products)} columns of tensor memory, {self.buffers} accumulators",
+            f"{self.stages} stages of {self.stage_bytes / 1024:g} KB",
+            f"{self.tensor_columns} columns of tensor memory, {self.buffers} x {self.products * self.tile_n} accumulators",
+            clusters[self.cluster],
+            f"K in {self.splits} parts" if self.splits > 1 else "",
+            "operands swapped" if self.swapped else "",
+            schedules[self.schedule],
+            f"{self.waves} {'wave' if self.waves == 1 else 'waves'} on {self.sms} SMs" if self.waves else "",
         ]
-        if self.cluster is not Cluster.NONE:
-            parts.append("pairs of blocks" if self.cluster is Cluster.PAIR else "A shared by two blocks")
-        if self.splits > 1:
-            parts.append(f"K in {self.splits} parts")
-        if self.swapped:
-            parts.append("operands swapped")
-        return ", ".join(parts) + f" [{self.arch}]"
+        return ", ".join(part for part in parts if part) + f" [{self.arch}]"
 
 
 def scale_unit(problem: Problem) -> int:
@@ -198,18 +216,13 @@ def scale_unit(problem: Problem) -> int:
     return min(16, *(count & -count for count in blocks)) if all(blocks) else 16
 
 
-def fitting(plan: ProductPlan, products: int, shared_limit: int) -> ProductPlan:
-    """`plan` with as many stages, sets and accumulators as there is room for."""
+def fitting(plan: ProductPlan, shared_limit: int) -> ProductPlan:
+    """`plan` with as many stages, accumulators and sets as there is room for."""
     room = shared_limit - SHARED_SLACK - _STATIC_BYTES
-    stages = max(2, min(8, room // plan.stage_bytes(products)))
+    stages = max(2, min(8, room // plan.stage_bytes))
     for buffers in (2, 1):
         for sets in (4, 3, 2, 1):
             candidate = replace(plan, stages=stages, buffers=buffers, sets=min(sets, stages))
-            if not candidate.wrong(products, shared_limit):
+            if not candidate.wrong(shared_limit):
                 return candidate
     return replace(plan, stages=stages, buffers=1, sets=1)
-
-
-def tiles_of(rows: int, unit: int) -> int:
-    """Tiles that cover `rows`."""
-    return ceil_div(rows, unit)

@@ -75,11 +75,29 @@ __device__ __forceinline__ float* partial(const Partials& partials, int tile, in
     return partials.sums + (slot * S::TILE_N + column) * X_ROWS;
 }
 
-// The four warps. `target(tile)` gives a Target; `finish(values)` makes one value of those of the products.
+template <bool GATE, class Finish>
+__device__ __forceinline__ float finished(const Finish& finish, const Target& target, const float (&sums)[1]) {
+    return finish(target, sums[0]);
+}
+
+template <bool GATE, class Finish>
+__device__ __forceinline__ float finished(const Finish& finish, const Target& target, const float (&sums)[2]) {
+    return finish(target, GATE ? finish.gate(target, sums[0]) : sums[0], sums[1]);
+}
+
+// What one product needs: its tensor scales.
+struct Scaled {
+    __device__ __forceinline__ float operator()(const Target& target, float sum) const { return sum * target.scale_x * target.scale_y; }
+};
+
+// The four warps. `target(tile)` gives a Target; `finish` makes one value of the sums of the products: of one, `finish(target, sum)`, of
+// two, `finish(target, finish.gate(target, first), second)`.
+//
+// FINISH: the first sums are complete before the second. They go through the gate, and back to tensor memory, while those are computed.
 //
 // Shared tiles: every part is written, and whoever is last to finish adds them up in the order of K, so that sums never depend on
 // who that is. Nobody waits for another block.
-template <class S, int OUT, bool SWAPPED, int SPLITS, class Schedule, class TargetOf, class Finish>
+template <class S, int OUT, bool SWAPPED, int SPLITS, int FINISH, class Schedule, class TargetOf, class Finish>
 __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor, u32 flag, Schedule schedule, const Partials& partials,
                                             TargetOf target_of, Finish finish) {
     constexpr u32 NUMBER = 1, THREADS = 128;  // a barrier of the epilogue warps
@@ -92,6 +110,20 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
         const Target target = target_of(work.tile);
         const int row = target.x + static_cast<int>(thread);
         const u32 d = tensor + in.index * S::BUFFER_COLUMNS + lanes;
+        if constexpr (FINISH > 0) {
+            wait_barrier(memory.gated(in.index), in.parity);
+            tcgen05_fence_after_thread_sync();
+#pragma unroll 1
+            for (int column = 0; column < S::TILE_N; column += COLUMNS_AT_ONCE) {
+                u32 bits[COLUMNS_AT_ONCE];
+                tcgen05_ld_32x32b_x32(bits, d + column);
+                tcgen05_wait_ld();
+#pragma unroll
+                for (int i = 0; i < COLUMNS_AT_ONCE; ++i) bits[i] = __float_as_uint(finish.gate(target, __uint_as_float(bits[i])));
+                tcgen05_st_32x32b_x32(d + column, bits);
+            }
+            tcgen05_wait_st();
+        }
         wait_barrier(memory.done(in.index), in.parity);
         tcgen05_fence_after_thread_sync();
 #pragma unroll 1
@@ -109,7 +141,7 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
                     float sums[S::PRODUCTS];
 #pragma unroll
                     for (int p = 0; p < S::PRODUCTS; ++p) sums[p] = __uint_as_float(bits[p][i]);
-                    value[i] = finish(target, sums);
+                    value[i] = finished<FINISH == 0>(finish, target, sums);
                 }
                 store_row<OUT, SWAPPED>(target, row, target.y + column, value);
             } else {
@@ -152,7 +184,7 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
                             sums[p] += __ldcg(partial<S, SPLITS>(partials, work.tile, s, memory.rank, p, column + i) + thread);
                         }
                     }
-                    value[i] = finish(target, sums);
+                    value[i] = finished<true>(finish, target, sums);
                 }
                 store_row<OUT, SWAPPED>(target, row, target.y + column, value);
             }

@@ -4,12 +4,22 @@
 //   K a multiple of 32; M, N any
 //
 // X is A, the Ys are B1 and B2. Roles, stages, tensor memory and barriers are those of sm100_gemm.cu, with PLAN_PRODUCTS = 2: a step is
-// two instructions with the same X, the second of which takes it from the collector buffer (PLAN_COLLECT).
+// two instructions with the same X, the second of which takes it from the collector buffer (PLAN_COLLECT). With PLAN_FINISH the sums of B1
+// are complete some chunks before those of B2, and SiLU runs beside the last products.
 #include "epilogue/silu.cuh"
 #include "pipeline/sm100_block.cuh"
 #include "pipeline/sm100_tiling.cuh"
 
 static_assert(S::PRODUCTS == 2 && !SWAPPED, "a dual GEMM");
+
+struct SwiGlu {
+    float gate_scale, up_scale;
+
+    __device__ __forceinline__ float gate(const Target& t, float sum) const { return silu(sum * t.scale_x * gate_scale); }
+    __device__ __forceinline__ float operator()(const Target& t, float gated, float sum) const {
+        return gated * (sum * t.scale_x * up_scale);
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm100_dual_gemm(const __grid_constant__ TensorMap x_codes, const __grid_constant__ TensorMap y_codes,
@@ -39,9 +49,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         const float scale = tensor_scale(x_tensor_scale, 0, 0);
         return Target{out, x_row(index), x_rows, y_row(index), y_rows, y_rows, scale, 1.0f};
     };
-    const float gate_scale = tensor_scale(y_tensor_scale, 0, 0), up_scale = tensor_scale(z_tensor_scale, 0, 0);
-    const auto finish = [&](const Target& t, const float(&sum)[2]) {
-        return silu(sum[0] * t.scale_x * gate_scale) * (sum[1] * t.scale_x * up_scale);
-    };
+    const SwiGlu finish{tensor_scale(y_tensor_scale, 0, 0), tensor_scale(z_tensor_scale, 0, 0)};
     run_block(tiling.tiles_x * tiling.tiles_y * SPLITS, Partials{sums, counters}, describe, target, finish);
 }

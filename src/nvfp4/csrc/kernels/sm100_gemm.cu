@@ -51,6 +51,5 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                       tensor_scale(x_tensor_scale, x_tensor_stride, index.batch),
                       tensor_scale(y_tensor_scale, y_tensor_stride, index.batch)};
     };
-    const auto finish = [](const Target& t, const float(&sum)[1]) { return sum[0] * t.scale_x * t.scale_y; };
-    run_block(tiling.tiles_x * tiling.tiles_y * l * SPLITS, Partials{sums, counters}, describe, target, finish);
+    run_block(tiling.tiles_x * tiling.tiles_y * l * SPLITS, Partials{sums, counters}, describe, target, Scaled{});
 }

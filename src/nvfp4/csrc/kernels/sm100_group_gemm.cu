@@ -82,8 +82,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return arranged(out.value[g], at.a, m.value[g], at.b, n.value[g], n.value[g], tensor_scale(a_tensor_scale.value[g], 0, 0),
                         tensor_scale(b_tensor_scale.value[g], 0, 0), rank);
     };
-    const auto finish = [](const Target& t, const float(&sum)[1]) { return sum[0] * t.scale_x * t.scale_y; };
-    run_block(all_tiles * SPLITS, Partials{nullptr, nullptr}, describe, target, finish);
+    run_block(all_tiles * SPLITS, Partials{nullptr, nullptr}, describe, target, Scaled{});
 }
 
 // Where the groups of the stacked form begin: entry g for group g, and one more.
@@ -163,6 +162,5 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return arranged(out, at.a, groups.row[at.group + 1], at.b, n, n, tensor_scale(a_tensor_scale, 0, 0),
                         tensor_scale(b_tensor_scale, b_tensor_stride, at.group), rank);
     };
-    const auto finish = [](const Target& t, const float(&sum)[1]) { return sum[0] * t.scale_x * t.scale_y; };
-    run_block(groups.tile[count] * tiles_b * SPLITS, Partials{nullptr, nullptr}, describe, target, finish);
+    run_block(groups.tile[count] * tiles_b * SPLITS, Partials{nullptr, nullptr}, describe, target, Scaled{});
 }

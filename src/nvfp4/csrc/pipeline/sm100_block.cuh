@@ -7,11 +7,15 @@
 #include "ptx/elect.cuh"
 
 // Constants that the product kernels have in common, defined by the launch (nvfp4/backends/sm100/plans.py says what they mean).
-using S = Shape<PLAN_TILE_N, PLAN_PRODUCTS, PLAN_STAGES, PLAN_BUFFERS, PLAN_SETS, PLAN_CLUSTER, PLAN_X_SCALES, PLAN_Y_SCALES, PLAN_INSPECT>;
+using S = Shape<PLAN_TILE_N, PLAN_PRODUCTS, PLAN_STAGES, PLAN_BUFFERS, PLAN_SETS, PLAN_CLUSTER, PLAN_X_SCALES, PLAN_Y_SCALES, PLAN_INSPECT,
+                PLAN_TAKEOVER>;
 constexpr int SPLITS = PLAN_SPLITS;
 constexpr bool SWAPPED = PLAN_SWAPPED;  // X is B, the weights, and Y is A
 constexpr u64 X_POLICY = PLAN_HINTS ? (SWAPPED ? POLICY_EVICT_FIRST : POLICY_EVICT_LAST) : POLICY_EVICT_NORMAL;
 constexpr u64 Y_POLICY = PLAN_HINTS ? (SWAPPED ? POLICY_EVICT_LAST : POLICY_EVICT_FIRST) : POLICY_EVICT_NORMAL;
+// Chunks at the end of a tile whose first products are all computed before their second ones, so that the epilogue can begin with those.
+constexpr int FINISH = PLAN_FINISH;
+static_assert(FINISH == 0 || (S::PRODUCTS == 2 && SPLITS == 1 && FINISH <= S::SETS && FINISH <= S::STAGES), "PLAN_FINISH");
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "PLAN_OUT");
 
 extern __shared__ u8 shared_memory[];
@@ -29,19 +33,35 @@ __device__ __forceinline__ void run_block(int items, const Partials& partials, D
     synchronise<S>();
     griddepcontrol_launch_dependents();
     const u32 tensor = ld_shared_b32(memory.tensor());
-    const StaticSchedule<SPLITS> schedule{static_cast<int>(blockIdx.x / S::BLOCKS), static_cast<int>(gridDim.x / S::BLOCKS), items};
+    const int cluster = static_cast<int>(blockIdx.x / S::BLOCKS);
+    const auto schedule = [&](auto alone) {
+        if constexpr (S::TAKEOVER) {
+            return TakeoverSchedule<S, SPLITS, decltype(alone)::VALUE != 0>{memory, cluster, items};
+        } else {
+            return StaticSchedule<SPLITS>{cluster, static_cast<int>(gridDim.x / S::BLOCKS), items};
+        }
+    };
+    const Mode<0> warps;
+    const Mode<1> thread;
 
     if (warp < S::LOAD_WARP) {
-        store_tiles<S, PLAN_OUT, SWAPPED, SPLITS>(memory, tensor, shared_address(&flag), schedule, partials, target, finish);
+        store_tiles<S, PLAN_OUT, SWAPPED, SPLITS, FINISH>(memory, tensor, shared_address(&flag), schedule(warps), partials, target, finish);
     } else if (warp == S::LOAD_WARP) {
         // Only Y can be early: it is the weights unless the operands are swapped.
-        if (elect_sync()) load<S, SPLITS, PLAN_EARLY && !SWAPPED, X_POLICY, Y_POLICY>(memory, schedule, describe);
+        if (elect_sync()) load<S, SPLITS, PLAN_EARLY && !SWAPPED, X_POLICY, Y_POLICY>(memory, schedule(thread), describe);
         __syncwarp();
     } else if (warp == S::PRODUCT_WARP) {
-        if (memory.leads() && elect_sync()) multiply<S, SPLITS, PLAN_INTERLEAVE, PLAN_COLLECT>(memory, tensor, schedule, describe);
+        if (memory.leads() && elect_sync()) {
+            multiply<S, SPLITS, PLAN_INTERLEAVE, PLAN_COLLECT, FINISH>(memory, tensor, schedule(thread), describe);
+        }
         __syncwarp();
-    } else if constexpr (S::SCALE_WARPS > 0) {
-        prepare_scales<S, SPLITS, PLAN_SCALE_UNIT>(memory, warp - S::FIRST_SCALE_WARP, schedule, describe);
+    } else if (warp < S::SCHEDULE_WARP) {
+        if constexpr (S::SCALE_WARPS > 0) {
+            prepare_scales<S, SPLITS, PLAN_SCALE_UNIT>(memory, warp - S::FIRST_SCALE_WARP, schedule(warps), describe);
+        }
+    } else if constexpr (S::TAKEOVER) {
+        if (elect_sync()) ask_for_work<S, SPLITS>(memory, schedule(thread));
+        __syncwarp();
     }
 
     synchronise<S>();

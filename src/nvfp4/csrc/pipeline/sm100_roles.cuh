@@ -124,16 +124,56 @@ __device__ __forceinline__ void commit_to_cluster(u32 barrier) {
     }
 }
 
+// To the blocks whose accumulator it is.
+template <class S>
+__device__ __forceinline__ void commit_to_owners(u32 barrier) {
+    if constexpr (S::PAIR) {
+        tcgen05_commit_multicast<S::GROUP>(barrier, 3);
+    } else {
+        tcgen05_commit<S::GROUP>(barrier);
+    }
+}
+
+// A barrier at which threads of both blocks of a pair arrive.
+template <class S>
+__device__ __forceinline__ void wait_barrier_of(u32 barrier, u32 parity) {
+    if constexpr (S::PAIR) {
+        wait_barrier_cluster(barrier, parity);
+    } else {
+        wait_barrier(barrier, parity);
+    }
+}
+
+// The instructions of one tile. COLLECT: the second product of a step takes X from the collector buffer, if it follows the first.
+template <class S, bool COLLECT>
+struct Steps {
+    const Storage<S>& memory;
+    u32 d;
+    const u32 (&half)[S::PRODUCTS];
+
+    template <int P, bool TOGETHER>
+    __device__ __forceinline__ void multiply(u32 stage, u32 columns, int step, u32 accumulate) const {
+        constexpr u32 INSTRUCTION = tcgen05_mxf4nvf4_instruction(S::TILE_M, S::TILE_N);
+        constexpr u32 EIGHT_ROWS = 8 * LINE_BYTES;
+        constexpr bool SHARED = COLLECT && TOGETHER && S::PRODUCTS == 2;
+        constexpr int COLLECTOR = !SHARED ? COLLECTOR_DISCARD : (P == 0 ? COLLECTOR_FILL : COLLECTOR_LASTUSE);
+        const u64 x = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.x(stage) + step * (STEP / 2), EIGHT_ROWS);
+        const u64 y = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.y(stage, P) + step * (STEP / 2), EIGHT_ROWS);
+        const u32 y_scale = columns + S::X_SCALE_COLUMNS + P * S::Y_SCALE_COLUMNS + 4 * S::Y_TILES * step + half[P < S::PRODUCTS ? P : 0];
+        tcgen05_mma_mxf4nvf4_block16<S::GROUP, COLLECTOR>(d + P * S::TILE_N, x, y, INSTRUCTION, columns + 4 * step, y_scale, accumulate);
+    }
+};
+
 // One thread of the leading block. INTERLEAVE: a step's scales are copied just before its product, not all of a chunk's at once. COLLECT:
-// the second product of a step takes X from the collector buffer.
+// see Steps.
 //
 // A copy of scales is not ordered behind the products that read the columns before (PTX ISA 9.7.16.6.2 lists copy -> product only), so SETS
 // of columns take turns, and a set is written again when the products of its chunk are known to be complete. With SETS = 1 the order
 // is left to the hardware, which executes both in the order of issue, as CUTLASS and DeepGEMM have it.
-template <class S, int SPLITS, bool INTERLEAVE, bool COLLECT, class Schedule, class Describe>
+//
+// FINISH: in the last FINISH chunks of a tile all first products come before all second ones, and `gated` says that they are complete.
+template <class S, int SPLITS, bool INTERLEAVE, bool COLLECT, int FINISH, class Schedule, class Describe>
 __device__ __forceinline__ void multiply(const Storage<S>& memory, u32 tensor, Schedule schedule, Describe describe) {
-    constexpr u32 INSTRUCTION = tcgen05_mxf4nvf4_instruction(S::TILE_M, S::TILE_N);
-    constexpr u32 EIGHT_ROWS = 8 * LINE_BYTES;
     Ring<S::STAGES> ring, released;  // `released` is SETS chunks behind
     Ring<S::BUFFERS> out;
     u32 set = 0, count = 0;
@@ -142,53 +182,57 @@ __device__ __forceinline__ void multiply(const Storage<S>& memory, u32 tensor, S
         const Tile<S::PRODUCTS> tile = describe(work.tile);
         const Chunks<SPLITS> chunks(tile.k, work.split);
         u32 half[S::PRODUCTS];  // columns to skip
+#pragma unroll
         for (int p = 0; p < S::PRODUCTS; ++p) half[p] = S::HALVES ? tile.y[p].row / 64 % 2 * 2 : 0;
-        wait_barrier(memory.drained(out.index), out.parity ^ 1);
+        const Steps<S, COLLECT> steps{memory, tensor + out.index * S::BUFFER_COLUMNS, half};
+        wait_barrier_of<S>(memory.drained(out.index), out.parity ^ 1);
         tcgen05_fence_after_thread_sync();
-        const u32 d = tensor + out.index * S::BUFFER_COLUMNS;
+        const int together = FINISH > 0 ? max(chunks.begin, chunks.end - FINISH) : chunks.end;
+        Ring<S::STAGES> late;  // the first stage, and its set of scales, whose second products are still to come
+        u32 late_set = 0;
         for (int chunk = chunks.begin; chunk < chunks.end; ++chunk, ring.advance()) {
+            if (chunk == together) {
+                late = ring;
+                late_set = set;
+            }
             if (S::SETS > 1 && count >= S::SETS) {
                 wait_barrier(memory.empty(released.index), released.parity);
                 released.advance();
             }
             if constexpr (S::SCALE_WARPS > 0) {
-                wait_barrier_cluster(memory.ready(ring.index), ring.parity);
+                wait_barrier_of<S>(memory.ready(ring.index), ring.parity);
             } else {
                 wait_barrier(memory.full(ring.index), ring.parity);
             }
             tcgen05_fence_after_thread_sync();
             const u32 columns = tensor + S::SCALE_COLUMNS + set * S::SET_COLUMNS;
-            const int steps = steps_of(tile.k, chunk);
+            const int number = steps_of(tile.k, chunk);
             if constexpr (!INTERLEAVE) {
-                for (int step = 0; step < steps; ++step) place_scales(memory, ring.index, columns, step);
+                for (int step = 0; step < number; ++step) place_scales(memory, ring.index, columns, step);
             }
-            for (int step = 0; step < steps; ++step) {
+            for (int step = 0; step < number; ++step) {
                 if constexpr (INTERLEAVE) place_scales(memory, ring.index, columns, step);
                 const u32 accumulate = chunk > chunks.begin || step > 0;
-                const u64 x = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.x(ring.index) + step * (STEP / 2), EIGHT_ROWS);
-                const u32 x_scale = columns + 4 * step;
-#pragma unroll
-                for (int p = 0; p < S::PRODUCTS; ++p) {
-                    constexpr bool SHARED = COLLECT && S::PRODUCTS == 2;
-                    const u64 y = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.y(ring.index, p) + step * (STEP / 2), EIGHT_ROWS);
-                    const u32 y_scale = columns + S::X_SCALE_COLUMNS + p * S::Y_SCALE_COLUMNS + 4 * S::Y_TILES * step + half[p];
-                    if (SHARED && p == 0) {
-                        tcgen05_mma_mxf4nvf4_block16<S::GROUP, COLLECTOR_FILL>(d, x, y, INSTRUCTION, x_scale, y_scale, accumulate);
-                    } else {
-                        tcgen05_mma_mxf4nvf4_block16<S::GROUP, SHARED ? COLLECTOR_LASTUSE : COLLECTOR_DISCARD>(
-                            d + p * S::TILE_N, x, y, INSTRUCTION, x_scale, y_scale, accumulate);
-                    }
-                }
+                steps.template multiply<0, FINISH == 0>(ring.index, columns, step, accumulate);
+                if (S::PRODUCTS == 2 && chunk < together) steps.template multiply<1, FINISH == 0>(ring.index, columns, step, accumulate);
             }
-            commit_to_cluster<S>(memory.empty(ring.index));
+            if (chunk < together) commit_to_cluster<S>(memory.empty(ring.index));
             set = set + 1 == S::SETS ? 0 : set + 1;
             ++count;
         }
-        if constexpr (S::PAIR) {
-            tcgen05_commit_multicast<S::GROUP>(memory.done(out.index), 3);
-        } else {
-            tcgen05_commit<S::GROUP>(memory.done(out.index));
+        if constexpr (FINISH > 0) {
+            commit_to_owners<S>(memory.gated(out.index));
+            for (int chunk = together; chunk < chunks.end; ++chunk, late.advance()) {
+                const u32 columns = tensor + S::SCALE_COLUMNS + late_set * S::SET_COLUMNS;
+                const int number = steps_of(tile.k, chunk);
+                for (int step = 0; step < number; ++step) {
+                    steps.template multiply<1, false>(late.index, columns, step, chunk > chunks.begin || step > 0);
+                }
+                commit_to_cluster<S>(memory.empty(late.index));
+                late_set = late_set + 1 == S::SETS ? 0 : late_set + 1;
+            }
         }
+        commit_to_owners<S>(memory.done(out.index));
         out.advance();
     }
 }

@@ -22,7 +22,10 @@
 //   ready[stage]   1 for each block that the product reads: the scale warp whose turn it is (only with SCALE_WARPS)
 //   empty[stage]   1: the commit behind the last product that read the stage (2 with CLUSTER_MULTICAST: of both blocks)
 //   done[buffer]   1: the commit behind the last product of a tile
+//   gated[buffer]  1: the commit behind the last first product of a tile, if that is finished early
 //   drained[buffer] 4 for each block whose accumulator it is: a lane of each epilogue warp
+//   answered[slot] 1: the scheduling thread, and the 16 bytes of an answer (only with work that is taken over, see sm100_work.cuh)
+//   taken[slot]    1 for each reader of answers in the cluster
 #pragma once
 
 #include "decode/scale_layout.cuh"
@@ -48,7 +51,8 @@ constexpr int SCALES_BY_TENSOR_MAP = 0;  // 128x4 tiles, copied as they are
 constexpr int SCALES_FROM_LINEAR = 1;    // rearranged by the scale warps
 constexpr int SCALES_FROM_TILED = 2;     // the same, where rows do not begin at a multiple of 64
 
-template <int TILE_N_, int PRODUCTS_, int STAGES_, int BUFFERS_, int SETS_, int CLUSTER_, int X_SCALES_, int Y_SCALES_, bool INSPECT_>
+template <int TILE_N_, int PRODUCTS_, int STAGES_, int BUFFERS_, int SETS_, int CLUSTER_, int X_SCALES_, int Y_SCALES_, bool INSPECT_,
+          bool TAKEOVER_>
 struct Shape {
     static constexpr int TILE_N = TILE_N_, PRODUCTS = PRODUCTS_, STAGES = STAGES_, BUFFERS = BUFFERS_, SETS = SETS_;
     static constexpr int CLUSTER = CLUSTER_, X_SCALES = X_SCALES_, Y_SCALES = Y_SCALES_;
@@ -68,7 +72,11 @@ struct Shape {
     static constexpr int SCALE_WARPS = CONVERTS || INSPECT ? (STAGES < 4 ? STAGES : 4) : 0;
     // Warps: four of the epilogue, one that loads, one that multiplies, those that prepare scales.
     static constexpr int LOAD_WARP = 4, PRODUCT_WARP = 5, FIRST_SCALE_WARP = 6;
-    static constexpr int THREADS = 32 * (FIRST_SCALE_WARP + SCALE_WARPS);
+    static constexpr bool TAKEOVER = TAKEOVER_;  // tiles are taken over from clusters that have not started
+    static constexpr int SCHEDULE_WARP = FIRST_SCALE_WARP + SCALE_WARPS;
+    static constexpr int THREADS = 32 * (SCHEDULE_WARP + (TAKEOVER ? 1 : 0));
+    // Who reads answers: epilogue and scale warps, loading threads, the multiplying thread of each block that has one, scheduling threads.
+    static constexpr int READERS = BLOCKS * (4 + SCALE_WARPS + 2) + (PAIR ? 1 : BLOCKS);
 
     static constexpr int X_BYTES = X_ROWS * LINE_BYTES;
     static constexpr int Y_BYTES = Y_ROWS * LINE_BYTES;
@@ -100,9 +108,13 @@ struct Shape {
     static_assert(STAGE_BYTES % 1024 == 0, "alignment of the swizzle");
 };
 
+constexpr int ANSWERS = 2;  // under way at once
+
 template <class S>
 struct Barriers {
-    u64 full[S::STAGES], ready[S::STAGES], empty[S::STAGES], done[S::BUFFERS], drained[S::BUFFERS];
+    alignas(16) u64 answer[ANSWERS][2];
+    u64 full[S::STAGES], ready[S::STAGES], empty[S::STAGES], done[S::BUFFERS], drained[S::BUFFERS], gated[S::BUFFERS];
+    u64 answered[ANSWERS], taken[ANSWERS];
     u32 tensor;  // address of the tensor memory
 };
 
@@ -142,18 +154,26 @@ struct Storage {
     __device__ __forceinline__ u32 y_scale(u32 stage, int product) const {
         return x(stage) + S::Y_SCALE + product * S::Y_SCALE_BYTES;
     }
-    __device__ __forceinline__ u32 full(u32 stage) const { return barriers + 8 * stage; }
-    __device__ __forceinline__ u32 ready(u32 stage) const { return barriers + 8 * (S::STAGES + stage); }
-    __device__ __forceinline__ u32 empty(u32 stage) const { return barriers + 8 * (2 * S::STAGES + stage); }
-    __device__ __forceinline__ u32 done(u32 buffer) const { return barriers + 8 * (3 * S::STAGES + buffer); }
-    __device__ __forceinline__ u32 drained(u32 buffer) const { return barriers + 8 * (3 * S::STAGES + S::BUFFERS + buffer); }
-    __device__ __forceinline__ u32 tensor() const { return barriers + 8 * (3 * S::STAGES + 2 * S::BUFFERS); }
+    __device__ __forceinline__ u32 answer(u32 slot) const { return barriers + 16 * slot; }
+    __device__ __forceinline__ u32 full(u32 stage) const { return barriers + 16 * ANSWERS + 8 * stage; }
+    __device__ __forceinline__ u32 ready(u32 stage) const { return full(S::STAGES + stage); }
+    __device__ __forceinline__ u32 empty(u32 stage) const { return full(2 * S::STAGES + stage); }
+    __device__ __forceinline__ u32 done(u32 buffer) const { return full(3 * S::STAGES + buffer); }
+    __device__ __forceinline__ u32 drained(u32 buffer) const { return done(S::BUFFERS + buffer); }
+    __device__ __forceinline__ u32 gated(u32 buffer) const { return done(2 * S::BUFFERS + buffer); }
+    __device__ __forceinline__ u32 answered(u32 slot) const { return done(3 * S::BUFFERS + slot); }
+    __device__ __forceinline__ u32 taken(u32 slot) const { return answered(ANSWERS + slot); }
+    __device__ __forceinline__ u32 tensor() const { return taken(ANSWERS); }
 
     __device__ __forceinline__ bool leads() const { return !S::PAIR || rank == 0; }
 
     // One arrival at a barrier of the block whose product warp waits for it.
-    __device__ __forceinline__ void arrive_at_leader(u32 barrier) const {
-        if constexpr (S::PAIR) {
+    __device__ __forceinline__ void arrive_at_leader(u32 barrier) const { arrive_at_first<S::PAIR>(barrier); }
+
+    // The same at a barrier of the first block of the cluster, if there is a REMOTE one.
+    template <bool REMOTE>
+    __device__ __forceinline__ void arrive_at_first(u32 barrier) const {
+        if constexpr (REMOTE) {
             mbarrier_arrive_release_cluster_shared_cluster_b64(mapa_shared_cluster_u32(barrier, 0));
         } else {
             mbarrier_arrive_shared_b64(barrier);
@@ -169,7 +189,12 @@ struct Storage {
         }
         for (u32 buffer = 0; buffer < S::BUFFERS; ++buffer) {
             mbarrier_init_shared_b64(done(buffer), 1);
+            mbarrier_init_shared_b64(gated(buffer), 1);
             mbarrier_init_shared_b64(drained(buffer), 4 * S::GROUP);
+        }
+        for (u32 slot = 0; slot < ANSWERS; ++slot) {
+            mbarrier_init_shared_b64(answered(slot), 1);
+            mbarrier_init_shared_b64(taken(slot), S::READERS);
         }
         fence_mbarrier_init_release_cluster();
     }
