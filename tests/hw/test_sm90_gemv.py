@@ -64,7 +64,7 @@ def test_fuzzed_on_the_gpu():
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [1, 4])
 def test_layers_that_feed_each_other(rows):
-    """With early loads and without synchronisation, eager and captured: the bits of a run that waits for every layer."""
+    """Early loads, no synchronisation, eager and captured: the bits of a run that waits for every layer."""
     hopper()
     problem = Problem(Op.GEMV, 2048, rows, 2048, 1, Format(), Format("fp16", ""))
     weights = []
