@@ -13,8 +13,19 @@ class CompileFailed(Exception):
 
 
 @functools.lru_cache(maxsize=256)
-def compile_text(source: str, arch: str, target: str, lineinfo: bool = True) -> bytes:
-    """PTX (without the closing zero) or a cubin of `source` for `arch` such as ``"sm_90a"``."""
+def compile_text(
+    source: str, arch: str, target: str, name: str = "program.cu", defines: tuple[str, ...] = (), header: str = ""
+) -> bytes:
+    """PTX (without the closing zero) or a cubin, with line information.
+
+    Args:
+        source: CUDA C++.
+        arch: Such as ``"sm_90a"``.
+        target: ``"ptx"`` or ``"cubin"``.
+        name: What line information calls the text.
+        defines: Macros, ``NAME`` or ``NAME=VALUE``.
+        header: A text that the source may include as ``ptx.cuh``.
+    """
     nvrtc: Any = toolkit.nvrtc()
 
     def check(result: tuple[Any, ...]) -> Any:
@@ -22,10 +33,14 @@ def compile_text(source: str, arch: str, target: str, lineinfo: bool = True) -> 
             raise CompileFailed(str(result[0]))
         return result[1] if len(result) > 1 else None
 
-    program = check(nvrtc.nvrtcCreateProgram(source.encode(), b"program.cu", 0, [], []))
+    program = check(
+        nvrtc.nvrtcCreateProgram(
+            source.encode(), name.encode(), bool(header), [header.encode()] * bool(header), [b"ptx.cuh"] * bool(header)
+        )
+    )
     number = arch.removeprefix("sm_")
     options = [f"--gpu-architecture={'compute_' if target == 'ptx' else 'sm_'}{number}", "-std=c++17"]
-    options += ["--generate-line-info"] if lineinfo else []
+    options += ["--generate-line-info", *(f"-D{d}" for d in defines)]
     options += [f"--include-path={path}" for path in toolkit.include_directories()]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
     if int(status) != 0:
