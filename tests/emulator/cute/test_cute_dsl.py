@@ -1,0 +1,270 @@
+"""GEMMs of CUTLASS's CuTe DSL examples, compiled by NVIDIA's compiler and run unmodified by the emulator.
+
+Optional: needs nvidia-cutlass-dsl (the extra ``cute``; NVFP4_CUTEDSL_PYTHON names the interpreter when
+it is not this one) and a checkout of CUTLASS (CUTLASS_DIR=...). No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from nvfp4.emulator import Checks, KernelFault, Module, TensorMap
+
+HERE = Path(__file__).parent
+CUTLASS = os.environ.get("CUTLASS_DIR", "")
+PYTHON = os.environ.get("NVFP4_CUTEDSL_PYTHON", sys.executable)
+SHARED = 227 * 1024
+# These kernels have no tcgen05.wait::ld between a load and the use of its registers.
+IMPLICIT = Checks.all().but(implicit_waits=True)
+ELEMENTS = {"U4": "u4x16_align8", "U8": "u8", "U16": "u16", "BF16_RN": "bf16"}
+
+
+@functools.cache
+def missing() -> str:
+    """Why these tests cannot run, or nothing."""
+    if not (Path(CUTLASS) / "examples/python/CuTeDSL").is_dir() or not CUTLASS:
+        return "CUTLASS_DIR names no checkout of CUTLASS with examples/python/CuTeDSL"
+    found = subprocess.run([PYTHON, "-c", "import cutlass.cute"], capture_output=True, check=False)
+    return "" if found.returncode == 0 else f"{PYTHON} has no nvidia-cutlass-dsl"
+
+
+@pytest.fixture(autouse=True)
+def _available() -> None:
+    if missing():
+        pytest.skip(missing())
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tensor map of a kernel as the DSL's intermediate code describes it."""
+
+    box: tuple[int, ...]
+    modes: tuple[str, ...]
+    swizzle: int
+    element: str
+
+    def map(self, array: np.ndarray[Any, Any], extents: dict[str, tuple[int, int]]) -> TensorMap:
+        """``extents``: elements and bytes of stride of each mode."""
+        found = [extents[mode] for mode in self.modes]
+        shape, strides = tuple(n for n, _ in found), tuple(s for _, s in found[1:])
+        return TensorMap(array, ELEMENTS[self.element], shape, strides, self.box, swizzle=self.swizzle)
+
+
+def tiles(code: str) -> list[Tile]:
+    """The tensor maps in the order of the kernel's parameters."""
+    found = []
+    for line in code.splitlines():
+        if "= cute_nvgpu.atom.make_non_exec_tiled_tma" not in line:
+            continue
+        text = re.search(r'tma_gbasis = <"\((.*)\):\((.*)\)">, tma_format = (\w+)', line)
+        assert text is not None, line
+        box = [prod(int(n) for n in re.findall(r"\d+", part)) for part in re.findall(r"\([^)]*\)|[^,]+", text[1])]
+        # The first mode of scale factors is several that lie one behind the other.
+        modes = re.findall(r"\([^)]*\)|[^,]+", text[2])
+        copies = re.search(r"num_multicast = (\d+)", line)
+        left = int(copies[1]) if copies else 1
+        for i in reversed(range(len(box))):  # each CTA fetches one part of what is multicast
+            box[i], left = -(-box[i] // left), -(-left // box[i])
+        swizzle = re.search(r"S<(\d),4,3>", line)
+        width = 16 << int(swizzle[1]) if swizzle and swizzle[1] != "0" else 0
+        found.append(Tile(tuple(box), tuple("block" if m[0] == "(" else m for m in modes), width, text[3]))
+    return found
+
+
+@functools.cache
+def compiled(arch: str, kernel: str, settings: str) -> tuple[str, list[Tile]]:
+    """PTX and tensor maps of an example."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = {"CUTE_DSL_ARCH": arch, "CUTE_DSL_LINEINFO": "1", "CUTE_DSL_KEEP": "ptx,ir-debug"}
+        command = [PYTHON, str(HERE / "compile_example.py"), CUTLASS, kernel, settings]
+        environment = {**os.environ, **target, "CUTE_DSL_DUMP_DIR": folder}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        ptx = next(Path(folder).glob("*.ptx")).read_text()
+        return ptx, tiles(next(Path(folder).glob("*.mlir")).read_text())
+
+
+def entry(ptx: str) -> str:
+    """The name of its kernel."""
+    name = re.search(r"\.visible \.entry (\w+)", ptx)
+    assert name is not None
+    return name[1]
+
+
+def integers(*values: int) -> bytes:
+    """Dynamic extents as the DSL passes them."""
+    return struct.pack(f"<{len(values)}i", *values)
+
+
+def divisor(d: int) -> bytes:
+    """cute.fast_divmod_divisor: divisor, multiplier, two shifts (Granlund and Montgomery)."""
+    bits = (d - 1).bit_length()
+    multiplier = ((1 << 32) * ((1 << bits) - d)) // d + 1
+    return struct.pack("<IIBBH", d, multiplier & 0xFFFFFFFF, min(bits, 1), max(bits - 1, 0), 0)
+
+
+@dataclass
+class Operand:
+    """A block-scaled matrix: what the kernel reads, and its value."""
+
+    data: np.ndarray[Any, Any]
+    scales: np.ndarray[Any, Any]
+    value: np.ndarray[Any, Any]
+
+    @property
+    def extents(self) -> dict[str, tuple[int, int]]:
+        """Modes of the data, K fastest."""
+        rows, k = self.value.shape
+        pitch = self.data.strides[0]
+        return {"1@1": (k, 0), "1@0": (rows, pitch), "1@2": (1, rows * pitch)}
+
+    @property
+    def scale_extents(self) -> dict[str, tuple[int, int]]:
+        """Modes of the scales: blocks of 512 bytes, K fastest."""
+        down, across = self.scales.shape[:2]
+        block = {"block": (256, 0), "1@1@1": (across, 512), "1@1@0": (down, 512 * across)}
+        return block | {"1@1@2": (1, self.scales.nbytes)}
+
+
+def operand(rng: np.random.Generator, kind: str, rows: int, k: int) -> Operand:
+    """Random codes of ``kind``, and scale factors in the layout of cuBLAS (128 rows by 4 factors)."""
+    if kind == "mxfp8":
+        data = rng.integers(-8, 9, (rows, k)).astype(ml_dtypes.float8_e4m3fn)
+        value, stored = data.astype(np.float32), data.view(np.uint8)
+    else:
+        codes = rng.integers(0, 16, (rows, k), dtype=np.uint8)
+        value = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        stored = codes[:, ::2] | codes[:, 1::2] << 4
+    vector = 16 if kind == "nvfp4" else 32
+    if kind == "nvfp4":
+        scales = rng.integers(0x30, 0x40, (rows, k // vector), dtype=np.uint8)
+        factor = scales.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    else:
+        scales = rng.integers(125, 130, (rows, k // vector), dtype=np.uint8)
+        factor = np.exp2(scales.astype(np.float32) - 127)
+    blocks = scales.reshape(rows // 128, 4, 32, -1, 4).transpose(0, 3, 2, 1, 4)
+    return Operand(stored, np.ascontiguousarray(blocks), value * np.repeat(factor, vector, axis=1))
+
+
+def block_scaled(kind: str, m: int, n: int, k: int) -> tuple[Operand, Operand, np.ndarray[Any, Any]]:
+    """Two operands and their product."""
+    rng = np.random.default_rng(0)
+    a, b = operand(rng, kind, m, k), operand(rng, kind, n, k)
+    return a, b, (a.value.astype(np.float64) @ b.value.T.astype(np.float64)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tile", "cluster"),
+    [
+        ("nvfp4", (128, 128), (1, 1)),
+        ("nvfp4", (128, 256), (1, 1)),
+        ("nvfp4", (256, 128), (2, 1)),
+        ("nvfp4", (256, 64), (2, 2)),
+        ("mxfp4", (128, 128), (1, 1)),
+        ("mxfp8", (128, 192), (1, 1)),
+        ("mxfp8", (256, 256), (2, 1)),
+    ],
+)
+def test_persistent_block_scaled_gemm(kind: str, tile: tuple[int, int], cluster: tuple[int, int]) -> None:
+    settings = json.dumps({"tile": tile, "cluster": cluster, "kind": kind})
+    ptx, maps = compiled("sm_100a", "persistent", settings)
+    m, n, k = 512, 768 if tile[1] == 192 else 512, 768
+    a, b, product = block_scaled(kind, m, n, k)
+    c = np.zeros((m, n), ml_dtypes.bfloat16)
+    group = 2 if tile[0] == 256 else 1
+    down, across = m // (tile[0] // group), n // tile[1]
+    clusters = (down // cluster[0], across // cluster[1])
+    scheduler = [down, across, 1, divisor(clusters[0]), divisor(clusters[1])]
+    arguments = [
+        bytes(12), bytes(12),
+        maps[0].map(a.data, a.extents), integers(m, k, 1),
+        maps[1].map(b.data, b.extents), integers(n, k, 1),
+        maps[2].map(a.scales, a.scale_extents), integers(m, k, 1),
+        maps[3].map(b.scales, b.scale_extents), integers(n, k, 1),
+        maps[4].map(c.view(np.uint16), {"1@1": (n, 0), "1@0": (m, 2 * n), "1@2": (1, 2 * m * n)}), integers(m, n, 1),
+        *scheduler, *scheduler,
+    ]  # fmt: skip
+    module = Module(ptx)
+    for seed in range(3):
+        c[:] = 0
+        grid = (*cluster, min(3, prod(clusters)))
+        module.launch(
+            entry(ptx), grid, 192, arguments, cluster=(*cluster, 1), shared_bytes=SHARED, seed=seed, checks=IMPLICIT
+        )
+        np.testing.assert_array_equal(c, product.astype(ml_dtypes.bfloat16))
+
+
+def tutorial(number: int, **launch: Any) -> None:
+    ptx, maps = compiled("sm_100a", "tutorial", json.dumps({"number": number}))
+    m, n, k = 512, 512, 1024
+    a, b, product = block_scaled("nvfp4", m, n, k)
+    c = np.zeros((m, n), np.float16)
+    module = Module(ptx)
+    arguments = [
+        *[bytes(12)] * (number + 1),
+        maps[0].map(a.data, a.extents), integers(m, k, 1),
+        maps[1].map(b.data, b.extents), integers(n, k, 1),
+        maps[2].map(a.scales, a.scale_extents), integers(m, k, 1),
+        maps[3].map(b.scales, b.scale_extents), integers(n, k, 1),
+        struct.pack("<Q", module.address_of(c)) + integers(m, n, 1, n, m * n, 0),
+    ]  # fmt: skip
+    grid = (m // 128, n // 256)
+    module.launch(entry(ptx), grid, 128, arguments, cluster=number + 1, shared_bytes=SHARED, **launch)
+    np.testing.assert_array_equal(c, product.astype(np.float16))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_tutorial(number: int) -> None:
+    for seed in range(5):
+        tutorial(number, seed=seed, checks=IMPLICIT)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_missing_wait_of_the_tutorial_is_found(number: int) -> None:
+    with pytest.raises(KernelFault, match="wait::ld"):
+        tutorial(number)
+
+
+@pytest.mark.parametrize(("tile", "cluster"), [((128, 128), (1, 1)), ((128, 256), (2, 1)), ((64, 128), (1, 2))])
+def test_hopper_gemm(tile: tuple[int, int], cluster: tuple[int, int]) -> None:
+    ptx, maps = compiled("sm_90a", "hopper", json.dumps({"tile": tile, "cluster": cluster}))
+    m, n, k, batch = 256, 512, 320, 2
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(-2, 3, (batch, rows, k)).astype(ml_dtypes.bfloat16) for rows in (m, n))
+    c = np.zeros((batch, m, n), ml_dtypes.bfloat16)
+    product = np.matmul(a.astype(np.float32), b.astype(np.float32).transpose(0, 2, 1))
+
+    def map_of(tile_: Tile, x: np.ndarray[Any, Any]) -> TensorMap:
+        _, rows, columns = x.shape
+        extents = {"1@1": (columns, 0), "1@0": (rows, 2 * columns), "1@2": (batch, 2 * rows * columns)}
+        return tile_.map(x.view(np.uint16), extents)
+
+    arguments = [
+        map_of(maps[0], a), integers(m, k, batch), map_of(maps[1], b), integers(n, k, batch),
+        map_of(maps[2], c), integers(m, n, batch), bytes(1),
+    ]  # fmt: skip
+    threads = re.search(r"\.reqntid (\d+)", ptx)
+    assert threads is not None
+    grid = (m // tile[0], n // tile[1], batch)
+    module = Module(ptx)
+    for seed in range(3):
+        c[:] = 0
+        module.launch(
+            entry(ptx), grid, int(threads[1]), arguments, cluster=(*cluster, 1), shared_bytes=SHARED, seed=seed
+        )
+        np.testing.assert_array_equal(c, product.astype(ml_dtypes.bfloat16))
