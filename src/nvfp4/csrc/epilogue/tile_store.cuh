@@ -15,9 +15,9 @@
 constexpr int STAGING_TOKENS = 64;  // at a time
 constexpr int STAGING_GROUP_BYTES = STAGING_TOKENS * 128;
 
-// Tokens [0, N) of a warpgroup's part, N at most STAGING_TOKENS, through shared memory. `packed(i)`: accumulators i and i + 1, 16 bits each.
+// N tokens of a warpgroup's part, N at most STAGING_TOKENS, through shared memory. `packed(i)`: accumulators i and i + 1, 16 bits each.
 template <int N, class Packed>
-__device__ __forceinline__ void store_staged(u8* out, int token, int token_end, int column, int columns, u32 staging,
+__device__ __forceinline__ void store_staged(u8* out, int token, int token_begin, int token_end, int column, int columns, u32 staging,
                                              u32 number, Packed packed) {
     static_assert(N <= STAGING_TOKENS, "staging memory");
     const u32 thread = threadIdx.x % 128, lane = thread % 32;
@@ -43,7 +43,7 @@ __device__ __forceinline__ void store_staged(u8* out, int token, int token_end, 
 #pragma unroll
     for (int i = 0; i < N; i += STEP) {
         const int inside = i + static_cast<int>(n);
-        if (inside >= N || token + inside >= token_end || c >= columns) continue;
+        if (inside >= N || token + inside < token_begin || token + inside >= token_end || c >= columns) continue;
         const u32x4 data = ld_shared_v4_b32(from + i * 128);
         u8* row = address + static_cast<i64>(i) * columns * 2;
         if (vectors) {
@@ -58,27 +58,35 @@ __device__ __forceinline__ void store_staged(u8* out, int token, int token_end, 
     }
 }
 
-// `out` is the matrix [tokens, columns]; the warpgroup's part begins at (token, column), and rows from token_end on are not written.
+// `out` is the matrix [tokens, columns]; the warpgroup's part begins at (token, column), and only rows token_begin to token_end are written.
 // `number` is a free barrier of the warpgroup, `staging` its STAGING_GROUP_BYTES of shared memory. `value(i)` is accumulator i, finished.
 template <int N, int OUT, class Value>
-__device__ __forceinline__ void store_tile_transposed(u8* out, int token, int token_end, int column, int columns,
-                                                      u32 staging, u32 number, Value value) {
+__device__ __forceinline__ void store_tile_transposed(u8* out, int token, int token_begin, int token_end, int column,
+                                                      int columns, u32 staging, u32 number, Value value) {
     if constexpr (OUT == OUT_FP32) {
+        // Not computed before the products, which leave no registers to keep it.
+        asm volatile("" : "+r"(column), "+r"(columns), "+r"(token));
         const u32 lane = threadIdx.x % 32;
         const int c = column + static_cast<int>(threadIdx.x % 128 / 32 * 16 + lane / 4);
+        int row = token + static_cast<int>(lane % 4 * 2);
+        const i64 row_bytes = static_cast<i64>(columns) * OUT_BYTES<OUT>;
+        u8* address = out + row * row_bytes + c * OUT_BYTES<OUT>;
 #pragma unroll
-        for (int i = 0; i < N / 2; ++i) {
-            const int row = token + i / 4 * 8 + static_cast<int>(lane % 4 * 2) + i % 2, at = c + i % 4 / 2 * 8;
-            if (row < token_end && at < columns) store_one<OUT>(out, static_cast<i64>(row) * columns + at, value(i));
+        for (int i = 0; i < N / 2; i += 4, row += 8, address += 8 * row_bytes) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {  // row + e % 2, column c + 8 * (e / 2)
+                const bool inside = row + e % 2 >= token_begin && row + e % 2 < token_end && c + e / 2 * 8 < columns;
+                if (inside) st_global_f32(address + e % 2 * row_bytes + e / 2 * 8 * OUT_BYTES<OUT>, value(i + e));
+            }
         }
     } else {
         constexpr int FIRST = N < STAGING_TOKENS ? N : STAGING_TOKENS;
         const auto packed = [&](int i) {
             return OUT == OUT_FP16 ? cvt_rn_f16x2_f32(value(i), value(i + 1)) : cvt_rn_bf16x2_f32(value(i), value(i + 1));
         };
-        store_staged<FIRST>(out, token, token_end, column, columns, staging, number, packed);
+        store_staged<FIRST>(out, token, token_begin, token_end, column, columns, staging, number, packed);
         if constexpr (N > FIRST) {
-            store_staged<N - FIRST>(out, token + FIRST, token_end, column, columns, staging, number,
+            store_staged<N - FIRST>(out, token + FIRST, token_begin, token_end, column, columns, staging, number,
                                     [&](int i) { return packed(i + FIRST / 2); });
         }
     }

@@ -70,30 +70,29 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return o;
     };
 
-    const StreamK work(tiles, chunks);
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, work, operands, [] { griddepcontrol_wait(); });
+            load(stages, StreamK(tiles, chunks), operands, [] { griddepcontrol_wait(); });
         }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);  // the same for the warp, as the compiler should know
         griddepcontrol_wait();
         griddepcontrol_launch_dependents();
-        const auto store = [&](auto count, int tile, int first, int end, auto& sum) {
+        const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum) {
             constexpr int N = decltype(count)::VALUE;
             const TileIndex index = tiling.at(tile);
             const float scale_a = tensor_scale(a_tensor_scale, 0, 0);
             const float scale_b1 = tensor_scale(b1_tensor_scale, 0, 0), scale_b2 = tensor_scale(b2_tensor_scale, 0, 0);
             const int token = index.token * TOKENS;
-            store_tile_transposed<N, PLAN_OUT>(out, token + first, min(token + end, m), index.row * ROWS + group * 64, n,
+            store_tile_transposed<N, PLAN_OUT>(out, token + from, token + begin, min(token + end, m), index.row * ROWS + group * 64, n,
                                                stages.staging(group), 1 + group, [&](int i) {
                                                    const float gate = sum[0][i] * S::FACTOR * scale_a * scale_b1;
                                                    return silu(gate) * (sum[1][i] * S::FACTOR * scale_a * scale_b2);
                                                });
         };
-        multiply_and_store(stages, work, Workspace{sums, counters}, group, store);
+        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, group, store);
     }
 }

@@ -72,19 +72,18 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
 
     const int tiles = tiling.tiles_m * tiling.tiles_n * l;
-    const StreamK work(tiles, chunks);
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, work, operands, [] { griddepcontrol_wait(); });
+            load(stages, StreamK(tiles, chunks), operands, [] { griddepcontrol_wait(); });
         }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);  // the same for the warp, as the compiler should know
         griddepcontrol_wait();
         griddepcontrol_launch_dependents();
-        const auto store = [&](auto count, int tile, int first, int end, auto& sum) {
+        const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum) {
             const TileIndex index = tiling.at(tile);
             const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.l);
             const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.l);
@@ -92,11 +91,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
                 store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
-                    out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, token + first, min(token + end, m),
+                    out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, token + from, token + begin,
+                    min(token + end, m),
                     index.row * ROWS + b * 128 + group * 64, n, stages.staging(group), 1 + group,
                     [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
             }
         };
-        multiply_and_store(stages, work, Workspace{sums, counters}, group, store);
+        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, group, store);
     }
 }

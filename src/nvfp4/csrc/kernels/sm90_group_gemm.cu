@@ -93,37 +93,37 @@ __device__ __forceinline__ TileIndex find(const Table& table, int tile, int grou
     return {g, inside / tiles_m * ROWS, table.row[g] + inside % tiles_m * TOKENS, table.row_end[g]};
 }
 
-// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, first, end, sum, warpgroup)` finishes it.
+// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, from, begin, end, sum, warpgroup)` finishes it.
 template <class Describe, class Store>
 __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int chunks, float* sums,
                                     u32* counters, Describe operands, Store store) {
-    const StreamK work(table.first_tile[groups], chunks);
+    const int tiles = table.first_tile[groups];
     const auto describe = [&](int tile) { return operands(find(table, tile, groups)); };
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, work, describe, [] { griddepcontrol_wait(); });
+            load(stages, StreamK(tiles, chunks), describe, [] { griddepcontrol_wait(); });
         }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
         griddepcontrol_wait();
         griddepcontrol_launch_dependents();
-        multiply_and_store(stages, work, Workspace{sums, counters}, warpgroup,
-                           [&](auto count, int tile, int first, int end, auto& sum) {
-                               store(count, find(table, tile, groups), first, end, sum, warpgroup);
+        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, warpgroup,
+                           [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+                               store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
                            });
     }
 }
 
 // Sums of a tile to `out` [.., columns].
 template <int N, class Sum>
-__device__ __forceinline__ void store_rows(const Stages<S>& stages, const TileIndex& index, int first, int end, const Sum& sum,
+__device__ __forceinline__ void store_rows(const Stages<S>& stages, const TileIndex& index, int from, int begin, int end, const Sum& sum,
                                            int warpgroup, u8* out, int columns, float scale_a, float scale_b) {
 #pragma unroll
     for (int b = 0; b < BLOCKS; ++b) {
-        store_tile_transposed<N, PLAN_OUT>(out, index.token + first, min(index.token + end, index.token_end),
+        store_tile_transposed<N, PLAN_OUT>(out, index.token + from, index.token + begin, min(index.token + end, index.token_end),
                                            index.row + b * 128 + warpgroup * 64, columns, stages.staging(warpgroup),
                                            1 + warpgroup, [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
     }
@@ -170,9 +170,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.units = k.value[g] / UNIT;
         return o;
     };
-    const auto store = [&](auto count, const TileIndex& index, int first, int end, auto& sum, int warpgroup) {
+    const auto store = [&](auto count, const TileIndex& index, int from, int begin, int end, auto& sum, int warpgroup) {
         const int g = index.group;
-        store_rows<decltype(count)::VALUE>(stages, index, first, end, sum, warpgroup, out.value[g], n.value[g],
+        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g],
                                            tensor_scale(a_tensor_scale.value[g], 0, 0),
                                            tensor_scale(b_tensor_scale.value[g], 0, 0));
     };
@@ -215,8 +215,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.units = units;
         return o;
     };
-    const auto store = [&](auto count, const TileIndex& index, int first, int end, auto& sum, int warpgroup) {
-        store_rows<decltype(count)::VALUE>(stages, index, first, end, sum, warpgroup, out, n,
+    const auto store = [&](auto count, const TileIndex& index, int from, int begin, int end, auto& sum, int warpgroup) {
+        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
                                            tensor_scale(a_tensor_scale, 0, 0),
                                            tensor_scale(b_tensor_scale, b_tensor_stride, index.group));
     };

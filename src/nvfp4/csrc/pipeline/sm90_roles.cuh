@@ -303,38 +303,52 @@ struct Count {
     static constexpr int VALUE = N;
 };
 
-// The multipliers' part of a kernel. `store(constant N, tile, first, end, sums)` finishes N tokens, counted from the tile's, and stores
-// those before `end`.
+// The multipliers' part of a kernel. `store(constant N, tile, from, begin, end, sums)` finishes N tokens, the first of which is token
+// `from` of the tile, and stores those of tokens [begin, end).
 template <class S, class Store>
-__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, const StreamK& work, const Workspace& workspace,
+__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int tiles, int chunks, const Workspace& workspace,
                                                    int group, Store store) {
     constexpr int N = S::TOKENS, REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
     const u32 number = 1 + group;
     Multiplier<S> multiplier(stages, group);
-    StreamK mine = work;
-    Segment segment;
-    while (mine.next(segment)) {
+    int position = -1;  // where this block is
+    while (true) {
+        Segment segment;
+        {
+            StreamK work = StreamK::anew(tiles, chunks);
+            if (position >= 0) work.position = position;
+            if (!work.next(segment)) break;
+            position = work.position;
+        }
         float sums[S::BLOCKS][REGISTERS];
         multiplier.template multiply<N>(sums, segment.end - segment.begin);
-        if (segment.end - segment.begin == work.chunks) {
-            store(Count<N>(), segment.tile, 0, N, sums);
-        } else {
-            leave_sums(sums, workspace, segment.begin == 0, work.block_of(segment.tile * work.chunks), group, number);
+        int begin = 0, end = N;
+        if (segment.end - segment.begin < chunks) {
+            const StreamK work = StreamK::anew(tiles, chunks);
+            const Sharers sharers = work.sharers(segment.tile);
+            Share share(sharers, GROUPS);
+            const bool last = position >= work.last;
+            if (!last) share.end = share.begin;  // nothing is kept
+            leave_sums(sums, workspace, segment.begin == 0, sharers.first, group, number, share);
+            if (!last) continue;
+            await_sums(workspace, sharers, group, number);
+            add_other_parts(sums, workspace, sharers, group, share);
+            begin = 8 * share.begin;
+            end = 8 * share.end;
         }
+        store(Count<N>(), segment.tile, 0, begin, end, sums);
     }
-    // The tile that an earlier block began, and the one that a later block goes on with, if it is another.
+    // The tile that an earlier block began, unless it was the last.
+    const StreamK work = StreamK::anew(tiles, chunks);
+    const int waiting = work.position / chunks;
+    if (work.position == waiting * chunks || work.last <= (waiting + 1) * chunks) return;
+    const Sharers sharers = work.sharers(waiting);
+    const Share share(sharers, GROUPS);
+    await_sums(workspace, sharers, group, number);
 #pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-        const int at = i == 0 ? work.position : work.last, tile = at / work.chunks;
-        if (at == tile * work.chunks || (i == 1 && tile * work.chunks < work.position)) continue;
-        const Sharers sharers = work.sharers(tile);
-        const int end = GROUPS * (sharers.index + 1) / sharers.count;
-        await_sums(workspace, sharers, group, number);
-#pragma unroll 1
-        for (int first = GROUPS * sharers.index / sharers.count; first < end; first += BATCH) {
-            float sums[S::BLOCKS][4 * BATCH];
-            add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, end);
-            store(Count<8 * BATCH>(), tile, 8 * first, 8 * end, sums);
-        }
+    for (int first = share.begin; first < share.end; first += BATCH) {
+        float sums[S::BLOCKS][4 * BATCH];
+        add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, share.end);
+        store(Count<8 * BATCH>(), waiting, 8 * first, 8 * first, 8 * share.end, sums);
     }
 }

@@ -1,10 +1,11 @@
 // Stream-K: tiles x chunks (of K) are cut into one equal range for each block, wherever the cuts fall.
 //
 // A block's range touches at most one tile that begins in an earlier block, at its start, and at most one that a later block
-// goes on with, at its end. It leaves its sums of both in device memory, and after all its tiles adds up its share of each: the
-// tokens of a tile are dealt out to the blocks that have a part of it. Parts are added in the order of the blocks, so that results
-// do not change from run to run. All blocks must be resident together: the grid is at most the number of SMs, and at most
-// the number of chunks.
+// goes on with, at its end. The tokens of a shared tile are dealt out to the blocks that have a part of it: each leaves its sums of the
+// others' tokens in device memory, and adds up the parts of its own. For the tile at the end of its range that happens at once, with
+// its own part still in registers; for the one at the start after all else, as the earlier block comes to it last. Who adds what
+// in which order follows from the sizes, so that results do not change from run to run. All blocks must be resident together: the
+// grid is at most the number of SMs, and at most the number of chunks.
 #pragma once
 
 #include "ptx/barrier.cuh"
@@ -44,6 +45,12 @@ struct StreamK {
         last = start(blockIdx.x + 1);
     }
 
+    // The same, computed anew: multipliers have no registers to keep it in while they multiply, and the compiler would.
+    static __device__ __forceinline__ StreamK anew(int tiles, int chunks_of_tile) {
+        asm volatile("" : "+r"(tiles), "+r"(chunks_of_tile));
+        return StreamK(tiles, chunks_of_tile);
+    }
+
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
         segment.tile = position / chunks;
@@ -76,13 +83,24 @@ __device__ __forceinline__ float4* workspace_slot(const Workspace& workspace, in
            static_cast<i64>((2 * block + slot) * WORKSPACE_GROUPS + warpgroup) * 128 * (REGISTERS / 4) + threadIdx.x % 128;
 }
 
-// Warpgroup `warpgroup` leaves its part of a shared tile. `number` is a free barrier of the warpgroup.
+// Of GROUPS groups of eight tokens, those of one sharer.
+struct Share {
+    int begin, end;
+
+    __device__ __forceinline__ Share(const Sharers& sharers, int groups)
+        : begin(groups * sharers.index / sharers.count), end(groups * (sharers.index + 1) / sharers.count) {}
+
+    __device__ __forceinline__ bool has(int group) const { return group >= begin && group < end; }
+};
+
+// Warpgroup `warpgroup` leaves its part of a shared tile, except the groups of `kept`. `number` is a free barrier of the warpgroup.
 template <int BLOCKS, int REGISTERS>
 __device__ __forceinline__ void leave_sums(const float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
-                                           bool begins_tile, int first_sharer, int warpgroup, u32 number) {
+                                           bool begins_tile, int first_sharer, int warpgroup, u32 number, const Share& kept) {
     float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, blockIdx.x, begins_tile, warpgroup);
 #pragma unroll
     for (int i = 0; i < REGISTERS; i += 4) {
+        if (kept.has(i / 4)) continue;
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
             __stcg(slot + (i / 4 * BLOCKS + b) * 128,
@@ -105,6 +123,29 @@ __device__ __forceinline__ void await_sums(const Workspace& workspace, const Sha
         if (atom_acq_rel_gpu_global_add_u32(counter, 1) == 2 * sharers.count - 1) *counter = 0;
     }
     barrier_sync(number, 128);
+}
+
+// Adds the other sharers' parts of the groups of `share` to this block's, which are in registers.
+template <int BLOCKS, int REGISTERS>
+__device__ __forceinline__ void add_other_parts(float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
+                                                const Sharers& sharers, int warpgroup, const Share& share) {
+#pragma unroll 1
+    for (int i = 0; i < sharers.count; ++i) {
+        if (i == sharers.index) continue;
+        const float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, sharers.first + i, i == 0, warpgroup);
+#pragma unroll
+        for (int g = 0; g < REGISTERS / 4; ++g) {
+            if (!share.has(g)) continue;
+#pragma unroll
+            for (int b = 0; b < BLOCKS; ++b) {
+                const float4 part = __ldcg(slot + (g * BLOCKS + b) * 128);
+                sums[b][4 * g] += part.x;
+                sums[b][4 * g + 1] += part.y;
+                sums[b][4 * g + 2] += part.z;
+                sums[b][4 * g + 3] += part.w;
+            }
+        }
+    }
 }
 
 // Adds up groups [group, group + COUNT) of four sums of each weight block; those from `end` on are not there.
