@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from mutants.catalogue import KERNELS, MUTANTS, Mutant, line_of
+from mutants.catalogue import KERNELS, MUTANTS, Mutant, line_of, tensor_copy
 
 from nvfp4.emulator import KernelFault, LaunchError
 
@@ -85,6 +85,23 @@ def test_limits_of_a_launch():
         module.launch("kernel", 1, 128, [data])
     with pytest.raises(LaunchError, match="not a pointer|integer|number"):
         module.launch("kernel", 1, 128, [data, data.copy(), data])
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"strides": (120,)}, "stride of dimension 1 is 120"),
+        ({"swizzle": 32}, "wider than the 32-byte swizzle"),
+        ({"box": (512, 1)}, "box size of dimension 0 is 512"),
+        ({"box": (3, 8)}, "12 bytes"),
+        ({"offset": 8}, "aligned"),
+        ({"shape": (32, 32, 1, 1, 1, 1), "strides": (128,) * 5, "box": (16, 8, 1, 1, 1, 1)}, "rank|dimensions"),
+        ({"nan_fill": True}, "NaN fill"),
+    ],
+)
+def test_tensor_maps_that_the_driver_would_refuse(fields, says):
+    with pytest.raises(LaunchError, match=says):
+        KERNELS["tensor_copy"].run(launch=tensor_copy(**fields))
 
 
 def test_every_check_is_proved():

@@ -17,10 +17,7 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) kernel(const u32* in, u32* 
 #ifdef ARRIVE_TWICE
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
-#ifdef NO_ARRIVE
-    if (rank == 0) asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-    if (rank == 0) asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");  // @no_arrive
-#elif !defined(NO_FIRST_BARRIER)
+#ifndef NO_FIRST_BARRIER
     CLUSTER_SYNC();  // @sync
 #endif
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(SMEM(box)), "r"(PEER));

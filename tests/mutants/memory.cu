@@ -47,10 +47,10 @@ extern "C" __global__ void kernel(const u32* in, u32* out, u32 n) {
     v += box[8 + n];  // @local_beyond
 #endif
 #ifdef WRITE_CONSTANT
-    if (t == 0) *(volatile u32*)(u32*)table = v;  // @write_constant
+    if (t == 0) asm volatile("st.u32 [%0], %1;" ::"l"(table), "r"(v) : "memory");  // @write_constant
 #endif
 #ifdef TRAP
-    if (v == 77) asm volatile("trap;");  // @trap
+    if (v == 75) asm volatile("trap;");  // @trap
 #endif
 #ifdef ENDLESS
     while (n) asm volatile("" ::: "memory");  // @endless
@@ -60,8 +60,10 @@ extern "C" __global__ void kernel(const u32* in, u32* out, u32 n) {
 #elif defined(SKIP_LAST)
     if (i + 1 < n) out[i] = v;
 #elif defined(SAME_CELL)
+    out[i & ~64u] = v;  // @same_cell
+    out[i] = v;  // @same_cell
+#elif defined(SAME_CELL_IN_WARP)
     out[i & ~1u] = v;  // @same_cell
-    out[i] = v;
 #else
     out[i] = v;
 #endif

@@ -1,7 +1,10 @@
 // D [128, 16] = A [128, 16] B [16, 16]^T in bf16 with tcgen05, operands stored by threads without a swizzle; sm_100a.
 #include "ptx.cuh"
 
-#define DESCRIPTOR(p) (u64((SMEM(p) & 0x3FFFF) >> 4) | u64(128 >> 4) << 16 | u64(256 >> 4) << 32 | 1ull << 46)
+#define DESCRIPTOR(p) (u64((SMEM(p) & 0x3FFFF) >> 4) | u64(128 >> 4) << 16 | u64(256 >> 4) << 32 | VERSION << 46)
+#ifndef VERSION
+#define VERSION 1ull
+#endif
 #ifndef COLUMNS
 #define COLUMNS 32
 #endif
