@@ -16,6 +16,7 @@ from .memory import AddressSpace, Buffer, Output, byte_span
 from .ptx import parse
 from .ptx.ast import Entry, Variable, type_bits
 from .report import Report
+from .units.errors import UnitError
 from .units.tensormap import TensorMap
 
 __all__ = ["Module"]
@@ -261,10 +262,13 @@ class Module:
         """The 128 bytes of a tensor map, its array replaced by a device address (which stays valid when ``mapped`` is
         None)."""
         address = tensor_map.address
-        if isinstance(address, int):
-            return tensor_map.encode()
-        where = self.address_of(address) if mapped is None else self._map(address, "tensor map", mapped)
-        return tensor_map.resolved(where).encode()
+        try:
+            if isinstance(address, int):
+                return tensor_map.encode()
+            where = self.address_of(address) if mapped is None else self._map(address, "tensor map", mapped)
+            return tensor_map.resolved(where).encode()
+        except UnitError as error:
+            raise LaunchError(str(error)) from None
 
 
 def _triple(value: Any, what: str) -> tuple[int, int, int]:
