@@ -126,6 +126,52 @@ def test_shuffle_waits_for_its_members() -> None:
     assert out.tolist() == [t + 16 + 40 for t in range(16)] + list(range(16))
 
 
+LANES = """
+extern "C" __global__ void k(int* out) {
+  __shared__ int s[2][32]; int t = threadIdx.x;
+#ifdef SAME_PLACE
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(s[1])), "r"(VALUE) : "memory");
+#endif
+  s[0][t] = t;
+#ifndef NO_SYNC
+  __syncwarp();
+#endif
+  int v = ((volatile int*)s[0])[(t + 1) & 31];
+#ifdef UPDATE
+#ifndef NO_SECOND
+  __syncwarp();
+#endif
+  s[0][t] = v; __syncwarp(); v = s[0][t ^ 5];
+#endif
+  out[t] = v; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("defines", "text"),
+    [
+        ((), ""),
+        (("UPDATE",), ""),
+        (("SAME_PLACE", "VALUE=7"), ""),
+        (("NO_SYNC",), "lane 1 of the same warp wrote"),
+        (("UPDATE", "NO_SECOND"), "of the same warp read"),
+        (("SAME_PLACE", "VALUE=t"), "of the same warp wrote"),
+    ],
+)
+def test_races_between_lanes(defines: tuple[str, ...], text: str) -> None:
+    report = module(LANES, "90a", *defines).launch("k", grid=1, block=32, args=[np.zeros(32, np.int32)], checks=LOOSE)
+    if not text:
+        assert report.clean, str(report)
+        return
+    assert report.kinds() == ["race"], str(report)
+    assert text in report.findings_text(), report.findings_text()
+    assert "__syncwarp" in report.findings_text()
+    off = module(LANES, "90a", *defines).launch(
+        "k", grid=1, block=32, args=[np.zeros(32, np.int32)], checks=LOOSE.but(lanes=False)
+    )
+    assert off.clean, str(off)
+
+
 BARRIERS = """
 extern "C" __global__ void k(int* out) {
   __shared__ int s[128]; int t = threadIdx.x;

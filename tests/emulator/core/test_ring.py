@@ -1,7 +1,6 @@
 """A TMA ring, sound and broken: the sound kernel is clean and right whatever the schedule, each mutant is diagnosed as
 what it is."""
 
-
 from __future__ import annotations
 
 import numpy as np

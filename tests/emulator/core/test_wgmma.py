@@ -1,6 +1,5 @@
 """wgmma in a kernel: the product, and what happens when a wait, a fence or a descriptor bit is wrong."""
 
-
 from __future__ import annotations
 
 import numpy as np

@@ -260,6 +260,15 @@ class Findings:
                 f"{name} is .aligned, but only lanes {a:#010x} of {b:#010x} execute it",
                 "let all threads of the warp reach the same instruction, or use the form without .aligned",
             )
+        if kind == Fault.LANE_RACE:
+            verb, done = {0: ("reads", "wrote"), 1: ("writes", "wrote"), 2: ("writes", "read")}[c]
+            by = "several lanes" if b == 254 else f"lane {b}"
+            return (
+                "race",
+                f"{name} {verb} shared memory at {a:#x}, which {by} of the same warp {done} with {self.describe(other)} since the "
+                "warp last synchronised",
+                "__syncwarp() (bar.warp.sync) between the two: lanes of a warp need not run in step",
+            )
         if kind == Fault.READ_ONLY:
             return (
                 "read-only",

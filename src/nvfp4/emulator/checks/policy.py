@@ -16,6 +16,7 @@ class Checks:
 
     initialisation: reads of registers, shared, local, tensor memory and ``Output`` buffers that nothing wrote.
     races: unordered conflicting accesses, missing waits, fences and cluster barriers.
+    lanes: races between lanes of one warp in shared memory (a missing ``__syncwarp``).
     proxy: missing ``fence.proxy.async`` between generic writes and asynchronous reads.
     strict: the letter of the ISA also where compilers rely on less. Off, (1) an acquiring wait orders tcgen05
         operations as ``tcgen05.fence::after_thread_sync`` does (9.7.16.6.3 admits the standard mechanisms); (2)
@@ -36,6 +37,7 @@ class Checks:
 
     initialisation: bool = True
     races: bool = True
+    lanes: bool = True
     proxy: bool = True
     strict: bool = False
     implicit_waits: bool = False
@@ -74,5 +76,6 @@ class Checks:
             (self.proxy and self.races, Check.PROXY),
             (self.unkind, Check.SPURIOUS),
             (self.strict, Check.STRICT),
+            (self.lanes and self.races, Check.LANES),
         )
         return sum(int(bit) for on, bit in pairs if on)

@@ -257,6 +257,7 @@ def shared_atomic_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64
         cell.wmask = 15
         cell.wclock = w.vc[w.self]
         cell.wactor = u16(w.self)
+        cell.wlane = 255
         cell.init = cell.init | u8(byte_mask(offset, bytes))
         cell.flags = (cell.flags & 254) | 4
         cell.winstr = instruction + 1

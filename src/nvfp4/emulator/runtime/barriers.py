@@ -352,6 +352,7 @@ def mbarrier_inval(ctx: Context, w: Warp, mask: u32, instruction: u32, addr: P[u
             cell.init = 0
             cell.wclock = w.vc[w.self]
             cell.wactor = u16(w.self)
+            cell.wlane = 255
             cell.winstr = instruction + 1
 
 

@@ -96,6 +96,7 @@ class Check(IntEnum):
     PROXY = 16
     SPURIOUS = 32
     STRICT = 64
+    LANES = 128
 
 
 class Counter(IntEnum):
@@ -150,6 +151,7 @@ class Fault(IntEnum):
     GLOBAL_RACE = 25
     MBARRIER_UNORDERED = 26
     TCGEN05_FENCE = 27
+    LANE_RACE = 28
 
 
 class Atom(IntEnum):
@@ -210,6 +212,10 @@ CELL = struct(
     flags: u8           # 1 the last write came through the async proxy, 2 word of a live mbarrier, 4 atomic
     winstr: u32
     rinstr: u32
+    wlane: u8           # the lane, 255 when several lanes wrote different bytes since the warp last synchronised
+    rlane: u8           # the lane, 254 when several read the whole word, 255 when several read parts of it
+    pad0: u16
+    pad1: u32
     """,
 )
 GCELL = struct(

@@ -117,6 +117,12 @@ def byte_mask(offset: u64, bytes: u64) -> u32:
     return ((u32(1) << u32(bytes)) - 1) << u32(offset & 3)
 
 
+@native(inline=True)
+def lane_conflict(ctx: Context, same: bool, before: u32, lane: u32) -> u32:
+    """Whether another lane of this warp touched the bytes since the warp last synchronised."""
+    return u32(same and (ctx.checks & CK_LANES) != 0 and before != 255 and before != lane)
+
+
 @native
 def shared_read_slow(
     ctx: Context, w: Warp, cta: Cta, word: u64, bm: u32, bytes: u64, instruction: u32, lane: u32
@@ -159,7 +165,13 @@ def shared_read_slow(
             cell.flags & 1,
         )
         cell.wclock = 0
+    if lane_conflict(ctx, cell.wactor == me and cell.wclock == now and (cell.wmask & bm) != 0, u32(cell.wlane), lane):
+        if (cell.flags & 4) == 0:
+            where = (word << 2) + (u64(cta.rank) << 24)
+            fault(ctx, w, F_LANE_RACE, instruction, lane, cell.winstr, where, cell.wlane, 0, 0)
+        cell.wlane = 255
     if cell.ractor == me or vc[cell.ractor] >= cell.rclock or (u32(word) + now) & 1:
+        cell.rlane = 255
         cell.rclock = now
         cell.ractor = u16(me)
         cell.rmask = u8(bm)
@@ -174,16 +186,27 @@ def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, 
     vc = w.vc
     me = w.self
     now = vc[me]
-    mark = u64(now) | (u64(me) << 32) | (u64(bm) << 48)
+    who = u64(now) | (u64(me) << 32)
+    tag = lane if ctx.checks & CK_LANES else u32(255)
     for i in range(count):
         words = pointer(u64, cta.cells + (first + i))
+        lanes = pointer(u8, words) + 24
         wv = words[0]
         rv = words[1]
-        if (u32(wv >> 56) & bm) == bm and ((u32(wv >> 48) & bm) == 0 or vc[(wv >> 32) & 0xFFFF] >= u32(wv)):
+        clear = (u32(wv >> 48) & bm) == 0
+        if not clear and vc[(wv >> 32) & 0xFFFF] >= u32(wv):
+            # Ordered; unless it is this warp's own write since it last synchronised, by another lane.
+            clear = (wv & 0xFFFFFFFFFFFF) != who or lanes[0] == 255 or lanes[0] == tag
+        if clear and (u32(wv >> 56) & bm) == bm:
             # All is well. Of several readers one is kept: any that this one follows gives way, else a coin decides.
             reader = u32(rv >> 32) & 0xFFFF
             if reader == me or vc[reader] >= u32(rv) or (u32(first + i) + now) & 1:
-                new = mark | (rv & 0xFF00000000000000)
+                if (rv & 0xFFFFFFFFFFFF) == who:
+                    if lanes[1] != tag:
+                        lanes[1] = u8(254) if bm == 15 and (u32(rv >> 48) & 15) == 15 and lanes[1] != 255 else u8(255)
+                else:
+                    lanes[1] = u8(tag)
+                new = who | (u64(bm) << 48) | (rv & 0xFF00000000000000)
                 if new != rv:
                     words[1] = new
                     pointer(u32, words)[5] = instruction + 1
@@ -263,6 +286,25 @@ def shared_store_slow(
                     0,
                 )
                 cell.rclock = 0
+            before = u32(255)
+            other = u32(0)
+            verb = u32(1)
+            if lane_conflict(
+                ctx, cell.ractor == me and cell.rclock == now and (cell.rmask & bm) != 0, u32(cell.rlane), lane
+            ):
+                before = u32(cell.rlane)
+                other = cell.rinstr
+                verb = 2
+            if lane_conflict(
+                ctx, cell.wactor == me and cell.wclock == now and (cell.wmask & bm) != 0, u32(cell.wlane), lane
+            ):
+                before = u32(cell.wlane)
+                other = cell.winstr
+                verb = 1
+            if before != 255 and (cell.flags & 4) == 0:
+                if values == 0 or same_value(pointer(u8, cta.shared + offset), values, size, n, lane) == 0:
+                    place = ((first + i) << 2) + (u64(cta.rank) << 24)
+                    fault(ctx, w, F_LANE_RACE, instruction, lane, other, place, before, verb, 0)
             if unlikely(cell.flags & 2):
                 fault(
                     ctx,
@@ -278,8 +320,11 @@ def shared_store_slow(
                 )
         if cell.wactor == me and cell.wclock == now:
             cell.wmask = cell.wmask | u8(bm)
+            cell.wlane = 255
         else:
             cell.wmask = u8(bm)
+            cell.wlane = u8(lane) if ctx.checks & CK_LANES else u8(255)
+        cell.rlane = 255
         cell.wclock = now
         cell.wactor = u16(me)
         cell.init = cell.init | u8(bm)
@@ -306,18 +351,29 @@ def shared_store_check(
     bm = byte_mask(offset, bytes)
     vc = w.vc
     me = w.self
-    mark = u64(vc[me]) | (u64(me) << 32)
+    who = u64(vc[me]) | (u64(me) << 32)
+    tag = lane if ctx.checks & CK_LANES else u32(255)
     for i in range(count):
         words = pointer(u64, cta.cells + (first + i))
+        lanes = pointer(u8, words) + 24
         wv = words[0]
         rv = words[1]
-        quiet = (u32(wv >> 48) & bm) == 0 or vc[(wv >> 32) & 0xFFFF] >= u32(wv)
-        free = (u32(rv >> 48) & bm) == 0 or vc[(rv >> 32) & 0xFFFF] >= u32(rv)
+        own = (wv & 0xFFFFFFFFFFFF) == who
+        quiet = (u32(wv >> 48) & bm) == 0
+        if not quiet and vc[(wv >> 32) & 0xFFFF] >= u32(wv):
+            quiet = not own or lanes[0] == 255 or lanes[0] == tag
+        free = (u32(rv >> 48) & bm) == 0
+        if not free and vc[(rv >> 32) & 0xFFFF] >= u32(rv):
+            free = (rv & 0xFFFFFFFFFFFF) != who or lanes[1] == 255 or lanes[1] == tag
         if quiet and free and (rv >> 56) == 0:
             mask = u64(bm)
-            if (wv & 0xFFFFFFFFFFFF) == mark:
+            if own:
                 mask = mask | ((wv >> 48) & 0xFF)
-            words[0] = mark | (mask << 48) | (wv & 0xFF00000000000000) | (u64(bm) << 56)
+                if lanes[0] != tag:
+                    lanes[0] = 255
+            else:
+                lanes[0] = u8(tag)
+            words[0] = who | (mask << 48) | (wv & 0xFF00000000000000) | (u64(bm) << 56)
             pointer(u32, words)[4] = instruction + 1
         else:
             shared_store_slow(ctx, w, cta, offset, bytes, instruction, lane, values, size, n)
