@@ -1,8 +1,8 @@
 // E2M1 codes to bf16.
 //
-// As for fp16 (decode/e2m1.cuh), with the fields where bf16 has them: s at bit 15 and e e m at bits 8..6 is the code's value
-// times 2^-126; code 1 (0.5) becomes the subnormal 2^-127. A multiplication by scale * 2^118 follows, which brings the
-// product to code * scale * 2^-8: at most 6 significant bits, a normal number, exact.
+// As for fp16 (decode/e2m1.cuh), with the fields where bf16 has them: s at bit 15 and e e m at bits 8..6 is the code's
+// value times 2^-126; code 1 (0.5) becomes the subnormal 2^-127. A multiplication by scale * 2^118 follows, which
+// brings the product to code * scale * 2^-8: at most 6 significant bits, a normal number, exact.
 #pragma once
 
 #include "decode/e4m3.cuh"

@@ -1,14 +1,15 @@
 // E2M1 codes as signed bytes of twice their value, and exact dot products of 16 of them.
 //
-// Twice an E2M1 magnitude is one of 0 1 2 3 4 6 8 12: eight bytes, the reach of one prmt. Its selector takes four codes at
-// once, and where the fourth bit of a selector is set prmt returns the sign of the byte instead, which here is zero. So the
-// codes themselves select the positive values and zero for the others, and the codes with their signs flipped select the
-// magnitudes of the negative ones:
+// Twice an E2M1 magnitude is one of 0 1 2 3 4 6 8 12: eight bytes, the reach of one prmt. Its selector takes four codes
+// at once, and where the fourth bit of a selector is set prmt returns the sign of the byte instead, which here is zero.
+// So the codes themselves select the positive values and zero for the others, and the codes with their signs flipped
+// select the magnitudes of the negative ones:
 //
 //     code * x = positive(code) * x + positive(-code) * -x
 //
 // dp4a adds four such products exactly. A sum of 16 products is an integer of at most 16 * 12 * 12 = 2304. It is
-// accumulated on top of the bits of 1.5 * 2^23, so that the result is also the fp32 number 1.5 * 2^23 + sum: no conversion.
+// accumulated on top of the bits of 1.5 * 2^23, so that the result is also the fp32 number 1.5 * 2^23 + sum: no
+// conversion.
 #pragma once
 
 #include "ptx/dp4a.cuh"
@@ -22,8 +23,8 @@ constexpr float DOT_UNIT = 0.25f;        // both factors are doubled
 constexpr u32 E2M1_SIGNS = 0x88888888u;
 
 // The first half of the look-up table in a register. As a constant the compiler would copy it into a register again for
-// nearly every prmt, which has room for one immediate only (measured in SASS: 11 copies for 16 look-ups); so it must not
-// know the value. Each lane is one bit of lanemask_eq (10.16, "%lanemask_eq").
+// nearly every prmt, which has room for one immediate only (measured in SASS: 11 copies for 16 look-ups); so it must
+// not know the value. Each lane is one bit of lanemask_eq (10.16, "%lanemask_eq").
 __device__ __forceinline__ u32 e2m1_table() {
     u32 mask, one;
     asm volatile("mov.u32 %0, %%lanemask_eq;" : "=r"(mask));

@@ -9,20 +9,22 @@
 //     row m:   | chunk 0: 1024 elements | chunk 1 | ...          lane i of a warp has 32 elements (16 bytes, 2 scales)
 //     warp (wk, wr) of WARPS_K x WARPS_R:   chunks wk, wk + WARPS_K, ... (CHUNKS of them) of the rows of its share
 //
-// A lane decodes its 32 elements of x once, to bytes for dp4a (decode/e2m1_s8.cuh), and then meets only weights. Of each
-// 16 products the sum is an exact integer s; the row's fp32 accumulator takes it as  acc + (s * x_scale) * a_scale  where
-// s * x_scale is exact (12 + 4 bits) and the second product is inside the FMA: one rounding for 16 elements, none where the
-// sum is representable. Lanes meet in a butterfly over all rows of a batch at once, warps in shared memory, in a fixed
-// order: the result is a pure function of the input.
+// A lane decodes its 32 elements of x once, to bytes for dp4a (decode/e2m1_s8.cuh), and then meets only weights. Of
+// each 16 products the sum is an exact integer s; the row's fp32 accumulator takes it as  acc + (s * x_scale) * a_scale
+// where s * x_scale is exact (12 + 4 bits) and the second product is inside the FMA: one rounding for 16 elements, none
+// where the sum is representable. Lanes meet in a butterfly over all rows of a batch at once, warps in shared memory,
+// in a fixed order: the result is a pure function of the input.
 //
-// A is loaded straight into registers, a batch of ROWS rows while the one before is computed: two batches of 16-byte loads
-// for each of some 500 threads keep enough bytes in flight, and nothing is handed from thread to thread. (A ring of bulk
-// copies in shared memory, a block for each slice, and a fetch into L2 ahead were all slower: docs/optimisation-log.md.)
+// A is loaded straight into registers, a batch of ROWS rows while the one before is computed: two batches of 16-byte
+// loads for each of some 500 threads keep enough bytes in flight, and nothing is handed from thread to thread. (A ring
+// of bulk copies in shared memory, a block for each slice, and a fetch into L2 ahead were all slower:
+// docs/optimisation-log.md.)
 //
-// Launched programmatically the kernel starts before the previous one has finished. With EARLY it loads A at once, which the
-// previous kernel must not be writing; x is read and y is written after griddepcontrol.wait.
+// Launched programmatically the kernel starts before the previous one has finished. With EARLY it loads A at once,
+// which the previous kernel must not be writing; x is read and y is written after griddepcontrol.wait.
 //
-// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of two batches of A: 128 with 8 rows and chunks.
+// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of two batches of A: 128 with 8 rows and
+// chunks.
 
 #include "decode/e2m1_s8.cuh"
 #include "decode/e4m3.cuh"
@@ -40,7 +42,7 @@
 constexpr int K = CONFIG_K;
 constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, CHUNKS = CONFIG_CHUNKS, ROWS = CONFIG_ROWS;
 constexpr int BATCHES = CONFIG_BATCHES;        // of ROWS rows, for each warp
-constexpr int PRELOAD = CONFIG_PRELOAD;        // batches that are under way before the previous kernel has finished: 1 or 2
+constexpr int PRELOAD = CONFIG_PRELOAD;        // 1 or 2 batches are under way before the previous kernel has finished
 constexpr bool EARLY = CONFIG_EARLY;            // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
@@ -116,7 +118,8 @@ __device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, in
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         const int element = chunk_element(chunk, warp_k, lane);
         const u32x4 words = load_codes(codes + element / 2, element, false);
-        const u32 pair = e4m3x2_to_f16x2(load_scales(scales + scale_offset<X_LAYOUT>(0, element / 16, BLOCKS), element / 16));
+        const u8* scales_at = scales + scale_offset<X_LAYOUT>(0, element / 16, BLOCKS);
+        const u32 pair = e4m3x2_to_f16x2(load_scales(scales_at, element / 16));
         x.factors[chunk][0] = e2m1x16_to_factors(words.x, words.y, x.table);
         x.factors[chunk][1] = e2m1x16_to_factors(words.z, words.w, x.table);
         x.scale[chunk][0] = cvt_f32_f16(pair);
@@ -126,7 +129,8 @@ __device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, in
     }
 }
 
-// Brings the lane's part of x into L2 before the wait: a first touch of memory costs a microsecond or more. The previous kernel may be writing x now; from L2 it will be read as written all the same.
+// Brings the lane's part of x into L2 before the wait: a first touch of memory costs a microsecond or more. The
+// previous kernel may be writing x now; from L2 it will be read as written all the same.
 __device__ __forceinline__ void prefetch_vectors(const Arguments& args, int l, int warp_k, int lane) {
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -147,8 +151,9 @@ __device__ __forceinline__ float add_piece(float sum, const Piece& a, const Lane
     return fmaf(fmaf(second, x.scale[chunk][1], x.bias[chunk][1]), cvt_f32_f16(pair >> 16), sum);
 }
 
-// Adds sums[r] over the lanes for all rows at once. Each step halves the rows that a lane is about, so that ROWS rows cost
-// little more than one. The row of a lane is that of its highest bits; the sum ends in the lanes with the other bits zero.
+// Adds sums[r] over the lanes for all rows at once. Each step halves the rows that a lane is about, so that ROWS rows
+// cost little more than one. The row of a lane is that of its highest bits; the sum ends in the lanes with the other
+// bits zero.
 __device__ __forceinline__ float reduce_lanes(float (&sums)[ROWS], int lane) {
     int mask = 16;
 #pragma unroll
@@ -194,7 +199,8 @@ struct Batch {
 };
 
 // The lane's bytes of ROWS rows from `row` on.
-__device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const u8* scales, int row, int warp_k, int lane) {
+__device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const u8* scales, int row, int warp_k,
+                                           int lane) {
     const u8* row_codes = codes + static_cast<i64>(row) * (K / 2) + chunk_element(0, warp_k, lane) / 2;
     const u8* row_scales = scales + static_cast<i64>(row) * BLOCKS + chunk_element(0, warp_k, lane) / 16;
 #pragma unroll
@@ -207,7 +213,8 @@ __device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const 
             if constexpr (A_LAYOUT == SCALES_LINEAR) {
                 piece.scales = load_scales(row_scales + r * BLOCKS + chunk * WARPS_K * 64, element / 16);
             } else {
-                piece.scales = load_scales(scales + scale_offset<A_LAYOUT>(row + r, element / 16, BLOCKS), element / 16);
+                const u8* scales_at = scales + scale_offset<A_LAYOUT>(row + r, element / 16, BLOCKS);
+                piece.scales = load_scales(scales_at, element / 16);
             }
         }
     }

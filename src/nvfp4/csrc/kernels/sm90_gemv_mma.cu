@@ -4,9 +4,9 @@
 //   x        [L, N, K]    fp16, bf16, or NVFP4 codes     x_scales  [L, N, K/16] or tiles (X_LAYOUT), NVFP4 only
 //   y        [L, N, M]    in OUT's type                  a_tensor, x_tensor   fp32 [] or [L], or null
 //
-// A streams through tensor cores as the first operand of mma m16n8k16: 16 rows of A by 8 columns, the tokens. A lane's 16
-// bytes of a row (32 elements) become eight operand registers with shifts and masks; which k a lane holds does not matter as
-// long as x is arranged the same, so x is put in shared memory in the order in which the lanes want it:
+// A streams through tensor cores as the first operand of mma m16n8k16: 16 rows of A by 8 columns, the tokens. A lane's
+// 16 bytes of a row (32 elements) become eight operand registers with shifts and masks; which k a lane holds does not
+// matter as long as x is arranged the same, so x is put in shared memory in the order in which the lanes want it:
 //
 //     step = 128 elements of K:   lane (g, t) of a warp has bytes 16t..16t+15 of the step in rows g and g + 8 of A
 //     x in shared memory:         [step][word j of 4][token][t] 16 bytes: elements 32t + 8j + {0,4, 1,5, 2,6, 3,7}
@@ -14,18 +14,20 @@
 // Codes are multiplied by their scale in 16 bits, which is exact (6 significant bits); powers of two that keep the
 // intermediates in range leave at the end.
 //
-// A takes no registers on its way: each warp has a queue of DEPTH segments in shared memory that it fills with cp.async and
-// that only it reads. A segment is 16 rows of 4 steps: the copies run along the rows, 256 bytes each, and the fragments are
-// read across them; the pitch of 320 bytes keeps the banks apart. No barrier is needed, and 4.5 KB a segment are in flight.
+// A takes no registers on its way: each warp has a queue of DEPTH segments in shared memory that it fills with cp.async
+// and that only it reads. A segment is 16 rows of 4 steps: the copies run along the rows, 256 bytes each, and the
+// fragments are read across them; the pitch of 320 bytes keeps the banks apart. No barrier is needed, and 4.5 KB a
+// segment are in flight.
 //
-// A block stages x once and then passes many rows by it, TILES * 16 at most; a cluster of SPLIT blocks shares K, so that x fits:
+// A block stages x once and then passes many rows by it, TILES * 16 at most; a cluster of SPLIT blocks shares K, so
+// that x fits:
 //
 //     rows of a cluster:  tile 0 | tile 1 | ...   of 16 rows; group r of WARPS_K warps takes tiles r, r + WARPS_R, ...
 //     K of a block:       segments, dealt to the warps of a group in turn
 //     sum:                over the warps of a group, then over the blocks of the cluster, each in a fixed order
 //
-// Launched programmatically the kernel starts before the previous one has finished. With EARLY it loads A at once, which the
-// previous kernel must not be writing; x is read and y is written after griddepcontrol.wait.
+// Launched programmatically the kernel starts before the previous one has finished. With EARLY it loads A at once,
+// which the previous kernel must not be writing; x is read and y is written after griddepcontrol.wait.
 
 #include "decode/e2m1.cuh"
 #include "decode/e2m1_bf16.cuh"
@@ -69,7 +71,8 @@ constexpr int ALL_SEGMENTS = (K + SEGMENT * 128 - 1) / (SEGMENT * 128);
 constexpr int WARP_SEGMENTS = (ALL_SEGMENTS + SPLIT * WARPS_K - 1) / (SPLIT * WARPS_K);
 constexpr int BLOCK_STEPS = WARP_SEGMENTS * WARPS_K * SEGMENT;
 constexpr int PITCH = SEGMENT * 64 + 64;          // of a row of codes in a segment
-constexpr int SLOT_BYTES = 16 * PITCH + 16 * SEGMENT * 8;  // codes; scales as [row][block], or [tile of 4 blocks][row % 4][row / 4][4]
+// Codes; scales as [row][block], or [tile of 4 blocks][row % 4][row / 4][4].
+constexpr int SLOT_BYTES = 16 * PITCH + 16 * SEGMENT * 8;
 constexpr int TILES = CONFIG_TILES;                        // of a cluster, at most
 constexpr int TILE_FLOATS = 16 * N;                        // sums of a tile: [token][row]
 constexpr int X_BYTES = (BLOCK_STEPS + 1) * 4 * N * 64;    // and a step of zeros
@@ -79,19 +82,20 @@ constexpr int SUM_BYTES = SPLIT > 1 ? TILES * TILE_FLOATS * 4 : 0;
 // Dynamic shared memory: x, queues, partial sums, sums of the block.
 
 constexpr bool COPY_16 = K % 32 == 0;                                  // rows are 16-byte aligned
-constexpr bool COPY_SCALES = A_LAYOUT == SCALES_TILED ? K % 64 == 0 : K % 256 == 0;  // 16-byte aligned groups of 16, none beyond K
+// Groups of 16 scales are 16-byte aligned, and none reaches beyond K.
+constexpr bool COPY_SCALES = A_LAYOUT == SCALES_TILED ? K % 64 == 0 : K % 256 == 0;
 
-// With one row of fp16 values there are columns to spare. A lane's two blocks of 16 elements are then multiplied into columns
-// of their own (the lanes of a quad have different blocks, so B is x where lane g equals t or t + 4, else zero): the 16x8
-// accumulators hold 8 block sums of 16 rows, and a scale is applied to a sum instead of to 16 codes. Not with bf16: codes
-// without their scale are 2^-126 there, and products would underflow in fp32.
+// With one row of fp16 values there are columns to spare. A lane's two blocks of 16 elements are then multiplied into
+// columns of their own (the lanes of a quad have different blocks, so B is x where lane g equals t or t + 4, else
+// zero): the 16x8 accumulators hold 8 block sums of 16 rows, and a scale is applied to a sum instead of to 16 codes.
+// Not with bf16: codes without their scale are 2^-126 there, and products would underflow in fp32.
 constexpr bool DIAGONAL = N == 1 && X_KIND != 1;
 
 // Decoded A is value * 2^-7 (fp16), 2^-8 (bf16), or the bare code * 2^-14 (diagonal); decoded NVFP4 x is value * 2^-7.
 constexpr float UNIT = (DIAGONAL ? 16384.0f : X_KIND == 1 ? 256.0f : 128.0f) * (X_KIND == 2 ? 128.0f : 1.0f);
 
-// Which 4 of the 8 scales of a row and step a lane needs: those of its own blocks 2t, 2t + 1, or those of its columns 2t,
-// 2t + 1 of the accumulators, which are blocks 4t, 4t + 2 for t < 2, else 4t - 7, 4t - 5.
+// Which 4 of the 8 scales of a row and step a lane needs: those of its own blocks 2t, 2t + 1, or those of its columns
+// 2t, 2t + 1 of the accumulators, which are blocks 4t, 4t + 2 for t < 2, else 4t - 7, 4t - 5.
 __device__ __forceinline__ int scale_group(int lane) { return DIAGONAL ? lane % 2 : lane % 4 / 2; }
 
 struct Arguments {
@@ -106,14 +110,14 @@ struct Arguments {
     i32 m, rows;  // rows of a matrix; of a cluster
 };
 
-// Row `index` (0..15) of a tile, counted from the tile's first. With tiled scales the 16 rows are 4 runs of 4 rows, 32 apart:
-// their scales are then one contiguous run of 64 bytes in each 512-byte tile of scales.
+// Row `index` (0..15) of a tile, counted from the tile's first. With tiled scales the 16 rows are 4 runs of 4 rows, 32
+// apart: their scales are then one contiguous run of 64 bytes in each 512-byte tile of scales.
 __device__ __forceinline__ constexpr int row_in_tile(int index) {
     return A_LAYOUT == SCALES_LINEAR ? index : index % 4 + index / 4 * 32;
 }
 
-// First row of a cluster's tile. Linear: a cluster begins at row `first`, any row, so that all clusters have the same number to
-// within a tile. Tiled: it begins at tile `first`, of 8 in every 128 rows.
+// First row of a cluster's tile. Linear: a cluster begins at row `first`, any row, so that all clusters have the same
+// number to within a tile. Tiled: it begins at tile `first`, of 8 in every 128 rows.
 __device__ __forceinline__ int tile_row(int first, int tile) {
     return A_LAYOUT == SCALES_LINEAR ? first + tile * 16 : (first + tile) / 8 * 128 + (first + tile) % 8 * 4;
 }
@@ -132,7 +136,8 @@ struct Source {
 // Starts the copies of the next segment of A into `slot`, if there is one, and moves on.
 __device__ __forceinline__ void copy_segment(u32 slot, Source& from, int lane) {
     if (from.tile < from.tiles) {
-        const int base = tile_row(from.first, from.tile), begin = from.element + from.segment * (WARPS_K * SEGMENT * 128);
+        const int base = tile_row(from.first, from.tile);
+        const int begin = from.element + from.segment * (WARPS_K * SEGMENT * 128);
         // 16 lanes take a row's 256 bytes, so that an instruction copies two rows.
         const int element = begin + lane % 16 * 32;
         const u8* codes = from.codes + static_cast<i64>(base + lane / 16) * (K / 2) + element / 2;
@@ -148,10 +153,11 @@ __device__ __forceinline__ void copy_segment(u32 slot, Source& from, int lane) {
                 cp_async_ca_shared_global_8(at + 2 * pair * PITCH + 8, row + 8, valid && element + 16 < K);
             }
         }
-        // Scales. Tiled: a lane copies those of 4 blocks in 4 rows that are 32 apart, 16 bytes of a 512-byte tile. Linear: those of
-        // 16 blocks of a row.
+        // Scales. Tiled: a lane copies those of 4 blocks in 4 rows that are 32 apart, 16 bytes of a 512-byte tile.
+        // Linear: those of 16 blocks of a row.
         constexpr bool TILED = A_LAYOUT == SCALES_TILED;
-        const int block = begin / 16 + (TILED ? lane / 4 * 4 : lane % 2 * 16), row = base + (TILED ? lane % 4 : lane / 2);
+        const int block = begin / 16 + (TILED ? lane / 4 * 4 : lane % 2 * 16);
+        const int row = base + (TILED ? lane % 4 : lane / 2);
         const u32 scales_at = slot + 16 * PITCH + lane * 16;
         const u8* scales = from.scales + scale_offset<A_LAYOUT>(row, block, BLOCKS);
         if constexpr (COPY_SCALES) {
@@ -181,8 +187,8 @@ __device__ __forceinline__ int scales_offset(int index, int step, int group) {
     return index * (SEGMENT * 8) + step * 8 + group * 4;
 }
 
-// One lane's part of a row of A at a step: 32 codes, and the factors of its two blocks, twice each, to multiply them with; or
-// two scales as fp16, to multiply the accumulators with.
+// One lane's part of a row of A at a step: 32 codes, and the factors of its two blocks, twice each, to multiply them
+// with; or two scales as fp16, to multiply the accumulators with.
 struct Piece {
     u32 codes[4];
     u32 factor[2];
@@ -276,8 +282,8 @@ __device__ __forceinline__ void stage_x(u32 shared, const Arguments& args, int l
     }
 }
 
-// Brings this block's share of x into L2 before the wait: a first touch of memory costs a microsecond or more. The previous
-// kernel may be writing x now; from L2 it will be read as written all the same.
+// Brings this block's share of x into L2 before the wait: a first touch of memory costs a microsecond or more. The
+// previous kernel may be writing x now; from L2 it will be read as written all the same.
 __device__ __forceinline__ void prefetch_x(const Arguments& args, int l, int rank) {
     constexpr int LINE = X_KIND == 2 ? 256 : 64;  // elements in 128 bytes
     constexpr int LINES = (BLOCK_STEPS * 128 + LINE - 1) / LINE;
@@ -294,10 +300,11 @@ __device__ __forceinline__ void store(void* y, i64 index, float value) {
     if constexpr (OUT == 2) st_global_f32(static_cast<float*>(y) + index, value);
 }
 
-// The sums of a warp for one tile over its segments: sums[c][i] of rows g, g, g + 8, g + 8 and tokens 8c + 2t, 8c + 2t + 1.
+// The sums of a warp for one tile over its segments: sums[c][i] of rows g, g, g + 8, g + 8 and tokens 8c + 2t, 8c + 2t
+// + 1.
 template <typename Open, typename Close>
-__device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_at, const u32& slot, int warp_k, int lane,
-                                         const Open& open_segment, const Close& close_segment) {
+__device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_at, const u32& slot, int warp_k,
+                                         int lane, const Open& open_segment, const Close& close_segment) {
     const int g = lane / 4, t = lane % 4;
     if constexpr (DIAGONAL) {
         // Lanes that hold no part of a block's column read the zeros behind x, and stay there.
@@ -382,8 +389,8 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
 
 // grid (clusters of rows, L, SPLIT), cluster (1, 1, SPLIT)
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-    nvfp4_sm90_gemv_mma(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x, const u8* x_scales,
-             const float* x_tensor, i32 x_stride, void* y, i32 m, i32 rows) {
+    nvfp4_sm90_gemv_mma(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x,
+                        const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 rows) {
     const Arguments args = {a_codes, a_scales, x, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, rows};
     extern __shared__ __align__(128) u8 memory[];
     griddepcontrol_launch_dependents();

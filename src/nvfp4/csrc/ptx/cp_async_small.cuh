@@ -1,5 +1,5 @@
-// cp.async of 4, 8 and 16 bytes with zero fill (PTX ISA 9.7.9.25.3, "Non-bulk copy"; sm_80): where `valid` is false nothing
-// is read and the destination becomes zero.
+// cp.async of 4, 8 and 16 bytes with zero fill (PTX ISA 9.7.9.25.3, "Non-bulk copy"; sm_80): where `valid` is false
+// nothing is read and the destination becomes zero.
 #pragma once
 
 #include "ptx/types.cuh"

@@ -1,5 +1,5 @@
-// Fetching into L2 without waiting (PTX ISA 9.7.9.15, "prefetch"; 9.7.9.25.4.3, "cp.async.bulk.prefetch"; sm_90). Nothing is
-// observed: a byte that is written later is still read right.
+// Fetching into L2 without waiting (PTX ISA 9.7.9.15, "prefetch"; 9.7.9.25.4.3, "cp.async.bulk.prefetch"; sm_90).
+// Nothing is observed: a byte that is written later is still read right.
 #pragma once
 
 #include "ptx/types.cuh"

@@ -1,5 +1,6 @@
-// prmt with a selector that is computed (PTX ISA 9.7.9.7): byte i of the result is byte s & 7 of {b, a} for the selector's
-// nibble s = (selector >> 4i) & 15; where s & 8 is set, every bit of the result's byte is the sign of that byte.
+// prmt with a selector that is computed (PTX ISA 9.7.9.7): byte i of the result is byte s & 7 of {b, a} for the
+// selector's nibble s = (selector >> 4i) & 15; where s & 8 is set, every bit of the result's byte is the sign of that
+// byte.
 #pragma once
 
 #include "ptx/types.cuh"
