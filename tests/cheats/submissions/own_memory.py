@@ -5,4 +5,4 @@ from honest import multiply
 
 def custom_kernel(data):
     a, b, _, _, sfa, sfb, _ = data
-    return multiply(a, sfa, b, sfb).half().permute(1, 2, 0)
+    return multiply(a, sfa, b, sfb).half().permute(1, 2, 0).contiguous()

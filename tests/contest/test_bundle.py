@@ -1,0 +1,154 @@
+"""Bundles: one file that needs no nvfp4, keeps the rules, and whose own sources are right in the emulator."""
+
+import ast
+import importlib.util
+from typing import ClassVar
+
+import pytest
+import torch
+
+from nvfp4.contest import inputs, lint
+from nvfp4.contest.bundle import bundle, rename
+from nvfp4.contest.cases import parse_line
+from nvfp4.contest.evaluate import Options, evaluate
+from nvfp4.contest.official import run_official
+from nvfp4.contest.tasks import GEMM, GROUP_GEMM, TASKS, task_of
+from nvfp4.errors import InputError, UnsupportedError
+
+LINES = {
+    "nvfp4_gemv": "m: 128; k: 256; l: 2",
+    "nvfp4_gemm": "m: 128; n: 64; k: 256; l: 1",
+    "nvfp4_dual_gemm": "m: 64; n: 64; k: 256; l: 1",
+    "nvfp4_group_gemm": "m: [40, 72]; n: [64, 128]; k: [256, 512]; g: 2",
+}
+
+
+def write(tmp_path, task, arch="sm_90a", strategy="sm80", **changes):
+    cases = (parse_line(task, LINES[task.name]),)
+    made = bundle(task, arch, strategy=strategy, cases=cases, **changes)
+    path = tmp_path / "submission.py"
+    path.write_text(made.text)
+    return path, cases
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location("submission_under_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("arch", ["sm_90a", "sm_100a"])
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_whole_bundles_keep_the_rules(task, arch):
+    made = bundle(task, arch, strategy="sm80")
+    assert lint.check(made.text, task) == ()
+    assert made.launches == 1
+    tree = ast.parse(made.text)
+    assert "nvfp4" not in {name.partition(".")[0] for _, name in lint._imports(tree)}
+    assert {case for case, _, _ in made.plans} == {*task.tests, *task.benchmarks}
+    assert f"nvfp4 contest bundle {task.name} --arch {arch}" in ast.get_docstring(tree)
+    assert bundle(task, arch, strategy="sm80").text == made.text
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_bundles_are_right_in_the_emulator(tmp_path, task):
+    path, cases = write(tmp_path, task)
+    result = evaluate(path, task, Options(cases=cases, emulate=True, limit=100, threads=1))
+    assert result.ok, result.failed
+    assert result.outcomes[0].checked == 9
+
+
+def test_maps_scratch_and_several_launches_are_right_in_the_emulator(tmp_path):
+    path, cases = write(tmp_path, GEMM, strategy="sm90")
+    assert "'maps'" in path.read_text()
+    result = evaluate(path, GEMM, Options(cases=cases, emulate=True, limit=100, threads=1, strict=False))
+    assert result.ok, result.failed
+
+
+def test_a_wrong_kernel_in_a_bundle_is_found_in_the_emulator(tmp_path):
+    path, cases = write(tmp_path, GEMM)
+    text = path.read_text()
+    broken = text.replace("b_scales + l * scale_matrix_bytes", "a_scales + l * scale_matrix_bytes")
+    assert broken != text
+    path.write_text(broken)
+    result = evaluate(path, GEMM, Options(cases=cases, emulate=True, limit=100, threads=1))
+    assert not result.ok
+    assert result.failed[0].kind in ("wrong", "crash")
+
+
+def test_other_sizes_are_refused_by_name(tmp_path):
+    path, _ = write(tmp_path, GEMM)
+    module = load(path)
+    module.EXECUTOR = lambda steps, tensors: None
+    with pytest.raises(ValueError, match="no kernel for the sizes"):
+        module.custom_kernel(inputs.generate(GEMM, parse_line(GEMM, "m: 64; n: 64; k: 64; l: 1")))
+
+
+def test_the_forbidden_word_is_replaced_with_its_capitals():
+    assert rename("stream Stream STREAM StreamK ld_stream.cuh") == "strand Strand STRAND StrandK ld_strand.cuh"
+
+
+def test_what_cannot_be_bundled():
+    with pytest.raises(UnsupportedError):
+        bundle(GEMM, "sm_100a", strategy="sm90")
+    with pytest.raises(InputError, match="one of"):
+        bundle(GEMM, "sm_1a")
+
+
+class FakeDriver:
+    """What a bundle calls, without a GPU: success, and a note of the launches."""
+
+    launches: ClassVar[list[tuple]] = []
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.launches.append((name, *arguments)) or 0
+
+
+@pytest.mark.parametrize("task", [GEMM, GROUP_GEMM], ids=lambda task: task.name)
+def test_a_call_writes_addresses_and_launches(tmp_path, monkeypatch, task):
+    path, cases = write(tmp_path, task)
+    module = load(path)
+    driver = FakeDriver()
+    driver.launches.clear()
+    monkeypatch.setattr(module, "_driver", lambda: driver)
+    monkeypatch.setattr(module, "_function", lambda name: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    first, second = (inputs.generate(task, cases[0], seed=seed) for seed in (1, 2))
+    result = module.custom_kernel(first)
+    assert len([c for c in driver.launches if c[0] == "cuLaunchKernelEx"]) == 1
+    ((steps, _),) = module._prepared.values()
+    launch = steps[0].__closure__
+    words = next(cell.cell_contents for cell in launch if type(cell.cell_contents).__name__.startswith("c_ulong"))
+    for data in (first, second):
+        result = module.custom_kernel(data)
+        tensors, outputs = inputs.tensors(task, data)
+        assert [x.data_ptr() for x in (result if task is GROUP_GEMM else [result])] == [c.data_ptr() for c in outputs]
+        used = {x.data_ptr() for x in outputs} | {x.data_ptr() for x in tensors}
+        assert {word for word in words if word} <= used
+        assert {c.data_ptr() for c in outputs} <= set(words)
+    assert len([c for c in driver.launches if c[0] == "cuLaunchKernelEx"]) == 3
+
+
+def test_official_checkouts_are_run_as_they_are(tmp_path):
+    problem = tmp_path / "checkout" / "problems" / "nvidia" / "nvfp4_gemm"
+    problem.mkdir(parents=True)
+    (problem / "task.yml").write_text(
+        'files:\n  - {"name": "submission.py", "source": "@SUBMISSION@"}\n'
+        '  - {"name": "task.py", "source": "task.py"}\n  - {"name": "eval.py", "source": "../evaluator.py"}\n'
+    )
+    (problem / "task.py").write_text("VALUE = 5\n")
+    (problem.parent / "evaluator.py").write_text(
+        "import os, sys, task, submission\n"
+        "lines = open(sys.argv[2]).read().split(chr(10))\n"
+        "text = f'check: {sys.argv[1]} {task.VALUE} {submission.X} {lines[0]}\\n'\n"
+        "os.write(int(os.environ['POPCORN_FD']), text.encode())\n"
+        "print('seed', os.environ.get('POPCORN_SEED'))\nsys.exit(112)\n"
+    )
+    submission = tmp_path / "mine.py"
+    submission.write_text("X = 7\n")
+    code, text = run_official(tmp_path / "checkout", submission, GEMM, "test", GEMM.tests[:1], seed=3)
+    assert code == 112
+    assert text == "check: test 5 7 m: 128; n: 256; k: 256; l: 1; seed: 1111\nseed 3\n"
+    with pytest.raises(InputError, match=r"task\.yml"):
+        run_official(tmp_path / "checkout", submission, task_of("gemv"), "test", GEMM.tests[:1])
