@@ -48,7 +48,7 @@ class Checks:
     count: bool = True
     timeline: bool = True
     stop_on_finding: bool = True
-    step_limit: int = 20_000_000_000
+    step_limit: int = 4_000_000_000
 
     @classmethod
     def all(cls) -> Checks:

@@ -58,6 +58,8 @@ def release_joins(ctx: Context, w: Warp) -> u32:
             mask = w.j_arrived[j]
             w.j_arrived[j] = 0
             w.j_expect[j] = w.j_expect[j] & ~mask
+            if w.j_expect[j] == 0:
+                w.j_used[j] = 0
             group_push(ctx, w, w.j_pc[j], mask, w.j_parent[j], 0, 0)
             released += 1
     return released
