@@ -111,7 +111,7 @@ class Descriptor:
 
 
 _POINTERS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8", "uint16": "*bf16"}
-_ELEMENTS = {"fp16": "f16", "fp32": "f32", "u8": "u8", "bf16": "bf16"}
+_ELEMENTS = {"fp16": "f16", "fp32": "f32", "u8": "u8", "bf16": "bf16", "fp8e4nv": "u8"}
 
 
 @dataclass(frozen=True)

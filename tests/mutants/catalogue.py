@@ -202,7 +202,7 @@ MUTANTS = (
     # -- races
     m("memory", "NO_BARRIER", "race|uninitialised-shared", "fill|drain"),
     m("memory", "SAME_CELL", "race", "same_cell"),
-    m("memory", "SAME_CELL_IN_WARP", "race", "same_cell"),
+    m("memory", "SAME_CELL_IN_WARP", "race|lane-race", "same_lanes", "lane"),
     m("message", "NO_RELEASE", "race", "read", "global memory"),
     m("message", "NO_SPIN", "race", "read|write", "global memory"),
     m("ring", "NO_WAIT_EMPTY", "race|mbarrier", "load|use|expect", "shared memory|waited for this one"),

@@ -15,6 +15,9 @@ extern "C" __global__ void kernel(const u32* in, u32* out, u32 n) {
 #elif defined(SHARED_MISALIGNED)
     tile[t] = in[i];
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(SMEM(tile) + 4 * t + (t == 77 ? 1 : 0)), "r"(t) : "memory");  // @shared_misaligned
+#elif defined(SAME_CELL_IN_WARP)
+    tile[t & ~1u] = in[i];  // @same_lanes
+    tile[t] = in[i];  // @same_lanes
 #elif defined(HALF_FILLED)
     if (t < 64) tile[t] = in[i];
 #else
@@ -62,8 +65,6 @@ extern "C" __global__ void kernel(const u32* in, u32* out, u32 n) {
 #elif defined(SAME_CELL)
     out[i & ~64u] = v;  // @same_cell
     out[i] = v;  // @same_cell
-#elif defined(SAME_CELL_IN_WARP)
-    out[i & ~1u] = v;  // @same_cell
 #else
     out[i] = v;
 #endif
