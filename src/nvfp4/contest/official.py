@@ -1,4 +1,4 @@
-"""The contest's own evaluator, run from a user's checkout of gpu-mode/reference-kernels; none of it is part of nvfp4."""
+"""The contest's own evaluator, run from a user's checkout of gpu-mode/reference-kernels; no part of nvfp4."""
 
 from __future__ import annotations
 

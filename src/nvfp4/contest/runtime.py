@@ -11,6 +11,7 @@ import ctypes
 import functools
 import glob
 import os
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from operator import itemgetter
@@ -195,13 +196,19 @@ class _Launch:
         _, kernel, grid, block, cluster, shared_bytes, programmatic, arguments = step
         places: list[Place] = []
         offsets: dict[int, int] = {}
+        nulls, most = [], 0
         for i, argument in enumerate(arguments):
             if argument[0] in ("p", "ps"):
-                offsets[i] = 8 * len(places)
                 many = (argument[1],) if argument[0] == "p" else argument[2]
                 capacity = 1 if argument[0] == "p" else argument[1]
-                places += [*many, *(None,) * (capacity - len(many))]
-        end = -(-8 * len(places) // 64) * 64
+                if any(many):
+                    offsets[i] = 8 * len(places)
+                    places += [*many, *(None,) * (capacity - len(many))]
+                else:
+                    nulls.append(i)
+                    most = max(most, capacity)
+        offsets.update((i, 8 * len(places)) for i in nulls)  # all at the same zeros, which nobody writes
+        end = -(-8 * (len(places) + most) // 64) * 64
         maps, numbers = [], []
         for i, argument in enumerate(arguments):
             if argument[0] == "maps":
@@ -246,6 +253,8 @@ class _Launch:
     def bind(self, scratch: int) -> Callable[[Sequence[int]], None]:
         """What launches with addresses; `scratch` is the number of the null address behind them."""
         words, whole, call, maps = self.words, slice(None), self.call, self.maps
+        pack = struct.Struct(f"={len(self.places)}Q").pack_into
+        many = len(self.places) > 16  # where packing takes less time than the assignment of a slice
         numbers = [scratch if place is None else place[0] for place in self.places]
         shifts = [0 if place is None else place[1] for place in self.places]
         if len(numbers) == 1:
@@ -256,7 +265,12 @@ class _Launch:
 
         def run(addresses: Sequence[int]) -> None:
             chosen = pick(addresses)
-            words[whole] = [x + y for x, y in zip(chosen, shifts)] if shifted else chosen  # noqa: B905
+            if shifted:
+                chosen = [x + y for x, y in zip(chosen, shifts)]  # noqa: B905
+            if many:
+                pack(words, 0, *chosen)
+            else:
+                words[whole] = chosen
             for each in maps:
                 each.write(addresses[each.index])
             status = call()
