@@ -9,7 +9,7 @@ from nvfp4 import reference
 from nvfp4.check import inputs
 from nvfp4.check.inputs import DTYPES
 from nvfp4.check.run import fuzz, poison_outputs
-from nvfp4.check.verdict import expected, judge
+from nvfp4.check.verdict import Expected, expected, judge
 from nvfp4.problem import Format, Op, Problem
 
 PROBLEMS = [
@@ -127,6 +127,16 @@ def test_infinity_is_right_only_where_the_type_ends():
     assert judge(problem, operands, outputs).ok
     outputs[0].tensor[infinite] *= -1
     assert judge(problem, operands, outputs).wrong == int(infinite.sum())
+
+
+def test_infinity_of_either_sign_where_the_bound_reaches_beyond_the_type():
+    problem = Problem(Op.GEMM, 1, 2, 16)
+    operands = inputs.make(problem, "integers", 0)
+    values, bound = torch.tensor([[646.0, 646.0]]).double(), torch.tensor([[7e10, 10.0]]).double()
+    never = torch.zeros(1, 2, dtype=torch.bool)
+    want = Expected(values, values.half(), bound, never, values)
+    operands.out[0].copy_(torch.tensor([[-float("inf"), -float("inf")]]))
+    assert judge(problem, operands, wants=(want,), explain=False).wrong == 1
 
 
 def test_a_dual_bound_is_not_slack():

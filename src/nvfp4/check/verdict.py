@@ -181,8 +181,8 @@ def _wrong(got: torch.Tensor, want: Expected) -> tuple[torch.Tensor, float]:
     wide = got.double()
     error = (wide - want.value).abs()
     largest = torch.finfo(got.dtype).max
-    # Beyond the largest finite value, infinity of the right sign is what rounding gives.
-    overflow = torch.isinf(wide) & (want.value.abs() + want.bound >= largest) & (wide.sign() == want.value.sign())
+    # Infinity is what rounding gives when an admissible value of its sign lies beyond the largest finite one.
+    overflow = torch.isinf(wide) & (want.value * wide.sign() + want.bound >= largest)
     close = (error <= want.bound) | overflow
     same = got == want.rounded  # also takes -0 for +0: the sign of a zero sum depends on the order
     right = torch.where(want.exact, same, close)
