@@ -33,10 +33,10 @@ def declared(name: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+): (.*?)(?=  \w+: |$)", line.group(1)))
 
 
-def run(name: str, task: str, mode: str, *, strict: bool = True) -> Evaluation:
+def run(name: str, task: str, mode: str, *, strict: bool = True, device: str = "cpu") -> Evaluation:
     chosen = task_of(task)
     options = Options(
-        device="cpu",
+        device=device,
         mode=mode,
         cases=(parse_line(chosen, LINES[task]),),
         limit=60,
@@ -48,10 +48,21 @@ def run(name: str, task: str, mode: str, *, strict: bool = True) -> Evaluation:
     return evaluate(SUBMISSIONS / f"{name}.py", chosen, options)
 
 
-@pytest.mark.parametrize("name", CHEATS)
+@pytest.mark.parametrize("name", [name for name in CHEATS if not name.startswith("gpu_")])
 def test_cheats_are_caught(name: str) -> None:
+    _check(name, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CHEATS)
+def test_cheats_are_caught_on_a_gpu(name: str) -> None:
+    _check(name, "cuda")
+
+
+def _check(name: str, device: str) -> None:
     said = declared(name)
-    result = run(name, said["task"], said["mode"])
+    assert said.get("device") == "cuda" if name.startswith("gpu_") else "device" not in said
+    result = run(name, said["task"], said["mode"], device=device)
     assert not result.ok
     assert result.exit_code == 112
     (failed,) = result.failed
