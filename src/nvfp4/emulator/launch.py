@@ -41,6 +41,7 @@ from .runtime.native import runtime
 __all__ = ["AsyncOp", "Config", "Launch"]
 
 _QUANTUM = 20_000
+_NEVER = 1 << 62
 _MAX_MBARRIERS = 512
 _COMPONENT_BARRIERS = 96
 _STALL_LIMIT = 60_000_000
@@ -83,6 +84,7 @@ class Cluster:
     pending: list[AsyncOp] = field(default_factory=list)
     host: dict[Any, Any] = field(default_factory=dict)
     blocked: bool = False
+    due: int = _NEVER  # no later than the first of ``pending``
 
 
 @dataclass
@@ -478,10 +480,10 @@ class Launch:
     def schedule(self, cluster: Cluster, op: AsyncOp) -> None:
         """Put work in flight."""
         cluster.pending.append(op)
+        cluster.due = min(cluster.due, op.due)
 
     def _set_event(self, cluster: Cluster) -> None:
-        due = min((op.due for op in cluster.pending), default=(1 << 62))
-        self.context["event_at"] = min(due, (1 << 62))
+        self.context["event_at"] = cluster.due
 
     def _ready(self, cluster: Cluster) -> list[AsyncOp]:
         """Work that may complete next: any, except that each named queue completes in order."""
@@ -503,6 +505,7 @@ class Launch:
                 for op in cluster.pending:
                     if op.due <= now:
                         op.due = now + 500
+                cluster.due = min((op.due for op in cluster.pending), default=_NEVER)
                 return
             self.complete(cluster, self.random.choice(ready))
 

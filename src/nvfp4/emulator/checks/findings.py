@@ -193,7 +193,7 @@ class Findings:
         """Faults of asynchronous engines: c names the operand and the CTA."""
         what, rank = self.what[c & 255], c >> 8
         if d & 4:
-            place = f"tensor memory at lane {a // 4 // 512}, column {a // 4 % 512}" + (
+            place = f"tensor memory at lane {a // 4 // 512 * 16} (to {a // 4 // 512 * 16 + 15}), column {a // 4 % 512}" + (
                 f" of CTA rank {rank}" if rank else ""
             )
         else:

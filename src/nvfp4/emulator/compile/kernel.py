@@ -187,11 +187,14 @@ class _Kernel:
             else:
                 self.functions.append(self.block(block))
         declarations = [runtime().declaration(name) for name in runtime().names()]
+        # One look-up for all blocks: asking the engine for each address takes longer than compiling small kernels.
+        pointers = ", ".join(f"ptr @b{i}" if f else "ptr null" for i, f in enumerate(self.functions))
         text = "\n".join(
             [
                 *declarations,
                 *sorted(self.declared - set(declarations)),
                 *self.tables,
+                f"@block_table = constant [{len(self.functions)} x ptr] [{pointers}]",
                 *self.helpers.values(),
                 *filter(None, self.functions),
             ]
@@ -201,7 +204,7 @@ class _Kernel:
         # generation without optimisation is slower to run and hardly faster to compile (measured in
         # benchmarks/emulator.py).
         code = compile_ir(text, 0 if lines > 6000 else (1 if lines > 1500 else 2), False, runtime().addresses())
-        table = np.array([code.address(f"b{i}") if f else 0 for i, f in enumerate(self.functions)], np.uint64)
+        table = code.words("block_table", len(self.functions))
         uses = {i.base for i in self.instructions}
         if any(self.synchronises(i) for i in self.instructions):
             uses.add("$global_sync")

@@ -12,6 +12,7 @@ from ..compile.emitter import register_bits
 from ..memory import Buffer
 from ..ptx.ast import Bracket, Imm, Instruction, Operand, Reg, Sink, Sym, Vec
 from ..runtime.layout import CELL, GCELL, NONE, PIPES, SHARED_BASE, Check, Space
+from ..units.access import Access
 from ..units.errors import UnitError
 from ..units.tcgen05 import TensorMemory
 from .registry import find
@@ -23,6 +24,8 @@ __all__ = ["Fatal", "HostCall", "Spans"]
 
 Spans = NDArray[np.int64]
 U64 = NDArray[np.uint64]
+# Lanes that share a shadow cell of tensor memory.
+TENSOR_LANES = 16
 _EVERY = list(range(32))
 _UNSIGNED: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 CPASYNC, WGMMA, BULK, TCGEN05, TRANSFER = range(PIPES)
@@ -353,6 +356,19 @@ class HostCall:
             )
         self._check(cells, words, rank, what, component, date, int(write) | 2, NONE)
 
+    @staticmethod
+    def tensor_words(access: Access) -> NDArray[np.int64]:
+        """The shadow cells of rectangles of tensor memory (remembered with the access, which is shared by equal plans)."""
+        found: NDArray[np.int64] | None = access.__dict__.get("_cells")
+        if found is None:
+            parts = []
+            for l0, l1, c0, c1 in access.spans:
+                rows = np.arange(int(l0) // TENSOR_LANES, (int(l1) - 1) // TENSOR_LANES + 1)
+                parts.append((rows[:, None] * 512 + np.arange(int(c0), int(c1))[None, :]).reshape(-1))
+            found = np.unique(np.concatenate(parts)).astype(np.int64) if parts else np.empty(0, np.int64)
+            access.__dict__["_cells"] = found
+        return found
+
     def tensor_access(
         self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool, own: int
     ) -> None:
@@ -401,10 +417,11 @@ class HostCall:
         return held[rank]
 
     def tensor_cells(self, rank: int) -> NDArray[Any]:
-        """Shadow of a CTA's tensor memory: one cell a word, lane * 512 + column."""
+        """Shadow of a CTA's tensor memory, [lane // TENSOR_LANES, column]: the shapes of tcgen05 address 16 lanes or more at a time
+        (4x256b alone fewer), and a cell a word would cost more than the products themselves."""
         held: dict[int, NDArray[Any]] = self.cluster.host.setdefault("tensor_cells", {})
         if rank not in held:
-            held[rank] = np.zeros(128 * 512, CELL.dtype)
+            held[rank] = np.zeros(128 // TENSOR_LANES * 512, CELL.dtype)
         return held[rank]
 
     # -- global memory -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ..ptx.ast import Bracket, Imm, Vec
 from ..runtime.layout import Counter, Space
 from ..units.tcgen05 import MmaOp, MmaPlan, TensorMemory, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
 from .registry import register
-from .state import TCGEN05, TRANSFER, HostCall
+from .state import TCGEN05, TENSOR_LANES, TRANSFER, HostCall
 
 __all__: list[str] = []
 
@@ -97,7 +97,7 @@ def _alloc(call: HostCall) -> bool:
     _release_peer(call)
     space = Space.SHARED if any(p.startswith("shared") for p in call.instruction.parts) else Space.GENERIC
     call.store32(call.value(call.instruction.operands[0]), address, space)
-    cells = call.tensor_cells(call.rank).reshape(128, 512)
+    cells = call.tensor_cells(call.rank).reshape(-1, 512)
     cells["init"][:, address : address + columns] = 0
     return True
 
@@ -140,7 +140,7 @@ def _dealloc(call: HostCall) -> bool:
     columns = call.uniform(call.instruction.operands[1], "number of columns") & 0xFFFFFFFF
     tmem = call.tmem(call.rank)
     start = tmem.check_deallocate(address, columns)
-    cells = call.tensor_cells(call.rank).reshape(128, 512)
+    cells = call.tensor_cells(call.rank).reshape(-1, 512)
     part = cells[:, start : start + columns]
     if call.launch.checks.races:
         vc = call.vector("vc")
@@ -152,7 +152,7 @@ def _dealloc(call: HostCall) -> bool:
             actor, number = ("wactor", "winstr") if writer else ("ractor", "rinstr")
             call.finding(
                 "race",
-                f"{call.instruction.opcode} frees tensor memory (lane {lane}, column "
+                f"{call.instruction.opcode} frees tensor memory (lane {lane * TENSOR_LANES}, column "
                 f"{start + column}), unordered with the "
                 f"{'write' if writer else 'read'} by {call.launch.findings.actor(int(cell[actor]))}, "
                 f"{call.launch.findings.describe(int(cell[number]) - 1)}",
@@ -237,7 +237,7 @@ def _mma(call: HostCall) -> bool:
             rank = ranks[access.cta]
             if access.space == "tensor":
                 tmems[access.cta].check_allocated(access.spans, f"{call.instruction.opcode}: {access.what}")
-                call.tensor_access(access.words, rank, access.what, own, date, access.write, own)
+                call.tensor_access(call.tensor_words(access), rank, access.what, own, date, access.write, own)
             else:
                 call.access(access.words, rank, access.what, own, date, False)
 
@@ -279,7 +279,7 @@ def _cp(call: HostCall) -> bool:
             rank = ranks[access.cta]
             if access.space == "tensor":
                 tmems[access.cta].check_allocated(access.spans, f"{i.opcode}: {access.what}")
-                call.tensor_access(access.words, rank, access.what, own, date, True, own)
+                call.tensor_access(call.tensor_words(access), rank, access.what, own, date, True, own)
             else:
                 call.access(access.words, rank, access.what, own, date, False)
         _in_flight(call, lambda p=plan, s=smems, t=tmems: p.run(s, t), "tcgen05.cp", _queue(call))  # type: ignore[misc]
@@ -298,7 +298,7 @@ def _shift(call: HostCall) -> bool:
         own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
         for access in plan.accesses:
             tmems[access.cta].check_allocated(access.spans, call.instruction.opcode)
-            call.tensor_access(access.words, ranks[access.cta], access.what, own, date, access.write, own)
+            call.tensor_access(call.tensor_words(access), ranks[access.cta], access.what, own, date, access.write, own)
         _in_flight(call, lambda p=plan, t=tmems: p.run(t), "tcgen05.shift", _queue(call))  # type: ignore[misc]
     return True
 
@@ -366,7 +366,7 @@ def _ld(call: HostCall) -> bool:
     component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
     for access in plan.accesses:
         tmem.check_allocated(access.spans, i.opcode)
-        call.tensor_access(access.words, call.rank, access.what, component, date, False, component)
+        call.tensor_access(call.tensor_words(access), call.rank, access.what, component, date, False, component)
     call.mark_all(i.operands[0], False)
     if reduced:
         call.mark_all(i.operands[1], False)
@@ -395,7 +395,7 @@ def _st(call: HostCall) -> bool:
     component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
     for access in plan.accesses:
         tmem.check_allocated(access.spans, i.opcode)
-        call.tensor_access(access.words, call.rank, access.what, component, date, True, component)
+        call.tensor_access(call.tensor_words(access), call.rank, access.what, component, date, True, component)
     registers = call.registers(i.operands[-1])
     _in_flight(call, lambda: plan.run(tmem, registers), "tcgen05.st", _transfer_queue(call, "st"))
     return True

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
 
 __all__ = ["NativeModule", "compile_ir", "host_features"]
 
@@ -51,6 +53,14 @@ class NativeModule:
         found = int(self._engine.get_function_address(name))
         if not found:
             raise KeyError(name)
+        return found
+
+    def words(self, name: str, count: int) -> NDArray[np.uint64]:
+        """A constant array of pointers in the module, copied."""
+        where = int(self._engine.get_global_value_address(name))
+        if not where:
+            raise KeyError(name)
+        found: NDArray[np.uint64] = np.ctypeslib.as_array((ctypes.c_uint64 * count).from_address(where)).copy()
         return found
 
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
