@@ -6,8 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from mutants.catalogue import KERNELS, MUTANTS, Mutant, line_of, tensor_copy
 
+from mutants.catalogue import KERNELS, MUTANTS, Mutant, line_of, tensor_copy
 from nvfp4.emulator import KernelFault, LaunchError
 
 SEEDS = (0, 1, 2)
@@ -18,14 +18,18 @@ def _check(mutant: Mutant, seed: int) -> None:
         mutant.run(seed)
     findings = caught.value.report.findings
     text = caught.value.report.findings_text()
-    right = [f for f in findings if re.fullmatch(mutant.kind, f.kind) and re.search(mutant.says, f"{f.message} {f.remedy}")]
+    right = [
+        f for f in findings if re.fullmatch(mutant.kind, f.kind) and re.search(mutant.says, f"{f.message} {f.remedy}")
+    ]
     assert right, f"wanted {mutant.kind}: {mutant.says}\n{text}"
     assert all(f.remedy for f in findings)
     if mutant.at:
         kernel = KERNELS[mutant.kernel]
         wanted = set().union(*(kernel.lines(marker) for marker in mutant.at.split("|")))
         named = {line_of(f.source) for f in right}
-        assert named & {(f"{mutant.kernel}.cu", line) for line in wanted}, f"wanted line {sorted(wanted)} of {named}\n{text}"
+        assert named & {(f"{mutant.kernel}.cu", line) for line in wanted}, (
+            f"wanted line {sorted(wanted)} of {named}\n{text}"
+        )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -83,7 +87,7 @@ def test_limits_of_a_launch():
         _module("ring", "sm_90", ()).launch("kernel", 32, 64, [data, data.copy()], cluster=32)
     with pytest.raises(LaunchError, match="takes 3 arguments"):
         module.launch("kernel", 1, 128, [data])
-    with pytest.raises(LaunchError, match="not a pointer|integer|number"):
+    with pytest.raises(LaunchError, match=r"\.u32"):
         module.launch("kernel", 1, 128, [data, data.copy(), data])
 
 
@@ -107,10 +111,11 @@ def test_tensor_maps_that_the_driver_would_refuse(fields, says):
 def test_every_check_is_proved():
     """Each sort of finding that the specification lists has a mutant that shows it."""
     shown = "|".join(m.kind for m in MUTANTS)
-    for kind in (
-        "out-of-bounds", "misaligned", "read-only", "uninitialised-register", "uninitialised-shared", "uninitialised-local",
-        "uninitialised-tensor-memory", "output-not-written", "race", "missing-proxy-fence", "missing-wgmma-fence", "missing-tcgen05-fence",
-        "exit-in-flight", "cluster-exit", "tensor-memory-leak", "deadlock", "mbarrier", "barrier", "divergence", "illegal-instruction",
-        "step-limit", "trap",
-    ):  # fmt: skip
+    kinds = """
+        out-of-bounds misaligned read-only uninitialised-register uninitialised-shared uninitialised-local trap
+        uninitialised-tensor-memory output-not-written race missing-proxy-fence missing-wgmma-fence barrier divergence
+        missing-tcgen05-fence exit-in-flight cluster-exit tensor-memory-leak deadlock mbarrier illegal-instruction
+        step-limit
+    """
+    for kind in kinds.split():
         assert re.search(rf"(^|\|){kind}(\||$)", shown), kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from hw.silicon import emulated, judge, store, sums
 from hw.silicon.classes import programs
 from hw.silicon.program import Program
@@ -51,7 +52,9 @@ def test_exact_sums_stay_close_to_silicon(program):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 5))
-@pytest.mark.parametrize("program", [p for p in PROGRAMS if not p.inexact and p.klass != "special registers"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "program", [p for p in PROGRAMS if not p.inexact and p.klass != "special registers"], ids=lambda p: p.name
+)
 def test_every_interleaving_gives_the_bits_of_silicon(program, seed):
     got, _ = emulated.run(program, seed=seed)
     differences = judge.compare(program, got, _recording(program))

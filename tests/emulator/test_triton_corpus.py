@@ -27,7 +27,9 @@ def _module(ptx: str) -> Module:
 _COMPILED: dict[Any, tp.Compiled] = {}
 
 
-def launch(kernel: Any, args: dict[str, Any], constants: dict[str, Any], arch: int, seed: int, grid: tuple[int, int]) -> Any:
+def launch(
+    kernel: Any, args: dict[str, Any], constants: dict[str, Any], arch: int, seed: int, grid: tuple[int, int]
+) -> Any:
     """Compile once for each kernel, target and constants, and run; returns the report."""
     key = (kernel.fn.__name__, arch, tuple(constants.items()))
     if key not in _COMPILED:
@@ -49,7 +51,9 @@ def small(rng: np.random.Generator, *shape: int) -> Any:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("arch", "opcode"), [(80, "mma.sync.aligned.m16n8k16"), (90, "wgmma.mma_async"), (100, "tcgen05.mma")])
+@pytest.mark.parametrize(
+    ("arch", "opcode"), [(80, "mma.sync.aligned.m16n8k16"), (90, "wgmma.mma_async"), (100, "tcgen05.mma")]
+)
 def test_fp16_gemm(arch, opcode, seed):
     rng = np.random.default_rng(seed)
     a, b, c = small(rng, 128, 192), small(rng, 256, 192), np.zeros((128, 256), np.float16)
@@ -133,8 +137,13 @@ def test_bf16_times_mxfp4(arch, seed):
     rng = np.random.default_rng(seed)
     values = rng.integers(-4, 5, (128, 256))
     a = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    codes, exponents = rng.integers(0, 256, (128, 128), dtype=np.uint8), rng.integers(125, 129, (128, 8)).astype(np.uint8)
-    b = np.stack([E2M1[codes & 15], E2M1[codes >> 4]], -1).reshape(128, 256) * np.repeat(2.0 ** (exponents.astype(int) - 127), 32, 1)
+    codes, exponents = (
+        rng.integers(0, 256, (128, 128), dtype=np.uint8),
+        rng.integers(125, 129, (128, 8)).astype(np.uint8),
+    )
+    b = np.stack([E2M1[codes & 15], E2M1[codes >> 4]], -1).reshape(128, 256) * np.repeat(
+        2.0 ** (exponents.astype(int) - 127), 32, 1
+    )
     c = np.zeros((128, 128), np.float32)
     args = {"a": (a, "*bf16"), "b": codes, "sb": exponents, "c": c, "N": 128, "K": 256}
     launch(tp.mixed_gemm, args, FP16_SHAPES, arch, seed, (1, 1))

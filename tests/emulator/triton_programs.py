@@ -1,6 +1,8 @@
-"""Triton kernels as a corpus for the emulator: compiled for GPUs that are not there, launched as Triton's own launcher does.
+"""Triton kernels as a corpus for the emulator: compiled for GPUs that are not there, launched as Triton's own
+launcher does.
 
-The compiler needs no GPU (``triton.compile`` with an explicit target). What its launcher adds to the arguments is done here:
+The compiler needs no GPU (``triton.compile`` with an explicit target). What its launcher adds to the arguments is
+done here:
 tensor descriptors become a tensor map, sizes and strides; two scratch pointers close the list.
 """
 
@@ -61,9 +63,7 @@ def nvfp4_gemm(a, sa, b, sb, c, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl
 
 
 @triton.jit
-def nvfp4_gemm_tma(
-    a, sa, b, sb, c, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPECIALIZE: tl.constexpr
-):
+def nvfp4_gemm_tma(a, sa, b, sb, c, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPECIALIZE: tl.constexpr):
     """The same with everything by tensor descriptors: scales [1, rows / 128, K / 64, 2, 256] in 128 x 4 tiles."""
     m, n = tl.program_id(0), tl.program_id(1)
     TM: tl.constexpr = BM // 128
@@ -81,7 +81,8 @@ def nvfp4_gemm_tma(
 
 @triton.jit
 def mixed_gemm(a, b, sb, c, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """c [M, N] fp32 = bf16 a [M, K] times MXFP4 b [N, K]^T (ue8m0 scales of 32): decoded in registers before Blackwell."""
+    """c [M, N] fp32 = bf16 a [M, K] times MXFP4 b [N, K]^T (ue8m0 scales of 32): decoded in registers before
+    Blackwell."""
     rm = tl.program_id(0) * BM + tl.arange(0, BM)
     rn = tl.program_id(1) * BN + tl.arange(0, BN)
     rk = tl.arange(0, BK)

@@ -1,6 +1,7 @@
 """Records the silicon vectors on the GPU that is present: ``python -m tests.hw.record [--only CLASS]``.
 
-Every program runs twice; an answer that changes from run to run is an error of the program, and nothing is stored for its class.
+Every program runs twice; an answer that changes from run to run is an error of the program, and nothing is stored
+for its class.
 """
 
 from __future__ import annotations
@@ -36,16 +37,14 @@ def provenance() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError, IndexError):
         driver = "unknown"
     root = Path(__file__).resolve().parents[2]
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     return {
         "device": torch.cuda.get_device_name(0),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(0))),
         "driver": driver,
         "nvrtc": toolkit.nvrtc_version(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "commit": commit or "unknown",
+        "commit": head.stdout.strip() if head.returncode == 0 else "unknown (the digests name the programs)",
     }
 
 

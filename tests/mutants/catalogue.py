@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hw.silicon.compile import compile_text
 
+from hw.silicon.compile import compile_text
 from nvfp4.emulator import Checks, Module, Output, Report, TensorMap
 
 HERE = Path(__file__).parent
@@ -118,9 +118,14 @@ class Kernel:
         """
         given = launch or self.launch()
         return _module(self.name, self.arch, defines).launch(
-            "kernel", given.grid, given.block, given.args, cluster=given.cluster if given.cluster > 1 else None, seed=seed,
+            "kernel",
+            given.grid,
+            given.block,
+            given.args,
+            cluster=given.cluster if given.cluster > 1 else None,
+            seed=seed,
             checks=self.checks.but(**checks),
-        )  # fmt: skip
+        )
 
 
 @functools.cache

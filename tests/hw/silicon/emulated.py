@@ -39,6 +39,7 @@ def run(program: Program, *, seed: int = 0, checks: Checks | None = None) -> tup
     buffers = program.buffers()
     report = module(program.source, program.arch).launch(
         "kernel", program.grid, program.block, [_argument(a, buffers) for a in program.args],
-        cluster=program.cluster if program.cluster != (1, 1, 1) else None, shared_bytes=program.shared_bytes, checks=checks, seed=seed,
+        cluster=program.cluster if program.cluster != (1, 1, 1) else None, shared_bytes=program.shared_bytes,
+        checks=checks, seed=seed,
     )  # fmt: skip
     return {name: buffers[name] for name in program.outputs}, report

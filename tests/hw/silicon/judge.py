@@ -90,6 +90,10 @@ def compare(program: Program, got: dict[str, Array], want: dict[str, Array]) -> 
         if bad.any():
             at = int(np.argmax(bad))
             where = ", ".join(str(int(i)) for i in np.unravel_index(at, theirs.shape))
-            values = f"emulator {int(got[name].reshape(-1)[at]):#x}, GPU {int(theirs.reshape(-1)[at]):#x}" if theirs.dtype.kind in "ui" else ""
+            values = (
+                f"emulator {int(got[name].reshape(-1)[at]):#x}, GPU {int(theirs.reshape(-1)[at]):#x}"
+                if theirs.dtype.kind in "ui"
+                else ""
+            )
             found.append(Difference(f"buffer {name}", int(bad.sum()), bad.size, f"[{where}] {values}"))
     return found

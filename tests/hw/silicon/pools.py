@@ -13,7 +13,8 @@ from .table import LANES, Pool
 def columns(
     name: str, bits: int, special: Sequence[int], spread: Callable[[Array], Array] | None = None
 ) -> tuple[Array, Array, Array]:
-    """Three columns of `LANES` values: pairs of `special` (sixteen), a third operand in another order, then random words."""
+    """Three columns of `LANES` values: pairs of `special` (sixteen), a third operand in another order, then random
+    words."""
     mask = np.uint64((1 << bits) - 1)
     values = np.array([s & int(mask) for s in special], np.uint64)
     assert len(values) == 16, (name, len(values))
@@ -66,7 +67,8 @@ def _near_bf16(w: Array) -> Array:
 
 
 def decode_f32(bits: Array) -> Array:
-    return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return bits.astype(np.uint32).view(np.float32).astype(np.float64)
 
 
 def decode_f64(bits: Array) -> Array:
@@ -78,7 +80,8 @@ def decode_f16(bits: Array) -> Array:
 
 
 def decode_bf16(bits: Array) -> Array:
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
 
 
 def _packed(name: str, special: Sequence[int], spread: Callable[[Array], Array]) -> tuple[Array, Array, Array]:
@@ -99,15 +102,15 @@ def _rounding_f32() -> tuple[Array, Array, Array]:
     for mantissa_bits, bias, top in ((3, 7, 8), (2, 15, 15), (10, 15, 15), (7, 127, 127), (10, 127, 127)):
         least = 1 - bias - mantissa_bits
         for k in (1, 3, 5):  # ties in the denormal range
-            values.append(float(np.ldexp(k, least - 1)))
+            values += [float(np.ldexp(k, least - 1))]
         for e in (1 - bias, -1, 0, 3, top):
             for k in (1, 3):
                 tie = (1 + k / 2.0 ** (mantissa_bits + 1)) * 2.0**e
                 values += [tie, float(np.nextafter(np.float32(tie), np.float32(np.inf)))]
         values.append((2 - 2.0**-mantissa_bits) * 2.0**top)
         values.append((2 - 2.0 ** -(mantissa_bits + 1)) * 2.0**top)
-    values += [448.0, 464.0, 464.5, 480.0, 57344.0, 61440.0, 65504.0, 65519.0, 65520.0, 0.5, 1.5, 2.5, 127.5, 128.5, 255.5,
-               32767.5, 65535.5, 2147483520.0, 2147483648.0, 4294967040.0, 4294967296.0, 9.2e18, 1.9e19]  # fmt: skip
+    values += [448.0, 464.0, 464.5, 480.0, 57344.0, 61440.0, 65504.0, 65519.0, 65520.0, 0.5, 1.5, 2.5, 127.5, 128.5,
+               255.5, 32767.5, 65535.5, 2147483520.0, 2147483648.0, 4294967040.0, 4294967296.0, 9.2e18, 1.9e19]  # fmt: skip
     with np.errstate(over="ignore"):
         bits = np.array(values, np.float32).view(np.uint32).astype(np.uint64)
     bits = np.concatenate([bits, np.array(F32, np.uint64)])

@@ -1,6 +1,7 @@
 """What a silicon program is: CUDA C++ with inline PTX, seeded inputs, named outputs.
 
-The same `Program` runs on a GPU (`gpu.run`, which records) and in the emulator (`emulated.run`, which the tests hold to the
+The same `Program` runs on a GPU (`gpu.run`, which records) and in the emulator (`emulated.run`, which the tests hold
+to the
 recording). Inputs come from a generator of our own, so that no library's random stream decides what was recorded.
 """
 
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class Int:
     value: int
 
 
-Argument = Union[In, Out, Map, Int]
+Argument = In | Out | Map | Int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Sums of tensor cores: the ISA leaves their order and rounding open, the units' model of silicon reproduces them bit for bit.
+"""Sums of tensor cores: the ISA leaves their order and rounding open, the units' model of silicon reproduces them
+bit for bit.
 
 Each function computes the recorded output of a program with random (inexact) operands out of its raw operands.
 """
@@ -31,9 +32,11 @@ def _half(regs: Array) -> Array:
 
 
 def _lowered_f8(spec: mma.MmaSpec, a: Array, b: Array, c_regs: Array) -> Array:
-    """mma.sync on FP8 has no instruction of its own on sm_90: ptxas converts to f16 and issues two HMMA and an addition.
+    """mma.sync on FP8 has no instruction of its own on sm_90: ptxas converts to f16 and issues two HMMA and an
+    addition.
 
-    The first takes the elements 4 t and 4 t + 1 of every quad, the second the others; they start at zero, and the sum is
+    The first takes the elements 4 t and 4 t + 1 of every quad, the second the others; they start at zero, and the
+    sum is
     added to C with one rounding (SASS of ptxas 13.0: F2FP.F16.E4M3.UNPACK_B, HMMA.16816, HMMA.16816, FADD).
     """
     k = spec.k
@@ -115,7 +118,8 @@ def assert_close(program: Program, got: Array, want: Array) -> None:
     """Hold sums that are rounded once to what silicon gave: within what its alignment can lose.
 
     Silicon cuts each of up to 33 terms below 2^-25 (FP8 wgmma: 2^-13) of the largest term, and the result to 24 (14)
-    bits; so the error is below 2^-18 (2^-6) of the largest term, which is at most the largest product of operands here, or
+    bits; so the error is below 2^-18 (2^-6) of the largest term, which is at most the largest product of operands
+    here, or
     the accumulator. The largest output stands for it: with random signs it is no smaller than a quarter.
     """
     moved_got, moved_want = (np.moveaxis(x, -2, 0) for x in (got, want))

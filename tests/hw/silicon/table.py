@@ -1,4 +1,5 @@
-"""Kernels of many instructions over common operands: each row of the output is one instruction, each column a thread."""
+"""Kernels of many instructions over common operands: each row of the output is one instruction, each column a
+thread."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from .program import PRELUDE, Approximate, Array, In, Out, Program, Row
 
 LANES = 320
 
-# Constraint of an inline-PTX operand, C type, NumPy type, by width. Registers are untyped bits, so floats pass as integers.
+# Constraint of an inline-PTX operand, C type, NumPy type, by width. Registers are untyped bits, so floats pass as
+# integers.
 _WIDTHS = {16: ("h", "u16", np.uint16), 32: ("r", "u32", np.uint32), 64: ("l", "u64", np.uint64)}
 
 
@@ -19,7 +21,8 @@ _WIDTHS = {16: ("h", "u16", np.uint16), 32: ("r", "u32", np.uint32), 64: ("l", "
 class Op:
     """One instruction. `text` has %0 for the result and %1.. for the operands, which are drawn from the named pools.
 
-    An operand is ``"pool"`` (column 0, 1, 2 by its position) or ``"pool:column"``. `out` is the width of the result in bits;
+    An operand is ``"pool"`` (column 0, 1, 2 by its position) or ``"pool:column"``. `out` is the width of the result
+    in bits;
     ``"p"`` a predicate: then `text` sets the predicate ``p`` of a scope of its own.
     """
 
@@ -57,7 +60,8 @@ def ternary(name: str, width: int, pool: str, out: int | None = None) -> Op:
 
 @dataclass(frozen=True)
 class Pool:
-    """Operands of one type: `bits` wide, three columns of `LANES` values; `decode` gives them as float64 for judging."""
+    """Operands of one type: `bits` wide, three columns of `LANES` values; `decode` gives them as float64 for
+    judging."""
 
     bits: int
     columns: tuple[Array, Array, Array]

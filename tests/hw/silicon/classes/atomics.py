@@ -1,5 +1,7 @@
 """atom and red on every type (PTX ISA 9.7.13.5, 9.7.13.7): results that do not depend on the order of threads."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import numpy as np

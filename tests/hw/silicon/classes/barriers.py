@@ -1,5 +1,7 @@
 """bar, barrier and mbarrier (PTX ISA 9.7.13.1 to 9.7.13.3, 9.7.13.15)."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501, RUF005
 from __future__ import annotations
 
 from ..program import PRELUDE, In, Out, Program, words

@@ -1,5 +1,7 @@
 """Clusters: distributed shared memory, remote barriers, multicast, cluster barriers; and kernels' own registers and grids."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,7 @@
 """cvt among all types (PTX ISA 9.7.9.21)."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501, PERF401
 from __future__ import annotations
 
 from ..pools import pools

@@ -1,5 +1,7 @@
 """cp.async, cp.async.bulk and cp.reduce.async.bulk (PTX ISA 9.7.9.25): copies without tensor maps."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import numpy as np
@@ -131,7 +133,7 @@ extern "C" __global__ void kernel(const u8* in, u8* out) {{
     }}
 }}
 """
-    covers = ("cp.async.bulk.shared::cluster.global", "cp.async.bulk.global.shared::cta", 
+    covers = ("cp.async.bulk.shared::cluster.global", "cp.async.bulk.global.shared::cta",
               "cp.async.bulk.prefetch", "cp.async.bulk.commit_group", "cp.async.bulk.wait_group", "createpolicy", "fence.proxy.async",
               "fence.mbarrier_init")  # fmt: skip
     return Program(

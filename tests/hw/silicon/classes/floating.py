@@ -1,5 +1,7 @@
 """Floating-point arithmetic (PTX ISA 9.7.3, 9.7.4) and comparisons."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501, RUF005
 from __future__ import annotations
 
 import numpy as np

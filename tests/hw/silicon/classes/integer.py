@@ -1,5 +1,7 @@
 """Integer arithmetic, logic, shifts, bit fields and comparisons (PTX ISA 9.7.1, 9.7.2, 9.7.6, 9.7.8)."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501, PERF401, UP031
 from __future__ import annotations
 
 from ..pools import pools

@@ -1,5 +1,7 @@
 """ldmatrix, stmatrix, movmatrix (PTX ISA 9.7.14.5.15 to .17) and mma.sync (9.7.14.5.14)."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501, RUF005
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Loads and stores of every width in every space, address conversion, special registers (PTX ISA 9.7.9)."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501
 from __future__ import annotations
 
 from ..program import PRELUDE, In, Int, Out, Program, random_bytes

@@ -1,5 +1,7 @@
 """cp.async.bulk.tensor and cp.reduce.async.bulk.tensor (PTX ISA 9.7.9.25.5): boxes in 1 to 5 dimensions."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501, RUF005
 from __future__ import annotations
 
 from dataclasses import dataclass

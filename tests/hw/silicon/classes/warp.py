@@ -1,5 +1,7 @@
 """Warp-wide operations (PTX ISA 9.7.9.6, 9.7.13.8 to 9.7.13.16) and divergent control flow (9.7.12)."""
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +27,7 @@ def _operations() -> list[Op]:
                 "lane",
                 "clamp",
             )
-        )  # noqa: E501
+        )
         for b, c in ((1, 0x1F), (5, 0x1F), (3, 0x1803), (9, 0x1C07 & 0x1F1F), (2, 0)):
             ops.append(op(f"shfl.sync.{mode}.b32 %0, %1, {b}, {c}, {_ALL};", 32, "i32"))
     for mode in ("all", "any", "uni"):

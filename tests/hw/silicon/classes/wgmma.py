@@ -4,6 +4,8 @@ Shared memory is filled with random elements and the descriptors point into it, 
 read: layouts and swizzles are compared, not assumed.
 """
 
+# Inline PTX stays on the line of its instruction.
+# ruff: noqa: E501
 from __future__ import annotations
 
 from dataclasses import dataclass
