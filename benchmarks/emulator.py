@@ -3,8 +3,9 @@
     python benchmarks/emulator.py                 # print a table, append the records to results/emulator.jsonl
     python benchmarks/emulator.py --only gemv dual-gemm --no-record
 
-The goals are those of the emulator's design: 20 M warp instructions per second with checks on, GEMV 7168 x 16384 in 2 s, dual GEMM
-256 x 4096 x 7168 in 15 s, at most 2 s to compile a new kernel, under 4 GiB of memory. One core does the work.
+The goals are those of the emulator's design: 20 M warp instructions per second with checks on, GEMV 7168 x 16384 in
+2 s, dual GEMM 256 x 4096 x 7168 in 15 s, at most 2 s to compile a new kernel, under 4 GiB of memory. One core does
+the work.
 """
 
 from __future__ import annotations
@@ -36,22 +37,31 @@ from nvfp4.problem import Op, Problem
 RESULTS = Path(__file__).parent / "results" / "emulator.jsonl"
 
 MICRO = {
-    # name: (body of a kernel on (unsigned* out, int n), what it stresses)
-    "alu": "unsigned x = t, y = x * 7; for (int i = 0; i < n; ++i) { x = x * 1664525u + y; y ^= x >> 3; x += y << 5; y = y * 3 + i; }"
-    " out[t] = x ^ y;",
-    "fma": "float x = t, y = 1.0f / (t + 1); for (int i = 0; i < n; ++i) { x = fmaf(x, 0.999f, y); y = fmaf(y, 0.5f, x); }"
-    " out[t] = __float_as_uint(x + y);",
-    "divergent": "unsigned x = t + 1; int s = 0; for (int i = 0; i < n; ++i) { if (x & 1) x = 3 * x + 1; else x >>= 1; s += x; } out[t] = s;",
-    "shared": "__shared__ unsigned s[2][256]; int j = threadIdx.x; unsigned a = t; s[0][j] = a; for (int i = 0; i < n; ++i) {"
-    " __syncthreads(); a = a / 2 + s[i & 1][(j * 5 + i) & 255]; s[(i & 1) ^ 1][j] = a; } out[t] = a;",
+    # name: body of a kernel on (unsigned* out, int n), t being the thread
+    "alu": """unsigned x = t, y = x * 7;
+        for (int i = 0; i < n; ++i) { x = x * 1664525u + y; y ^= x >> 3; x += y << 5; y = y * 3 + i; }
+        out[t] = x ^ y;""",
+    "fma": """float x = t, y = 1.0f / (t + 1);
+        for (int i = 0; i < n; ++i) { x = fmaf(x, 0.999f, y); y = fmaf(y, 0.5f, x); }
+        out[t] = __float_as_uint(x + y);""",
+    "divergent": """unsigned x = t + 1; int s = 0;
+        for (int i = 0; i < n; ++i) { if (x & 1) x = 3 * x + 1; else x >>= 1; s += x; }
+        out[t] = s;""",
+    "shared": """__shared__ unsigned s[2][256]; int j = threadIdx.x; unsigned a = t; s[0][j] = a;
+        for (int i = 0; i < n; ++i) { __syncthreads(); a = a / 2 + s[i & 1][(j * 5 + i) & 255]; s[(i & 1) ^ 1][j] = a; }
+        out[t] = a;""",
 }
+KERNEL = """extern "C" __global__ void k(unsigned* out, int n) {
+    unsigned t = blockIdx.x * blockDim.x + threadIdx.x;
+    %s
+}"""
 
 
 def micro(name: str, n: int, grid: int) -> Callable[[Checks], Report]:
     """A loop that stresses one thing."""
     from cuda.bindings import nvrtc
 
-    source = f'extern "C" __global__ void k(unsigned* out, int n) {{ unsigned t = blockIdx.x * blockDim.x + threadIdx.x; {MICRO[name]} }}'
+    source = KERNEL % MICRO[name]
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"k.cu", 0, [], [])
     status = nvrtc.nvrtcCompileProgram(program, 1, [b"-arch=compute_90a"])[0]
     if int(status):
@@ -101,7 +111,7 @@ CASES: dict[str, tuple[Callable[[], Callable[[Checks], Report]], str, float]] = 
 def measure(name: str, repeats: int) -> list[dict[str, Any]]:
     """Records of one case: without stored machine code first, then warm, with and without checks."""
     prepare, unit, goal = CASES[name]
-    with tempfile.TemporaryDirectory() as empty, mock.patch.object(native, "_directory", lambda: Path(empty)):
+    with tempfile.TemporaryDirectory() as empty, mock.patch.object(native, "_directory", return_value=Path(empty)):
         run = prepare()
         begin = time.perf_counter()
         first = run(Checks.all())
@@ -166,7 +176,8 @@ def main() -> None:
         for record in records:
             print(
                 f"{name:12} {record['checks']:6} {record['warp_instructions'] / 1e6:9.2f} {record['seconds']:8.3f} "
-                f"{record['million_per_second']:8.1f} {record['first_launch_seconds']:8.2f}  {record['goal']} {'met' if record['met'] else 'MISSED'}",
+                f"{record['million_per_second']:8.1f} {record['first_launch_seconds']:8.2f}  "
+                f"{record['goal']} {'met' if record['met'] else 'MISSED'}",
                 flush=True,
             )
         if not arguments.no_record:

@@ -515,7 +515,8 @@ class Launch:
         return bool(self.native.function("unstick")(self.address, cluster.first_warp, count))
 
     def _time_out(self, cluster: Cluster) -> bool:
-        """Nothing can move: every ``mbarrier.try_wait`` gives up, once. Code that loops comes back, and then it is a deadlock."""
+        """Nothing can move: every ``mbarrier.try_wait`` gives up, once. Code that loops comes back, and then it is a
+        deadlock."""
         progress = int(self.context["progress"][0])
         if self._timed_out.get(cluster.number) == progress:
             return False

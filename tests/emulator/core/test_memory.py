@@ -153,5 +153,5 @@ def test_cp_async_group_and_early_read() -> None:
     want = a.copy()
     want[64::2, 2:] = 0
     np.testing.assert_array_equal(out, want)
-    with pytest.raises(KernelFault, match="race.*cp.async issued by warp"):
+    with pytest.raises(KernelFault, match=r"race.*cp\.async issued by warp"):
         module(source, "90a", "EARLY").launch("k", grid=1, block=64, args=[a, out])

@@ -193,8 +193,9 @@ class Findings:
         """Faults of asynchronous engines: c names the operand and the CTA."""
         what, rank = self.what[c & 255], c >> 8
         if d & 4:
-            place = f"tensor memory at lane {a // 4 // 512 * 16} (to {a // 4 // 512 * 16 + 15}), column {a // 4 % 512}" + (
-                f" of CTA rank {rank}" if rank else ""
+            place = (
+                f"tensor memory at lane {a // 4 // 512 * 16} (to {a // 4 // 512 * 16 + 15}), column {a // 4 % 512}"
+                + (f" of CTA rank {rank}" if rank else "")
             )
         else:
             place = f"shared memory at {(rank << 24) + a:#x}"
@@ -265,7 +266,8 @@ class Findings:
             by = "several lanes" if b == 254 else f"lane {b}"
             return (
                 "race",
-                f"{name} {verb} shared memory at {a:#x}, which {by} of the same warp {done} with {self.describe(other)} since the "
+                f"{name} {verb} shared memory at {a:#x}, which {by} of the same warp {done} with "
+                f"{self.describe(other)} since the "
                 "warp last synchronised",
                 "__syncwarp() (bar.warp.sync) between the two: lanes of a warp need not run in step",
             )

@@ -219,7 +219,9 @@ def _floats(e: Emitter, i: Instruction, target: str, source: str) -> None:
         if source == "f64" and not i.has("sat"):
             out = _payload(e, out, raw, nan, "f32")
         elif source == "bf16":
-            out = e.op(f"select <32 x i1> {nan}, {vec(32)} {e.op(f'bitcast {t} {value} to {vec(32)}')}, {vec(32)} {out}")
+            out = e.op(
+                f"select <32 x i1> {nan}, {vec(32)} {e.op(f'bitcast {t} {value} to {vec(32)}')}, {vec(32)} {out}"
+            )
         else:
             out = canonical(e, out, "f32", 32, value, "<32 x float>")
         e.write(i.operands[0], out, 32)
@@ -283,7 +285,8 @@ def _narrow(e: Emitter, value: str, target: str, mode: str, satfinite: bool) -> 
 
 
 def _narrow_away(e: Emitter, value: str, target: str, mode: str) -> str:
-    """f32 to f16 or bf16 bits toward +infinity (rp) or -infinity (rm): cut off, then one further where something was lost."""
+    """f32 to f16 or bf16 bits toward +infinity (rp) or -infinity (rm): cut off, then one further where something was
+    lost."""
     t = "<32 x float>"
     cut = _narrow(e, value, target, "rz", False)
     back, _ = unpack(e, cut, target)

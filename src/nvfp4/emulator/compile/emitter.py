@@ -132,7 +132,8 @@ class Emitter:
             # Required of functions that change the rounding mode.
             strict = " strictfp" if "strictfp" in body else ""
             self.helpers[name] = (
-                f"define internal {result} @{name}({head}) noinline nounwind{strict} {{\n{body}\n  ret {result} {value}\n}}"
+                f"define internal {result} @{name}({head}) noinline nounwind{strict} "
+                f"{{\n{body}\n  ret {result} {value}\n}}"
             )
         return name
 
@@ -312,7 +313,7 @@ class Emitter:
         if isinstance(operand, Negated):
             value_ = self.read(operand.inner, 1)
             return self.op(f"xor <32 x i1> {value_}, splat (i1 true)")
-        self.fail(f"operand {operand} is not a value")
+        return self.fail(f"operand {operand} is not a value")
 
     def resize(self, value: str, have: int, want: int, signed: bool) -> str:
         """Truncate or extend."""
@@ -344,7 +345,7 @@ class Emitter:
         if name in layout.params:
             base = self.context_field("param")
             return self.broadcast(self.op(f"add i64 {base}, {layout.params[name][0] + operand.offset}"), 64)
-        self.fail(f"{name} is not declared")
+        return self.fail(f"{name} is not declared")
 
     def space_of(self, name: str) -> str:
         """The space of a variable."""

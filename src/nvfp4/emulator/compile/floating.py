@@ -87,8 +87,9 @@ _ROUNDING_CODES = {"rz": 0, "rn": 1, "rp": 2, "rm": 3}
 def constrained(e: Emitter, code: str, result: str, operands: list[tuple[str, str]], mode: str) -> str:
     """One operation of the host's FPU in the rounding direction ``mode``.
 
-    For what has no error-free transformation that covers overflow and denormals (f64), and for 64-bit integers. ``operands``
-    are (LLVM type, value); ``code`` is the name of a constrained intrinsic (fadd, fsub, fmul, fdiv, fma, sqrt, sitofp, uitofp).
+    For what has no error-free transformation that covers overflow and denormals (f64), and for 64-bit integers.
+    ``operands`` are (LLVM type, value); ``code`` is the name of a constrained intrinsic (fadd, fsub, fmul, fdiv,
+    fma, sqrt, sitofp, uitofp).
     """
 
     def mangled(t: str) -> str:
@@ -318,7 +319,8 @@ def _arithmetic(e: Emitter, i: Instruction) -> None:
 
 
 def _propagate(e: Emitter, value: str, operands: list[str]) -> str:
-    """f64 results keep the payload of a NaN operand, quieted; the last operand that is one decides (recorded on an H200)."""
+    """f64 results keep the payload of a NaN operand, quieted; the last operand that is one decides (recorded on an
+    H200)."""
     d, k = "<32 x double>", vec(64)
     raw = e.op(f"bitcast {d} {value} to {k}")
     for operand in operands:
@@ -329,7 +331,8 @@ def _propagate(e: Emitter, value: str, operands: list[str]) -> str:
 
 
 def _tiny_product(e: Emitter, operands: list[str], n: int) -> str:
-    """Lanes whose f32 product (plus addend) is below the normal numbers before it is rounded: that is what .ftz flushes."""
+    """Lanes whose f32 product (plus addend) is below the normal numbers before it is rounded: that is what .ftz
+    flushes."""
     d = f"<{n} x double>"
     wide = [e.op(f"fpext <{n} x float> {x} to {d}") for x in operands]
     exact = e.op(f"fmul {d} {wide[0]}, {wide[1]}")
@@ -356,7 +359,7 @@ def _mixed(e: Emitter, i: Instruction, kind: str) -> None:
         value = (
             e.intrinsic("llvm.fma.v32f32", t, *((t, v) for v in values))
             if mode == "rn"
-            else _directed(e, "fma", values[0], values[1], values[2], 32, mode)
+            else constrained(e, "fma", t, [(t, v) for v in values], mode)
         )
     else:
         code = "f" + i.base

@@ -300,14 +300,16 @@ def _move(i: Instruction, kind: str, to: Operand, source: Operand) -> Instructio
 
 # Integer operations that may see a literal where the program has a register that only ever holds it.
 _TAKE_LITERALS = {
-    "shl", "shr", "shf", "prmt", "lop3", "bfe", "bfi", "shfl", "vote", "match", "redux", "elect", "bar", "barrier", "and", "or", "xor",
-}  # fmt: skip
+    *("shl", "shr", "shf", "prmt", "lop3", "bfe", "bfi", "and", "or", "xor"),
+    *("shfl", "vote", "match", "redux", "elect", "bar", "barrier"),
+}
 
 
 def _fold_literals(body: Sequence[Instruction | Label]) -> list[Instruction | Label]:
     """Registers with one definition, a move of an integer literal, become that literal in integer operations.
 
-    Member masks and shift counts of compiled code are such registers; known at compile time they save whole basic blocks.
+    Member masks and shift counts of compiled code are such registers; known at compile time they save whole basic
+    blocks.
     """
     definitions: dict[str, Operand | None] = {}
     for item in body:

@@ -221,8 +221,8 @@ class HostCall:
         return np.stack([self.values(item).astype(np.uint32) for item in self.items(operand)])
 
     def _bank(self, operand: Operand) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-        """Where a vector of 32-bit registers lies in the register file, in words: [n, 32], and its initialisation words. None if it
-        holds anything else."""
+        """Where a vector of 32-bit registers lies in the register file, in words: [n, 32], and its initialisation
+        words. None if it holds anything else."""
         banks: dict[int, Any] = self.launch.kernel.banks
         key = id(operand)
         if key not in banks:
@@ -358,7 +358,7 @@ class HostCall:
 
     @staticmethod
     def tensor_words(access: Access) -> NDArray[np.int64]:
-        """The shadow cells of rectangles of tensor memory (remembered with the access, which is shared by equal plans)."""
+        """The shadow cells of rectangles of tensor memory (remembered with the access, which equal plans share)."""
         found: NDArray[np.int64] | None = access.__dict__.get("_cells")
         if found is None:
             parts = []
@@ -417,8 +417,8 @@ class HostCall:
         return held[rank]
 
     def tensor_cells(self, rank: int) -> NDArray[Any]:
-        """Shadow of a CTA's tensor memory, [lane // TENSOR_LANES, column]: the shapes of tcgen05 address 16 lanes or more at a time
-        (4x256b alone fewer), and a cell a word would cost more than the products themselves."""
+        """Shadow of a CTA's tensor memory, [lane // TENSOR_LANES, column]: the shapes of tcgen05 address 16 lanes or
+        more at a time (4x256b alone fewer), and a cell a word would cost more than the products themselves."""
         held: dict[int, NDArray[Any]] = self.cluster.host.setdefault("tensor_cells", {})
         if rank not in held:
             held[rank] = np.zeros(128 // TENSOR_LANES * 512, CELL.dtype)

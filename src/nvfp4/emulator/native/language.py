@@ -424,7 +424,7 @@ class _Compiler:
             return self.value(f"load {kind.llvm}, ptr {place}, align {kind.size}", kind)
         if isinstance(node, ast.Call):
             return self.call(node, allow_void)
-        self.fail(node, "expression is not in the language")
+        return self.fail(node, "expression is not in the language")
 
     def materialise(self, node: ast.BoolOp) -> _Value:
         yes, no, end = (self.fresh(n) for n in ("yes", "no", "end"))
@@ -663,16 +663,16 @@ class _Compiler:
             narrow = self.value(f"bitcast i16 {self.convert(arguments[0], SCALARS['u16'], node).text} to half", U64)
             return self.value(f"fpext half {narrow.text} to float", SCALARS["f32"])
         if name == "unlikely":
-            test = self.truth(arguments[0], node)
-            return self.value(f"call i1 @llvm.expect.i1(i1 {test.text}, i1 false)", BOOL)
+            rare = self.truth(arguments[0], node)
+            return self.value(f"call i1 @llvm.expect.i1(i1 {rare.text}, i1 false)", BOOL)
         if name == "invoke":
             # invoke(function address, context, warp, mask): one basic block of a kernel.
-            code = self.value(f"inttoptr i64 {self.convert(arguments[0], U64, node).text} to ptr", Pointer(U64))
+            block = self.value(f"inttoptr i64 {self.convert(arguments[0], U64, node).text} to ptr", Pointer(U64))
             mask = self.convert(arguments[3], U32, node)
             return self.value(
-                f"call i32 {code.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32
+                f"call i32 {block.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32
             )
-        self.fail(node, f"unknown function {name}")
+        return self.fail(node, f"unknown function {name}")
 
 
 def _signed(found: _Value) -> bool:

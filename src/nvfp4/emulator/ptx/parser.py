@@ -595,7 +595,7 @@ class _Parser:
                 unique = self.scope.find(value)
                 return Reg(unique) if unique is not None else Label(value)
             return self.named(value)
-        self.fail(f"expected an operand, got {value!r}")
+        return self.fail(f"expected an operand, got {value!r}")
 
     def named(self, value: str) -> Operand:
         assert self.scope is not None

@@ -29,7 +29,8 @@ def release_to(w: Warp, acc: P[u32]) -> None:
 
 @native
 def release_fenced(w: Warp, acc: P[u32]) -> None:
-    """A relaxed arrival behind a fence (fence.mbarrier_init, fence.acq_rel) releases what the warp did before the fence."""
+    """A relaxed arrival behind a fence (fence.mbarrier_init, fence.acq_rel) releases what the warp did before the
+    fence."""
     if w.release_fence == 0:
         return
     known = w.vc[w.self]

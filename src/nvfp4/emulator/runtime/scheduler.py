@@ -76,8 +76,8 @@ def group_pick(ctx: Context, w: Warp) -> u32:
             if w.g_blocked[i] == 0:
                 group_take(w, i)
                 return 1
-    # Lanes wait at a join for lanes that wait elsewhere, as behind a convergence barrier; only when the whole cluster is
-    # stuck do they go on alone (`unstick`).
+    # Lanes wait at a join for lanes that wait elsewhere, as behind a convergence barrier; only when the whole cluster
+    # is stuck do they go on alone (`unstick`).
     if n == 0 and release_joins(ctx, w):
         for i in range(w.groups):
             if w.g_blocked[i] == 0:
