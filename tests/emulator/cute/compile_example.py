@@ -62,6 +62,23 @@ def persistent(tile: list[int], cluster: list[int], kind: str) -> None:
     cute.compile(kernel, *operands, pointer(cutlass.BFloat16, 16), majors, sizes, 4, cuda.CUstream(0))
 
 
+def dense(name: str, tile: list[int], cluster: list[int], types: list[str], majors: str) -> None:
+    """blackwell/kernel/dense_gemm/{name}.py: ``types`` of operands, accumulator and result; ``majors`` as in "kkn"."""
+    module = example(f"cute/blackwell/kernel/dense_gemm/{name}.py")
+    data, accumulator, result = (getattr(cutlass, t) for t in types)
+    kernel = module.PersistentDenseGemmKernel(accumulator, tile[0] == 256, tuple(tile), tuple(cluster), True)
+
+    def tensor(dtype: Any, major: str) -> Any:
+        order = (0, 1, 2) if major == "m" else (1, 0, 2)
+        shape = [cute.sym_int(), cute.sym_int(), cute.sym_int()]
+        shape[order.index(0)] = cute.sym_int(divisibility=16)
+        return make_fake_compact_tensor(dtype, tuple(shape), stride_order=order, assumed_align=16)
+
+    tensors = (tensor(data, majors[0]), tensor(data, "m" if majors[1] == "n" else "k"), tensor(result, majors[2]))
+    clusters = () if name.endswith("dynamic") else (4,)
+    cute.compile(kernel, *tensors, *clusters, cuda.CUstream(0))
+
+
 def hopper(tile: list[int], cluster: list[int]) -> None:
     """The dense WGMMA GEMM in bf16."""
     module = example("cute/hopper/kernel/dense_gemm/dense_gemm.py")
@@ -75,4 +92,5 @@ def hopper(tile: list[int], cluster: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    {"tutorial": tutorial, "persistent": persistent, "hopper": hopper}[sys.argv[2]](**json.loads(sys.argv[3]))
+    kernels = {"tutorial": tutorial, "persistent": persistent, "dense": dense, "hopper": hopper}
+    kernels[sys.argv[2]](**json.loads(sys.argv[3]))

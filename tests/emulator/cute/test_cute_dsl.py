@@ -31,7 +31,15 @@ PYTHON = os.environ.get("NVFP4_CUTEDSL_PYTHON", sys.executable)
 SHARED = 227 * 1024
 # These kernels have no tcgen05.wait::ld between a load and the use of its registers.
 IMPLICIT = Checks.all().but(implicit_waits=True)
-ELEMENTS = {"U4": "u4x16_align8", "U8": "u8", "U16": "u16", "BF16_RN": "bf16"}
+ELEMENTS = {
+    "U4": "u4x16_align8", "U8": "u8", "U16": "u16", "U32": "u32", "F16_RN": "f16", "BF16_RN": "bf16", "F32_RN": "f32",
+    "TF32_RN": "tf32",
+}  # fmt: skip
+TYPES: dict[str, Any] = {
+    "Float16": np.float16, "BFloat16": ml_dtypes.bfloat16, "TFloat32": np.float32, "Int8": np.int8, "Uint8": np.uint8,
+    "Float8E4M3FN": ml_dtypes.float8_e4m3fn, "Float8E5M2": ml_dtypes.float8_e5m2, "Float32": np.float32,
+    "Int32": np.int32,
+}  # fmt: skip
 
 
 @functools.cache
@@ -56,13 +64,15 @@ class Tile:
     box: tuple[int, ...]
     modes: tuple[str, ...]
     swizzle: int
+    atomicity: int
     element: str
 
     def map(self, array: np.ndarray[Any, Any], extents: dict[str, tuple[int, int]]) -> TensorMap:
         """``extents``: elements and bytes of stride of each mode."""
         found = [extents[mode] for mode in self.modes]
         shape, strides = tuple(n for n, _ in found), tuple(s for _, s in found[1:])
-        return TensorMap(array, ELEMENTS[self.element], shape, strides, self.box, swizzle=self.swizzle)
+        settings = {"swizzle": self.swizzle, "atomicity": self.atomicity}
+        return TensorMap(array, ELEMENTS[self.element], shape, strides, self.box, **settings)
 
 
 def tiles(code: str) -> list[Tile]:
@@ -80,9 +90,11 @@ def tiles(code: str) -> list[Tile]:
         left = int(copies[1]) if copies else 1
         for i in reversed(range(len(box))):  # each CTA fetches one part of what is multicast
             box[i], left = -(-box[i] // left), -(-left // box[i])
-        swizzle = re.search(r"S<(\d),4,3>", line)
-        width = 16 << int(swizzle[1]) if swizzle and swizzle[1] != "0" else 0
-        found.append(Tile(tuple(box), tuple("block" if m[0] == "(" else m for m in modes), width, text[3]))
+        # Of 16-byte units within 32, 64 or 128 bytes; or of 32-byte units within 128.
+        swizzle = re.search(r"S<(\d),(\d),\d>", line)
+        bits, unit = (int(swizzle[1]), 1 << int(swizzle[2])) if swizzle else (0, 16)
+        width = unit << bits if bits else 0
+        found.append(Tile(tuple(box), tuple("block" if m[0] == "(" else m for m in modes), width, unit, text[3]))
     return found
 
 
@@ -99,11 +111,21 @@ def compiled(arch: str, kernel: str, settings: str) -> tuple[str, list[Tile]]:
         return ptx, tiles(next(Path(folder).glob("*.mlir")).read_text())
 
 
+def found(pattern: str, text: str) -> str:
+    """What the group of ``pattern`` matches."""
+    match = re.search(pattern, text)
+    assert match is not None, pattern
+    return match[1]
+
+
 def entry(ptx: str) -> str:
     """The name of its kernel."""
-    name = re.search(r"\.visible \.entry (\w+)", ptx)
-    assert name is not None
-    return name[1]
+    return found(r"\.visible \.entry (\w+)", ptx)
+
+
+def threads(ptx: str) -> int:
+    """Threads of a block."""
+    return int(found(r"\.reqntid (\d+)", ptx))
 
 
 def integers(*values: int) -> bytes:
@@ -258,13 +280,80 @@ def test_hopper_gemm(tile: tuple[int, int], cluster: tuple[int, int]) -> None:
         map_of(maps[0], a), integers(m, k, batch), map_of(maps[1], b), integers(n, k, batch),
         map_of(maps[2], c), integers(m, n, batch), bytes(1),
     ]  # fmt: skip
-    threads = re.search(r"\.reqntid (\d+)", ptx)
-    assert threads is not None
     grid = (m // tile[0], n // tile[1], batch)
     module = Module(ptx)
     for seed in range(3):
         c[:] = 0
-        module.launch(
-            entry(ptx), grid, int(threads[1]), arguments, cluster=(*cluster, 1), shared_bytes=SHARED, seed=seed
-        )
+        module.launch(entry(ptx), grid, threads(ptx), arguments, cluster=(*cluster, 1), shared_bytes=SHARED, seed=seed)
         np.testing.assert_array_equal(c, product.astype(ml_dtypes.bfloat16))
+
+
+def stored(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The bits of an array of an extended type, for a tensor map."""
+    return x.view(f"u{x.itemsize}")
+
+
+def matrix(shape: tuple[int, int, int], dtype: Any, transposed: bool) -> np.ndarray[Any, Any]:
+    """Zeros of (batch, rows, columns), with rows contiguous if ``transposed``."""
+    batch, rows, columns = shape
+    if transposed:
+        return np.zeros((batch, columns, rows), dtype).transpose(0, 2, 1)
+    return np.zeros(shape, dtype)
+
+
+def extents(x: np.ndarray[Any, Any]) -> dict[str, tuple[int, int]]:
+    """Modes of a matrix."""
+    batch, rows, columns = x.shape
+    return {"1@0": (rows, x.strides[1]), "1@1": (columns, x.strides[2]), "1@2": (batch, x.strides[0])}
+
+
+@pytest.mark.parametrize(
+    ("name", "tile", "cluster", "types", "majors"),
+    [
+        ("dense_gemm_persistent", (128, 128), (1, 1), ("Float16", "Float32", "BFloat16"), "kkn"),
+        ("dense_gemm_persistent", (256, 128), (2, 1), ("BFloat16", "Float32", "Float32"), "mnn"),
+        ("dense_gemm_persistent", (64, 128), (1, 2), ("Float16", "Float16", "Float16"), "mkm"),
+        ("dense_gemm_persistent", (128, 64), (2, 1), ("TFloat32", "Float32", "Float32"), "knn"),
+        ("dense_gemm_persistent", (256, 256), (2, 2), ("Float8E4M3FN", "Float32", "BFloat16"), "knn"),
+        ("dense_gemm_persistent", (64, 64), (1, 1), ("Float8E5M2", "Float16", "Float16"), "mkn"),
+        ("dense_gemm_persistent", (128, 96), (1, 1), ("Int8", "Int32", "Int32"), "kkn"),
+        ("dense_gemm_persistent", (256, 128), (2, 1), ("Uint8", "Int32", "Int32"), "kkn"),
+        ("dense_gemm_persistent_dynamic", (256, 128), (2, 1), ("Float16", "Float32", "BFloat16"), "kkn"),
+    ],
+)
+def test_blackwell_dense_gemm(
+    name: str, tile: tuple[int, int], cluster: tuple[int, int], types: tuple[str, str, str], majors: str
+) -> None:
+    settings = {"name": name, "tile": tile, "cluster": cluster, "types": types, "majors": majors}
+    ptx, maps = compiled("sm_100a", "dense", json.dumps(settings))
+    m, n, k, batch = 512, 384 if tile[1] == 96 else 512, 192, 2
+    rng = np.random.default_rng(0)
+    a = matrix((batch, m, k), TYPES[types[0]], majors[0] == "m")
+    b = matrix((batch, n, k), TYPES[types[0]], majors[1] == "n")
+    c = matrix((batch, m, n), TYPES[types[2]], majors[2] == "m")
+    for x in (a, b):
+        x[:] = rng.integers(0 if types[0] == "Uint8" else -2, 3, x.shape).astype(x.dtype)
+    product = np.matmul(a.astype(np.float64), b.astype(np.float64).transpose(0, 2, 1)).astype(np.float32)
+    group = 2 if tile[0] == 256 else 1
+    down, across = m // (tile[0] // group), n // tile[1]
+    clusters = (down // cluster[0], across // cluster[1])
+    scheduler: list[Any] = [down, across, batch]
+    grid: tuple[int, ...] = (down, across, batch)
+    if name == "dense_gemm_persistent":
+        scheduler += [divisor(clusters[0]), divisor(clusters[1])]
+        grid = (*cluster, 3)
+    arguments = [
+        bytes(int(found(r"param_0\[(\d+)\]", ptx))),
+        maps[0].map(stored(a), extents(a)), integers(m, k, batch),
+        maps[1].map(stored(b), extents(b)), integers(n, k, batch),
+        maps[2].map(stored(c), extents(c)), integers(m, n, batch),
+        *scheduler, *scheduler,
+    ]  # fmt: skip
+    module = Module(ptx)
+    for seed in range(2):
+        c[:] = 0
+        module.launch(
+            entry(ptx), grid, threads(ptx), arguments, cluster=(*cluster, 1), shared_bytes=SHARED, seed=seed,
+            checks=IMPLICIT,
+        )  # fmt: skip
+        np.testing.assert_array_equal(c, product.astype(c.dtype))
