@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,11 @@ def test_every_class_has_its_provenance():
         assert where["device"].startswith("NVIDIA")
         assert where["capability"] == "9.0"
         assert all(where[key] for key in ("driver", "nvrtc", "date", "commit"))
+
+
+def test_the_evidence_page_lists_every_class():
+    """docs/emulator-evidence.md is generated (tests/hw/evidence.py); here it only must not be out of date."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "emulator-evidence.md").read_text()
+    rows = dict(re.findall(r"^\| ([^|]+?) \|.*\| ([^|]+?) \|$", page.partition("How each class")[0], re.MULTILINE))
+    for klass in dict.fromkeys(p.klass for p in PROGRAMS):
+        assert rows.get(klass) == "equal", klass

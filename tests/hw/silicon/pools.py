@@ -110,7 +110,8 @@ def _rounding_f32() -> tuple[Array, Array, Array]:
         values.append((2 - 2.0**-mantissa_bits) * 2.0**top)
         values.append((2 - 2.0 ** -(mantissa_bits + 1)) * 2.0**top)
     values += [448.0, 464.0, 464.5, 480.0, 57344.0, 61440.0, 65504.0, 65519.0, 65520.0, 0.5, 1.5, 2.5, 127.5, 128.5,
-               255.5, 32767.5, 65535.5, 2147483520.0, 2147483648.0, 4294967040.0, 4294967296.0, 9.2e18, 1.9e19]  # fmt: skip
+               255.5, 32767.5, 65535.5, 2147483520.0, 2147483648.0, 4294967040.0, 4294967296.0, 9.2e18,
+               1.9e19]  # fmt: skip
     with np.errstate(over="ignore"):
         bits = np.array(values, np.float32).view(np.uint32).astype(np.uint64)
     bits = np.concatenate([bits, np.array(F32, np.uint64)])
