@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+import nvfp4.contest.evaluate as module
+from nvfp4.bench.roofline import Limits
 from nvfp4.contest.cases import parse_line
 from nvfp4.contest.evaluate import Options, evaluate
-from nvfp4.contest.report import ExitCode
+from nvfp4.contest.process import Failure
+from nvfp4.contest.report import ExitCode, Report
 from nvfp4.contest.tasks import GEMM, GEMV
 from nvfp4.errors import InputError
 
@@ -127,6 +130,45 @@ def test_emulation_wants_a_bundle():
     result = evaluate(SUBMISSIONS / "honest.py", GEMV, options)
     assert not result.ok
     assert "a bundle of ours" in result.failed[0].error
+
+
+def test_a_mean_under_the_speed_of_light_is_a_fault(monkeypatch):
+    slow = Limits("a device of one megabyte a second", "made up", 1e6, 1e15)
+    monkeypatch.setattr(module, "_sheet", lambda device: slow)
+    result = run(SUBMISSIONS / "honest.py", mode="benchmark", repeats=3, cases=SMALL[:1])
+    (failed,) = result.failed
+    assert failed.kind == "cheat"
+    assert "under the speed of light" in failed.error
+    assert result.score is None
+    assert result.report["benchmark.0.status"] == "fail"
+
+
+class Busy:
+    """A worker whose device goes on working after everything that was due."""
+
+    def __init__(self, tail):
+        self.tail = tail
+
+    def command(self, name, **arguments):
+        assert name == "sample"
+        return {"digests": [], "notes": [], "ns": 1e3, "wall": 1e-3, "tail": self.tail}
+
+
+@pytest.mark.parametrize(("tail", "caught"), [(1e-3, True), (1e-5, False)])
+def test_work_on_the_side_is_noticed_when_it_repeats(monkeypatch, tail, caught):
+    options = Options(device="cpu", mode="leaderboard", cases=SMALL[:1], seed=1)
+    under_way = module._Run(SUBMISSIONS / "honest.py", GEMM, options, Report(), lambda text: None)
+    monkeypatch.setattr(under_way, "worker", lambda: Busy(tail))
+    series = module._Series(under_way, SMALL[0], [1, 2], 1)
+    monkeypatch.setattr(series, "_judge", lambda *arguments: None)
+    for _ in range(2):
+        series.take(probe=False)
+    if caught:
+        with pytest.raises(Failure, match="work on the side"):
+            series.take(probe=False)
+    else:
+        series.take(probe=False)
+        assert series.times == [1e3] * 3
 
 
 @pytest.mark.gpu

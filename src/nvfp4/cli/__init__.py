@@ -1,4 +1,4 @@
-"""The command line: `nvfp4 solve | check | bench | explain | emulate | contest | doctor`, one file for each command."""
+"""The command line, one file for each command: solve, check, bench, explain, emulate, contest, log, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nvfp4.cli import bench, check, contest, doctor, emulate, explain, solve
+from nvfp4.cli import bench, check, contest, doctor, emulate, explain, log, solve
 from nvfp4.cli.output import error_console
 from nvfp4.errors import NVFP4Error
 
@@ -23,6 +23,7 @@ app.command("bench")(bench.bench)
 app.command("explain")(explain.explain)
 app.command("emulate")(emulate.emulate)
 app.command("doctor")(doctor.doctor)
+app.command("log")(log.log)
 app.add_typer(contest.app, name="contest")
 
 

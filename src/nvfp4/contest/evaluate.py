@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from nvfp4.bench.roofline import datasheet, light
+from nvfp4.bench.roofline import Limits, datasheet, light
 from nvfp4.bench.timing import geomean
 from nvfp4.contest import cases, hard
 from nvfp4.contest.judge import Inputs, Judge
@@ -141,6 +141,11 @@ class Evaluation:
 Progress = Callable[[str], None]
 
 
+def _sheet(device: str) -> Limits | None:
+    """Limits of the device, if its datasheet is known."""
+    return datasheet(torch.cuda.get_device_name()) if device == "cuda" else None
+
+
 class _Run:
     """One evaluation under way."""
 
@@ -153,7 +158,7 @@ class _Run:
         chosen = options.cases if options.cases is not None else default
         self.cases = tuple(cases.with_seed(case, options.seed) for case in chosen)
         self._worker: Worker | None = None
-        self.sheet = datasheet(torch.cuda.get_device_name()) if options.device == "cuda" else None
+        self.sheet = _sheet(options.device)
 
     def worker(self) -> Worker:
         """The process of the submission; a new one after it was lost."""
