@@ -61,7 +61,7 @@ class Config:
     sm_count: int
 
 
-@dataclass
+@dataclass(eq=False)
 class AsyncOp:
     """Work in flight. ``run`` makes it take effect; ``due`` is the step at which it does so unless something forces it
     earlier."""

@@ -172,6 +172,12 @@ class HostCall:
 
     def value(self, operand: Operand, lane: int | None = None) -> int:
         """An operand of one lane (the first active one)."""
+        if isinstance(operand, Imm) and not operand.is_float:
+            return int(operand.value) & 0xFFFFFFFFFFFFFFFF
+        if isinstance(operand, Bracket) and isinstance(operand.base, Reg):
+            kind = self.launch.kernel.flow.registers.get(operand.base.name)
+            if kind is not None:
+                return (self.value(operand.base, lane) + operand.offset) & ((1 << register_bits(kind)) - 1)
         if isinstance(operand, Reg) and operand.name in self.launch.kernel.layout.slots:
             bits = register_bits(self.launch.kernel.flow.registers[operand.name])
             where = self.leader if lane is None else lane
