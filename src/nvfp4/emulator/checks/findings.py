@@ -388,9 +388,12 @@ class Findings:
                     None,
                     number,
                 )
-        for op in cluster.pending:
-            if op.queue.startswith("commit"):
-                continue
+        left = [op for op in cluster.pending if not op.queue.startswith("commit")]
+        # Stores that nobody waited for count even if, in this interleaving, they came to their end in time.
+        for state in cluster.host.values():
+            if isinstance(state, dict) and "groups" in state:
+                left += [op for group in (*state["groups"], state["open"]) for op, _ in group if op not in left]
+        for op in left:
             if "shared" in op.what:
                 self._put(
                     "exit-in-flight",
