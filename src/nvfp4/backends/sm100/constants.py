@@ -38,8 +38,8 @@ class Cluster(IntEnum):
 class Schedule(IntEnum):
     """How tiles come to blocks.
 
-    SINGLE: one each. STATIC: in turn, to as many blocks as the device holds at once. TAKEOVER: one each, and then those of
-    blocks that have not started (clusterlaunchcontrol).
+    SINGLE: one each. STATIC: in turn, to as many blocks as the device holds at once. TAKEOVER: one each, and then those
+    of blocks that have not started (clusterlaunchcontrol).
     """
 
     SINGLE = 0

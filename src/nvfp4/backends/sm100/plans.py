@@ -200,7 +200,7 @@ class ProductPlan:
         parts = [
             f"tcgen05.mma mxf4nvf4, {self.tile_m}x{self.tile_n} tiles",
             f"{self.stages} stages of {self.stage_bytes / 1024:g} KB",
-            f"{self.tensor_columns} columns of tensor memory, {self.buffers} x {self.products * self.tile_n} accumulators",
+            f"{self.tensor_columns} columns of tensor memory ({self.buffers} x {self.products * self.tile_n} sums)",
             clusters[self.cluster],
             f"K in {self.splits} parts" if self.splits > 1 else "",
             "operands swapped" if self.swapped else "",

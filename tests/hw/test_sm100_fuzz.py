@@ -1,0 +1,49 @@
+"""Plans x shapes of the Blackwell products, in the emulator with every check on."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from . import sm100_plans
+from .sm100_plans import SHARED, family
+
+# Compiling takes longer than running: 20 kernels, ten problems each.
+FAMILIES, SIZES = 20, 10
+
+
+@pytest.mark.parametrize("seed", range(FAMILIES))
+def test_plans_and_shapes(seed: int) -> None:
+    chosen = family(seed)
+    assert chosen.plan.wrong(SHARED) == ()
+    rng = random.Random(seed)
+    for i in range(SIZES):
+        problem, data = chosen.sized(rng)
+        verdict = sm100_plans.run(chosen.plan, problem, data, i)
+        assert verdict.ok, (chosen.plan, str(problem), data, i, str(verdict))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(FAMILIES, FAMILIES + 200))
+def test_many_plans(seed: int) -> None:
+    chosen = family(seed)
+    rng = random.Random(seed)
+    for i in range(3):
+        problem, data = chosen.sized(rng)
+        verdict = sm100_plans.run(chosen.plan, problem, data, i)
+        assert verdict.ok, (chosen.plan, str(problem), data, i, str(verdict))
+
+
+def test_families_cover_every_technique() -> None:
+    """Each field of the plan takes each of its values among the kernels above."""
+    plans = [family(seed).plan for seed in range(FAMILIES)]
+    for name in ("tile_n", "stages", "buffers", "sets", "cluster", "schedule", "swapped", "signed", "interleave"):
+        assert len({getattr(plan, name) for plan in plans}) >= 2, name
+    for name in ("collect", "hints", "early", "programmatic", "products"):
+        assert {getattr(plan, name) for plan in plans} >= {1} and len({getattr(plan, name) for plan in plans}) == 2, name
+    assert {plan.tile_n for plan in plans} == {64, 128, 192, 256}
+    assert len({plan.cluster for plan in plans}) == len({plan.schedule for plan in plans}) == 3
+    assert any(plan.splits > 1 for plan in plans) and any(plan.finish for plan in plans)
+    problems = [family(seed).problem for seed in range(FAMILIES)]
+    assert any(p.stacked for p in problems) and any(p.groups for p in problems)
