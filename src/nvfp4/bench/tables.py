@@ -5,8 +5,9 @@ A marker names what it shows, and everything up to its end is generated::
     <!-- table:nvidia-h200/gemm -->
     <!-- /table -->
 
-The name is ``DEVICE/OPERATION[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes, and one of
-the timing protocols (``back-to-back`` when left out). Rendering is idempotent, and a test compares what is committed.
+The name is ``DEVICE/OPERATION[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes; an operation,
+or ``summary`` for all four; one of the timing protocols (``back-to-back`` when left out). Rendering is idempotent, and
+a test compares what is committed.
 """
 
 from __future__ import annotations
@@ -112,6 +113,37 @@ def markdown(records: Sequence[Record]) -> str:
     return text + "\n" + _caption(records)
 
 
+def summary(records: Iterable[Record], device: str, protocol: str) -> str:
+    """One row for each operation: our best against the best peer and the speed of light, over the contest's shapes."""
+    head = ["operation", "backend", "microseconds a shape", "of the speed of light", "best peer", "its microseconds"]
+    head.append("best peer / ours")
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    shown: list[Record] = []
+    for op in Op:
+        chosen = [record for record in select(records, device, op, protocol) if case_of(record.problem) is not None]
+        pairs = [(record, record.best("nvfp4"), record.best("peer")) for record in chosen]
+        complete = [(record, ours, peer) for record, ours, peer in pairs if ours is not None and peer is not None]
+        if not complete:
+            continue
+        shown += [record for record, _, _ in complete]
+        names = [
+            " ".join(sorted({entry.name.removeprefix("nvfp4/") for entry in column}))
+            for column in ([ours for _, ours, _ in complete], [peer for _, _, peer in complete])
+        ]
+        light = geomean([record.light.fraction(ours.samples.median) for record, ours, _ in complete])
+        ratio = geomean([paired_ratio(peer.samples, ours.samples) for _, ours, peer in complete])
+        times = [
+            " / ".join(f"{entry.median_us:.3g}" for entry in column)
+            for column in ([ours for _, ours, _ in complete], [peer for _, _, peer in complete])
+        ]
+        cells = [str(op), names[0], times[0], f"{light:.0%}", names[1], times[1], f"**{ratio:.2f}**"]
+        lines.append("| " + " | ".join(cells) + " |")
+    if not shown:
+        return "No records yet.\n"
+    note = "Speed of light and ratio are geometric means over the contest's benchmark shapes.\n"
+    return "\n".join(lines) + "\n\n" + note + _caption(shown)
+
+
 def _caption(records: Sequence[Record]) -> str:
     first = records[0]
     days = sorted({record.time[:10] for record in records})
@@ -143,12 +175,13 @@ def generate(name: str, records: Iterable[Record]) -> str:
         InputError: The name is not ``DEVICE/OPERATION[/PROTOCOL]``.
     """
     parts = name.split("/")
-    operations = {op.value: op for op in Op}
+    operations: dict[str, Op | None] = {**{op.value: op for op in Op}, "summary": None}
     if len(parts) not in (2, 3) or parts[1] not in operations or (len(parts) == 3 and parts[2] not in PROTOCOLS):
         expected = f"DEVICE/OPERATION[/PROTOCOL], operation one of {', '.join(operations)}"
         raise InputError("tables", "marker", expected, repr(name), "Correct the marker in the document.")
     protocol = parts[2] if len(parts) == 3 else "back-to-back"
-    return markdown(select(records, parts[0], operations[parts[1]], protocol))
+    op = operations[parts[1]]
+    return summary(records, parts[0], protocol) if op is None else markdown(select(records, parts[0], op, protocol))
 
 
 def render(text: str, records: Sequence[Record]) -> str:
