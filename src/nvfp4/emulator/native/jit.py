@@ -65,7 +65,9 @@ class NativeModule:
 
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
         """A ctypes callable."""
-        return ctypes.CFUNCTYPE(result, *arguments)(self.address(name))
+        found: Any = ctypes.CFUNCTYPE(result, *arguments)(self.address(name))
+        found.module = self  # the code lives as long as whoever may call it
+        return found
 
 
 def _directory() -> Path:
