@@ -52,6 +52,12 @@ def test_unsupported_opcodes_are_named_at_load() -> None:
     assert Module(text, allow_unsupported=True).unsupported["istypep.texref"] == 6
 
 
+def test_calls_without_a_body_are_named_at_load() -> None:
+    text = ".extern .func (.param .b64 r) malloc (.param .b64 n);\n.visible .entry f() { .param .b64 r; .param .b64 n;\n call.uni (r), malloc, (n); ret; }"
+    with pytest.raises(UnsupportedPtx, match="call malloc"):
+        Module(HEAD + text)
+
+
 def test_scopes_rename_registers_and_labels() -> None:
     m = ptx_module(
         """.reg .b32 %r<4>; .reg .b64 %p;

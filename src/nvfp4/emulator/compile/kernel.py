@@ -336,6 +336,10 @@ def compile_kernel(module: PtxModule, entry: Function, globals_: dict[str, int])
         return _Kernel(module, entry, globals_).build()
 
 
+# Functions without a body that the host knows (host/control.py).
+_LIBRARY = {"vprintf", "__assertfail"}
+
+
 def unsupported_opcodes(module: PtxModule) -> dict[str, int]:
     """Opcodes that nothing here runs, with their first line. Every instruction is tried for real, on its own."""
     from ..host import supports
@@ -346,6 +350,12 @@ def unsupported_opcodes(module: PtxModule) -> dict[str, int]:
     for function in functions:
         for item in function.body:
             if isinstance(item, Instruction):
+                if item.base == "call":
+                    name = getattr(item.operands[1], "name", "")
+                    known = module.functions.get(name)
+                    if (known is None or not known.has_body) and name not in _LIBRARY:
+                        missing.setdefault(f"call {name or '(indirect)'}", item.line)
+                    continue
                 if item.opcode not in tried:
                     tried[item.opcode] = _try(module, function, item, supports)
                 if not tried[item.opcode]:
@@ -354,7 +364,7 @@ def unsupported_opcodes(module: PtxModule) -> dict[str, int]:
 
 
 def _try(module: PtxModule, function: Function, i: Instruction, supports: Callable[[Instruction], bool]) -> bool:
-    if i.base in ("bra", "brx", "ret", "exit", "call"):
+    if i.base in ("bra", "brx", "ret", "exit"):
         return True
     if _is_host(i):
         return supports(i)
