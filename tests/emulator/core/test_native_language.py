@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nvfp4.emulator import EmulatorError
 from nvfp4.emulator.native import jit
 from nvfp4.emulator.native.language import Library, NativeError
 from nvfp4.emulator.native.types import struct
@@ -136,3 +137,13 @@ def test_stored_machine_code_is_checked(tmp_path: Path, monkeypatch: pytest.Monk
     assert value() == 42  # a damaged file counts as a miss
     stored.write_bytes(b"")
     assert value() == 42
+
+
+def test_a_cpu_without_half_conversions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = dict(jit.llvm.get_host_cpu_features())
+    if "f16c" not in features:
+        pytest.skip("not an x86 CPU")
+    monkeypatch.setattr(jit, "_ready", False)
+    monkeypatch.setattr(jit.llvm, "get_host_cpu_features", lambda: {**features, "f16c": False})
+    with pytest.raises(EmulatorError, match="lacks f16c"):
+        jit.compile_ir("define void @f() {\n  ret void\n}", 0, False)

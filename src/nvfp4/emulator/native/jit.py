@@ -14,8 +14,11 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import EmulatorError
+
 __all__ = ["NativeModule", "compile_ir", "host_features"]
 
+_NEEDED = ("avx2", "fma", "f16c")
 _lock = threading.Lock()
 _ready = False
 # Object files kept on disk: machine code depends only on the IR and the CPU, and the runtime alone takes over a second
@@ -27,6 +30,15 @@ def _initialise() -> None:
     global _ready
     with _lock:
         if not _ready:
+            features = llvm.get_host_cpu_features()
+            if llvm.get_default_triple().startswith("x86_64"):
+                missing = [name for name in _NEEDED if not features.get(name)]
+                if missing:
+                    # Without them LLVM calls library routines for halves that a process need not have.
+                    raise EmulatorError(
+                        f"the emulator needs an x86 CPU with {', '.join(_NEEDED)}; "
+                        f"{llvm.get_host_cpu_name()} lacks {', '.join(missing)}"
+                    )
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
             _ready = True
