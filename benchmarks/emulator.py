@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -119,20 +120,26 @@ def measure(name: str, repeats: int) -> list[dict[str, Any]]:
     records = []
     for label, checks in (("all", Checks.all()), ("none", Checks.none())):
         best: Report | None = None
+        busy = 0.0
         for _ in range(repeats):
+            begin = time.process_time()
             report = run(checks)
-            if best is None or report.seconds < best.seconds:
-                best = report
+            spent = time.process_time() - begin
+            if best is None or spent < busy:
+                best, busy = report, spent
         assert best is not None
-        rate = best.steps / best.seconds / 1e6
-        figure = rate if unit == "M/s" else best.seconds
+        # Processor time, not time on the wall: the machine may be shared, and one core does the work.
+        rate = best.steps / busy / 1e6
+        figure = rate if unit == "M/s" else busy
         met = figure >= goal if unit == "M/s" else figure <= goal
         records.append(
             {
                 "case": name,
                 "checks": label,
                 "warp_instructions": best.steps,
+                "cpu_seconds": round(busy, 4),
                 "seconds": round(best.seconds, 4),
+                "load_average": round(os.getloadavg()[0], 1),
                 "million_per_second": round(rate, 2),
                 "first_launch_seconds": round(cold, 3),
                 "compile_seconds": round(first.compile_seconds, 3),
@@ -170,12 +177,12 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true")
     arguments = parser.parse_args()
     where = environment()
-    print(f"{'case':12} {'checks':6} {'M instr':>9} {'s':>8} {'M/s':>8} {'first s':>8}  goal")
+    print(f"{'case':12} {'checks':6} {'M instr':>9} {'cpu s':>8} {'M/s':>8} {'first s':>8}  goal")
     for name in arguments.only:
         records = measure(name, 1 if name == "dual-gemm" else arguments.repeats)
         for record in records:
             print(
-                f"{name:12} {record['checks']:6} {record['warp_instructions'] / 1e6:9.2f} {record['seconds']:8.3f} "
+                f"{name:12} {record['checks']:6} {record['warp_instructions'] / 1e6:9.2f} {record['cpu_seconds']:8.3f} "
                 f"{record['million_per_second']:8.1f} {record['first_launch_seconds']:8.2f}  "
                 f"{record['goal']} {'met' if record['met'] else 'MISSED'}",
                 flush=True,
