@@ -11,6 +11,8 @@ import typer
 from rich.table import Table
 
 from nvfp4 import config
+from nvfp4.bench import provenance
+from nvfp4.bench.records import append
 from nvfp4.cli import output
 from nvfp4.contest import cases as case_files
 from nvfp4.contest import lint as rules
@@ -18,6 +20,7 @@ from nvfp4.contest.bundle import Bundle
 from nvfp4.contest.bundle import bundle as make_bundle
 from nvfp4.contest.evaluate import MODES, Evaluation, Options, evaluate
 from nvfp4.contest.official import run_official
+from nvfp4.contest.record import records
 from nvfp4.contest.report import ExitCode, Report
 from nvfp4.contest.tasks import Case, Task, task_of
 from nvfp4.errors import InputError
@@ -42,7 +45,7 @@ def _chosen(task: Task, mode: str, path: Path | None, *, emulate: bool) -> tuple
     if not emulate:
         return every, 0
     unique = tuple(dict.fromkeys(every))
-    small = tuple(case for case in unique if _work(case) <= _EMULATED_WORK * (2 if task.op == "dual_gemm" else 1))
+    small = tuple(case for case in unique if _work(case) <= _EMULATED_WORK)
     small = small or (min(unique, key=_work),)
     return small, len(unique) - len(small)
 
@@ -65,6 +68,7 @@ def evaluate_command(
     repeats: Annotated[int, typer.Option(help="Most samples of a benchmark; 0 for the task's own number.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of the run, as POPCORN_SEED.")] = None,
     limit: Annotated[float, typer.Option(help="Seconds that the submission may take for one step.")] = 300.0,
+    record: Annotated[Path | None, typer.Option(help="Append times of right benchmarks to this JSONL file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Judge a submission as the contest would, and more strictly; the exit code is the contest's.
@@ -87,6 +91,9 @@ def evaluate_command(
         raise typer.Exit(code)
     if device == "auto":
         device = "cpu" if emulate else "cuda"
+    if record is not None and (device != "cuda" or mode not in ("benchmark", "leaderboard")):
+        remedy = "Use --mode benchmark or leaderboard on a GPU."
+        raise InputError("contest eval", "--record", "benchmarks on a GPU", f"{mode} on {device}", remedy)
     broken = [finding for finding in rules.check_file(submission, chosen) if finding.error]
     options = Options(
         device=device,
@@ -99,8 +106,12 @@ def evaluate_command(
         repeats=repeats or None,
     )
     report = Report(config.popcorn_descriptor())
+    before = provenance.clocks() if record is not None else {}
     with output.Steps("contest", 1) as steps:
         result = evaluate(submission, chosen, options, report=report, progress=steps.now)
+    if record is not None and result.ok:
+        readings = (before, provenance.clocks())
+        append(record, records(result, submission, provenance.describe_device(device), readings))
     if as_json:
         output.emit(_json(result, broken))
     else:

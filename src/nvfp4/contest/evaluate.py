@@ -77,6 +77,8 @@ class Outcome:
         notes: What is odd, but not wrong.
         trace: Traceback or output of the submission, if it failed there.
         report: A profile, in base64.
+        samples: Nanoseconds per call of each sample.
+        inputs: Distinct sets of inputs of a benchmark.
     """
 
     case: Case
@@ -88,6 +90,8 @@ class Outcome:
     notes: tuple[str, ...] = ()
     trace: str = ""
     report: str = ""
+    samples: tuple[float, ...] = ()
+    inputs: int = 0
 
 
 @dataclass
@@ -286,7 +290,8 @@ class _Run:
         while not enough(series.times, series.wall, ranked=ranked, most=most):
             series.take(probe=self.random.randrange(_PROBE_EVERY) == 0)
         found = stats(series.times)
-        outcome = Outcome(case, stats=found, checked=series.judged, notes=series.notes())
+        samples = tuple(series.times)
+        outcome = Outcome(case, stats=found, checked=series.judged, notes=series.notes(), samples=samples, inputs=sets)
         return self._faults(case, outcome, found)
 
     def _faults(self, case: Case, outcome: Outcome, found: Stats) -> Outcome:
