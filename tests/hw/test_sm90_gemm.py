@@ -16,8 +16,8 @@ from nvfp4.problem import Format, Op, Problem
 TILED, LINEAR, SCALED = Format("nvfp4", "tiled"), Format("nvfp4", "linear"), Format("nvfp4", "linear", True)
 FP16, BF16 = Format("fp16", ""), Format("bf16", "")
 
-# Ragged rows and tokens, K with and without a ragged chunk, every kind of operand and result; with three multiprocessors
-# most tiles are shared between blocks.
+# Ragged rows and tokens, K with and without a ragged chunk, every kind of operand and result; with three
+# multiprocessors most tiles are shared between blocks.
 SMALL = [
     Problem(Op.GEMM, 5, 130, 320, a=FP16, b=LINEAR),
     Problem(Op.GEMM, 20, 300, 512, l=2, a=TILED, b=TILED, out_dtype="fp32"),
@@ -41,6 +41,20 @@ def test_emulated(problem):
     """With a distribution each, in turn."""
     i = SMALL.index(problem)
     verdict = run(problem, inputs.NAMES[i % len(inputs.NAMES)], i, "cpu", FEW)
+    assert verdict.ok, verdict
+
+
+@pytest.mark.parametrize("grid", [1, 2, 3, 4, 6])
+def test_emulated_however_the_work_is_cut(grid):
+    """Two tiles of three chunks: of three blocks the first and the last keep their share of a tile in registers.
+
+    The one between them has a part of both.
+    """
+    problem = Problem(Op.GEMM, 16, 256, 768, a=FP16, b=TILED, out_dtype="fp32")
+    operands, outputs = poison_outputs(inputs.make(problem, inputs.NAMES[0], grid, "cpu"))
+    plan = replace(BACKEND.plan(FEW, problem), blocks=1, chunks=2, grid=grid)
+    BACKEND.run(plan, problem, operands)
+    verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict
 
 
