@@ -26,6 +26,15 @@ _FORMATS = {
 Index = int | slice | tuple[int | slice, ...]
 
 
+def _signature(x: NVFP4Tensor) -> tuple[object, ...]:
+    """Of two tensors with equal signatures one can stand for the other in a prepared call.
+
+    The format is one of four constants: its address stands for its value, which would take longer to hash.
+    """
+    scale = x.tensor_scale
+    return x.shape, id(x.format), x.device, type(x.codes), scale is not None and scale.dim()
+
+
 def _aligned(data: torch.Tensor) -> torch.Tensor:
     """`data`, or a copy of it when it does not start at a multiple of `ALIGNMENT` bytes."""
     if data.storage_offset() % ALIGNMENT == 0 and (_is_fake(data) or data.data_ptr() % ALIGNMENT == 0):
@@ -66,6 +75,7 @@ class NVFP4Tensor:
         k: Elements of a row, a multiple of 16.
         device: Where everything lies.
         format: The `Format` that describes this operand in a `Problem`.
+        signature: Hashable: all that choosing and preparing a call may depend on, put together once.
 
     Raises:
         InputError: Something does not fit; the message names it.
@@ -82,6 +92,7 @@ class NVFP4Tensor:
         "scale_layout",
         "scales",
         "shape",
+        "signature",
         "tensor_scale",
     )
 
@@ -95,6 +106,7 @@ class NVFP4Tensor:
     k: int
     device: torch.device
     format: Format
+    signature: tuple[object, ...]
 
     def __init__(
         self,
@@ -124,6 +136,7 @@ class NVFP4Tensor:
         put(self, "k", k)
         put(self, "device", codes.device)
         put(self, "format", _FORMATS[layout.name, scale is not None])
+        put(self, "signature", _signature(self))
 
     @classmethod
     def _trusted(
@@ -146,6 +159,7 @@ class NVFP4Tensor:
         put(self, "k", 2 * half)
         put(self, "device", codes.device)
         put(self, "format", _FORMATS[scale_layout, tensor_scale is not None])
+        put(self, "signature", _signature(self))
         return self
 
     def __setattr__(self, name: str, value: object) -> NoReturn:

@@ -105,9 +105,7 @@ def _direct() -> bool:
 def signature(x: object) -> Hashable:
     """What a prepared call may depend on in one argument. Never raises: wrong arguments are found by validation."""
     if type(x) is NVFP4Tensor:
-        codes, scale = x.codes, x.tensor_scale
-        # An NVFP4Tensor is immutable, and its format is one of four constants: the address stands for the value.
-        return x.shape, id(x.format), x.device, type(codes), scale is not None and scale.dim()
+        return x.signature
     if isinstance(x, torch.Tensor):
         aligned = not x.data_ptr() & _MISALIGNED if type(x) in _PLAIN else True
         grad = x.requires_grad and torch.is_grad_enabled()
