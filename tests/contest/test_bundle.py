@@ -59,8 +59,9 @@ def test_bundles_are_right_in_the_emulator(tmp_path, task):
     assert result.outcomes[0].checked == 9
 
 
-def test_maps_scratch_and_several_launches_are_right_in_the_emulator(tmp_path):
-    path, cases = write(tmp_path, GEMM, strategy="sm90")
+@pytest.mark.parametrize(("arch", "strategy"), [("sm_90a", "sm90"), ("sm_100a", "sm100")])
+def test_maps_clusters_and_scratch_are_right_in_the_emulator(tmp_path, arch, strategy):
+    path, cases = write(tmp_path, GEMM, arch, strategy)
     assert "'maps'" in path.read_text()
     result = evaluate(path, GEMM, Options(cases=cases, emulate=True, limit=100, threads=1, strict=False))
     assert result.ok, result.failed

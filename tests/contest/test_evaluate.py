@@ -63,7 +63,7 @@ def test_bad_submissions(tmp_path, name):
 def test_a_hanging_submission_meets_the_time_limit(tmp_path):
     path = tmp_path / "submission.py"
     path.write_text("import time\ndef custom_kernel(data):\n    time.sleep(600)\n")
-    result = run(path, limit=8.0)
+    result = run(path, limit=4.0)
     assert result.exit_code == ExitCode.TIMEOUT
     assert "did not come back" in result.failed[0].error
     # The second case is not tried again, but reported.

@@ -71,11 +71,15 @@ class CpuClock:
         self._now = time.perf_counter
         self._sleep = time.sleep
         self._threads = threading.active_count
+        self._at_start = threading.active_count()
         self._flush = torch.empty(4 << 20, dtype=torch.uint8)
 
     def synchronize(self) -> None:
-        """Give work in other threads time to show: there is no queue to wait for."""
-        self._sleep(0.02)
+        """Give work in other threads time to end, up to a second: there is no queue to wait for."""
+        for _ in range(100):
+            self._sleep(0.01)
+            if self._threads() <= self._at_start:
+                break
 
     def sample(self, calls: Sequence[Call], capture: Capture, *, probe: bool) -> Sample:
         """See `Clock.sample`; the tail is unknown here, and 0."""

@@ -17,6 +17,9 @@ from nvfp4 import config
 from nvfp4.contest.channel import ChannelError, Closed, Message, Receiver, Sender, Timeout
 from nvfp4.errors import NVFP4Error
 
+_START_SECONDS = 180.0
+"""What a worker may take before it has anything to do with the submission: importing torch on a busy machine."""
+
 
 class Failure(NVFP4Error):
     """A submission failed; `kind` says how.
@@ -127,7 +130,7 @@ class Worker:
         """
         try:
             self._sender.send({"command": name, **arguments})
-            answer = self._receiver.receive(self.limit)
+            answer = self._receiver.receive(_START_SECONDS if name == "start" else self.limit)
         except Timeout:
             raise Failure("timeout", f"did not come back within {self.limit:.0f} s") from None
         except Closed:
