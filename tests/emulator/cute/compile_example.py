@@ -27,8 +27,8 @@ FORMATS = {
 
 
 def example(path: str) -> Any:
-    """The module of one example (which imports others by names that start at the examples' root)."""
-    sys.path.insert(0, str(EXAMPLES))
+    """The module of one example (which imports others by their names)."""
+    sys.path[:0] = [str(EXAMPLES), str((EXAMPLES / path).parent)]
     spec = importlib.util.spec_from_file_location("example", EXAMPLES / path)
     assert spec is not None
     assert spec.loader is not None
@@ -40,6 +40,14 @@ def example(path: str) -> Any:
 def pointer(dtype: Any, align: int) -> Any:
     """A pointer argument; its value is never used."""
     return make_ptr(dtype, 1 << 20, cute.AddressSpace.gmem, assumed_align=align)
+
+
+def tensor(dtype: Any, major: str = "k", multiple: int = 16) -> Any:
+    """A matrix argument of unknown size, contiguous along rows (m) or columns, which are a multiple of ``multiple``."""
+    order = (0, 1, 2) if major == "m" else (1, 0, 2)
+    shape = [cute.sym_int(), cute.sym_int(), cute.sym_int()]
+    shape[order.index(0)] = cute.sym_int(divisibility=multiple)
+    return make_fake_compact_tensor(dtype, tuple(shape), stride_order=order, assumed_align=16)
 
 
 def tutorial(number: int) -> None:
@@ -68,12 +76,6 @@ def dense(name: str, tile: list[int], cluster: list[int], types: list[str], majo
     data, accumulator, result = (getattr(cutlass, t) for t in types)
     kernel = module.PersistentDenseGemmKernel(accumulator, tile[0] == 256, tuple(tile), tuple(cluster), True)
 
-    def tensor(dtype: Any, major: str) -> Any:
-        order = (0, 1, 2) if major == "m" else (1, 0, 2)
-        shape = [cute.sym_int(), cute.sym_int(), cute.sym_int()]
-        shape[order.index(0)] = cute.sym_int(divisibility=16)
-        return make_fake_compact_tensor(dtype, tuple(shape), stride_order=order, assumed_align=16)
-
     tensors = (tensor(data, majors[0]), tensor(data, "m" if majors[1] == "n" else "k"), tensor(result, majors[2]))
     clusters = () if name.endswith("dynamic") else (4,)
     cute.compile(kernel, *tensors, *clusters, cuda.CUstream(0))
@@ -84,13 +86,27 @@ def hopper(tile: list[int], cluster: list[int]) -> None:
     module = example("cute/hopper/kernel/dense_gemm/dense_gemm.py")
     kernel = module.HopperWgmmaGemmKernel(cutlass.Float32, tuple(tile), tuple(cluster))
 
-    def tensor() -> Any:
-        shape = (cute.sym_int(), cute.sym_int(divisibility=8), cute.sym_int())
-        return make_fake_compact_tensor(cutlass.BFloat16, shape, stride_order=(1, 0, 2), assumed_align=16)
+    cute.compile(kernel, *(tensor(cutlass.BFloat16) for _ in "abc"), cuda.CUstream(0))
 
-    cute.compile(kernel, tensor(), tensor(), tensor(), cuda.CUstream(0))
+
+def mixed() -> None:
+    """Int8 widened to bf16 on its way to tensor memory, times bf16."""
+    module = example("cute/blackwell/kernel/mixed_input_gemm/mixed_input_gemm.py")
+    kernel = module.MixedInputGemmKernel(0, 0, cutlass.Float32, False, (128, 128, 128), (1, 1), True, False)
+    a, b, c = tensor(cutlass.Int8), tensor(cutlass.BFloat16), tensor(cutlass.BFloat16)
+    cute.compile(kernel, a, None, b, c, 4, cuda.CUstream(0))
+
+
+def geforce() -> None:
+    """NVFP4 on sm_120: mma.sync with block scaling."""
+    name = "dense_blockscaled_gemm_persistent_cooperative.py"
+    module = example(f"cute/blackwell_geforce/kernel/blockscaled_gemm/{name}")
+    kernel = module.Sm120BlockScaledGemmKernel(cutlass.Float32, 16, (128, 128, 128), (64, 32))
+    data = [tensor(cutlass.Float4E2M1FN, multiple=32) for _ in "ab"]
+    scales = [tensor(cutlass.Float8E4M3FN, multiple=1) for _ in "ab"]
+    cute.compile(kernel, *data, *scales, tensor(cutlass.BFloat16), 4, cuda.CUstream(0))
 
 
 if __name__ == "__main__":
-    kernels = {"tutorial": tutorial, "persistent": persistent, "dense": dense, "hopper": hopper}
-    kernels[sys.argv[2]](**json.loads(sys.argv[3]))
+    kernels = (tutorial, persistent, dense, hopper, mixed, geforce)
+    {kernel.__name__: kernel for kernel in kernels}[sys.argv[2]](**json.loads(sys.argv[3]))

@@ -357,3 +357,55 @@ def test_blackwell_dense_gemm(
             checks=IMPLICIT,
         )  # fmt: skip
         np.testing.assert_array_equal(c, product.astype(c.dtype))
+
+
+def test_mixed_gemm() -> None:
+    ptx, maps = compiled("sm_100a", "mixed", "{}")
+    m, n, k, batch = 256, 256, 384, 2
+    rng = np.random.default_rng(0)
+    a = rng.integers(-128, 128, (batch, m, k)).astype(np.int8)
+    b = rng.integers(-2, 3, (batch, n, k)).astype(ml_dtypes.bfloat16)
+    c = np.zeros((batch, m, n), ml_dtypes.bfloat16)
+    product = np.matmul(a.astype(np.float64), b.astype(np.float64).transpose(0, 2, 1)).astype(np.float32)
+    scheduler = [m // 128, n // 128, batch, divisor(m // 128), divisor(n // 128)]
+    arguments = [
+        bytes(int(found(r"param_0\[(\d+)\]", ptx))),
+        maps[0].map(a, extents(a)), integers(m, k, batch),
+        maps[1].map(stored(b), extents(b)), integers(n, k, batch),
+        maps[2].map(stored(c), extents(c)), integers(m, n, batch),
+        *scheduler, *scheduler,
+    ]  # fmt: skip
+    module = Module(ptx)
+    for seed in range(3):
+        c[:] = 0
+        module.launch(entry(ptx), (1, 1, 3), threads(ptx), arguments, shared_bytes=SHARED, seed=seed, checks=IMPLICIT)
+        np.testing.assert_array_equal(c, product.astype(c.dtype))
+
+
+def geforce(checks: Checks, seed: int) -> None:
+    ptx, maps = compiled("sm_120a", "geforce", "{}")
+    m, n, k = 256, 256, 512
+    a, b, product = block_scaled("nvfp4", m, n, k)
+    c = np.zeros((1, m, n), ml_dtypes.bfloat16)
+    scheduler = [m // 128, n // 128, 1, divisor(m // 128), divisor(n // 128)]
+    arguments = [
+        maps[0].map(a.data, a.extents), integers(m, k, 1),
+        maps[1].map(b.data, b.extents), integers(n, k, 1),
+        maps[2].map(a.scales, a.scale_extents), integers(m, k, 1),
+        maps[3].map(b.scales, b.scale_extents), integers(n, k, 1),
+        maps[4].map(stored(c), extents(c)), integers(m, n, 1),
+        bytes(16), *scheduler, *scheduler,
+    ]  # fmt: skip
+    module = Module(ptx)
+    module.launch(entry(ptx), (1, 1, 3), threads(ptx), arguments, shared_bytes=99 * 1024, seed=seed, checks=checks)
+    np.testing.assert_array_equal(c[0], product.astype(c.dtype))
+
+
+def test_geforce_gemm() -> None:
+    for seed in range(3):
+        geforce(Checks.all().but(leaks=False), seed)
+
+
+def test_exit_with_stores_in_flight_is_found() -> None:
+    with pytest.raises(KernelFault, match="tensor store from shared memory is in flight"):
+        geforce(Checks.all(), 0)

@@ -35,7 +35,9 @@ def _mma(call: HostCall) -> bool:
     selectors = (0, 0, 0, 0)
     if spec.scales:
         data_a, select_a, data_b, select_b = i.operands[4:8]
-        scales = (call.values(data_a).astype(np.uint32), call.values(data_b).astype(np.uint32))
+        # One register, with or without braces.
+        scale_a, scale_b = (call.values(call.items(x)[0]).astype(np.uint32) for x in (data_a, data_b))
+        scales = (scale_a, scale_b)
         byte_a, thread_a = (call.value(x) for x in call.items(select_a))
         byte_b, thread_b = (call.value(x) for x in call.items(select_b))
         selectors = (byte_a, thread_a, byte_b, thread_b)
