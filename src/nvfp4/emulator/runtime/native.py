@@ -7,12 +7,12 @@ import functools
 from typing import Any
 
 from ..native.jit import NativeModule, compile_ir
-from . import atomics, barriers, clocks, matrix, memory, scheduler, warpops
+from . import atomics, barriers, clocks, copies, faults, matrix, mbarriers, memory, scheduler, shadow, warpops
 from .library import library
 
 __all__ = ["Runtime", "runtime"]
 
-_MODULES = (memory, clocks, atomics, barriers, matrix, scheduler, warpops)
+_MODULES = (faults, memory, shadow, clocks, atomics, barriers, mbarriers, copies, matrix, scheduler, warpops)
 
 
 class Runtime:
