@@ -47,7 +47,7 @@ def kernel(opcode: str, counts: tuple[int, ...], wide: bool, selectors: tuple[in
         lines.append(".reg .b32 s<2>;")
         loads.append("ld.param.u64 p, [s_in]; mul.wide.u32 q, lane, 4; add.s64 p, p, q;")
         loads += ["ld.global.b32 s0, [p];", "ld.global.b32 s1, [p+128];"]
-        scale = f", s0, {{{selectors[0]}, {selectors[1]}}}, s1, {{{selectors[2]}, {selectors[3]}}}"
+        scale = f", s0, {{{selectors[0]}, {selectors[1]}}}, {{s1}}, {{{selectors[2]}, {selectors[3]}}}"
     stores = ["ld.param.u64 p, [d_out]; add.s64 p, p, off;"]
     stores += [f"st.global.{kind} [p+{32 * size * i}], d{i};" for i in range(counts[3])]
     return f"""
