@@ -114,13 +114,21 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def summary(records: Iterable[Record], device: str, protocol: str) -> str:
-    """One row for each operation: our best against the best peer and the speed of light, over the contest's shapes."""
+    """One row for each operation: our best against the best peer and the speed of light, over the contest's shapes.
+
+    Of each shape the newest record with NVFP4 on both sides that has one of ours and a peer.
+    """
+    both = [
+        record
+        for record in records
+        if record.problem.a.kind == record.problem.b.kind == "nvfp4" and record.best("nvfp4") and record.best("peer")
+    ]
     head = ["operation", "backend", "microseconds a shape", "of the speed of light", "best peer", "its microseconds"]
     head.append("best peer / ours")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     shown: list[Record] = []
     for op in Op:
-        chosen = [record for record in select(records, device, op, protocol) if case_of(record.problem) is not None]
+        chosen = [record for record in select(both, device, op, protocol) if case_of(record.problem) is not None]
         pairs = [(record, record.best("nvfp4"), record.best("peer")) for record in chosen]
         complete = [(record, ours, peer) for record, ours, peer in pairs if ours is not None and peer is not None]
         if not complete:

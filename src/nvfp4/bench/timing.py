@@ -292,8 +292,8 @@ class CudaTimer:
 
     def capture(self, calls: Sequence[Call]) -> Call:
         """A replay of all `calls`, captured once."""
-        for call in calls[:2]:
-            call()  # compile and allocate outside of the capture
+        for call in calls:
+            call()  # outside of the capture: compilation, allocation, and what a backend learns from a first call
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
