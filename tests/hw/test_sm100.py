@@ -83,7 +83,9 @@ VECTORS = (
 )
 
 
-@pytest.mark.parametrize(("problem", "plan"), VECTORS, ids=lambda value: str(value) if isinstance(value, Problem) else "")
+@pytest.mark.parametrize(
+    ("problem", "plan"), VECTORS, ids=lambda value: str(value) if isinstance(value, Problem) else ""
+)
 def test_gemv_plans(problem: Problem, plan: GemvPlan) -> None:
     for seed, data in enumerate(("uniform", "all-scales", "largest", "smallest", "one-hot")):
         verdict = sm100_plans.run(plan, problem, data, seed)
@@ -135,9 +137,7 @@ def test_nan_in_the_padding_of_scales_does_not_leak(problem: Problem) -> None:
             return x
         rows, blocks = x.codes.shape[-2], x.codes.shape[-1] // 8
         scales = x.scales.view(torch.uint8).clone()
-        tile, column, line, quarter, byte = torch.meshgrid(
-            *(torch.arange(n) for n in scales.shape[-5:]), indexing="ij"
-        )
+        tile, column, line, quarter, byte = torch.meshgrid(*(torch.arange(n) for n in scales.shape[-5:]), indexing="ij")
         padding = (tile * 128 + quarter * 32 + line >= rows) | (column * 4 + byte >= blocks)
         scales[..., padding] = 0x7F
         return NVFP4Tensor(x.codes, scales.view(torch.float8_e4m3fn), x.tensor_scale, scale_layout="tiled")
