@@ -95,7 +95,7 @@ class TilePlan:
     @cached_property
     def _ranges(self) -> tuple[tuple[int, int], ...]:
         """Per dimension the half-open range of box positions that lie inside the tensor."""
-        out = []
+        out: list[tuple[int, int]] = []
         for c, n, size, step in zip(self.coords, self.tmap.counts, self.tmap.shape, self.tmap.steps, strict=True):
             low = 0 if c >= 0 else -(c // step)
             if self.store and not out:
