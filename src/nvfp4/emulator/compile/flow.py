@@ -1,4 +1,4 @@
-"""Control flow of a kernel: calls inlined, basic blocks, post-dominators, liveness, definite assignment."""
+"""Control flow of a kernel: basic blocks, post-dominators, liveness, definite assignment."""
 
 from __future__ import annotations
 
@@ -8,54 +8,20 @@ from dataclasses import dataclass, field, replace
 
 from ..errors import PtxSyntaxError
 from ..ptx.ast import (
-    Bracket,
     Function,
     Imm,
     Instruction,
     Label,
-    Negated,
     Operand,
-    Pair,
     PtxModule,
     Reg,
     Sym,
     Variable,
-    Vec,
 )
+from .effects import destination_count, operand_registers, reads_writes
+from .inline import Inliner
 
-__all__ = ["Block", "Flow", "build_flow", "operand_registers", "reads_writes"]
-
-# Destination count by base opcode; everything not named here has one.
-_NO_DESTINATION = {
-    "st",
-    "bra",
-    "brx",
-    "bar",
-    "barrier",
-    "ret",
-    "exit",
-    "trap",
-    "brkpt",
-    "membar",
-    "fence",
-    "red",
-    "prefetch",
-    "prefetchu",
-    "cp",
-    "nanosleep",
-    "discard",
-    "applypriority",
-    "griddepcontrol",
-    "setmaxnreg",
-    "stmatrix",
-    "call",
-    "pmevent",
-    "tensormap",
-    "st_async",
-}
-# Operations that are basic blocks of their own, because they may wait, or because the host carries them out.
-_CONVERGING = {"shfl", "vote", "match", "redux", "elect"}
-_MAX_CALL_DEPTH = 16
+__all__ = ["Block", "Flow", "assign", "build_flow", "full_warp", "operand_registers", "reads_writes"]
 
 
 @dataclass
@@ -85,217 +51,6 @@ class Flow:
     branch_targets: dict[str, tuple[str, ...]]
     in_flight: set[str]
     param_slots: dict[str, Variable]
-
-
-def operand_registers(operand: Operand) -> list[str]:
-    """Names of the registers in an operand."""
-    if isinstance(operand, Reg):
-        return [operand.name]
-    if isinstance(operand, Vec):
-        return [name for item in operand.items for name in operand_registers(item)]
-    if isinstance(operand, Bracket):
-        return [*operand_registers(operand.base), *(n for item in operand.more for n in operand_registers(item))]
-    if isinstance(operand, Negated):
-        return operand_registers(operand.inner)
-    if isinstance(operand, Pair):
-        return [*operand_registers(operand.first), *operand_registers(operand.second)]
-    return []
-
-
-def destination_count(i: Instruction) -> int:
-    """How many leading operands an instruction writes."""
-    p = i.parts
-    if i.base in ("mbarrier",):
-        if p[1] in ("init", "inval", "expect_tx", "complete_tx"):
-            return 0
-        if p[1] in ("arrive", "arrive_drop"):
-            return 0 if not i.operands or isinstance(i.operands[0], Bracket) else 1
-        return 1
-    if i.base == "tcgen05":
-        return 1 if p[1] == "ld" and len(i.operands) and not isinstance(i.operands[0], Bracket) else 0
-    if i.base == "wgmma":
-        return 1 if p[1] == "mma_async" else 0
-    if i.base in ("bar", "barrier"):
-        return 1 if "red" in p else 0
-    if i.base == "clusterlaunchcontrol":
-        return 1 if p[1] == "query_cancel" else 0
-    if i.base == "createpolicy":
-        return 1
-    if i.base == "cp" or i.base in _NO_DESTINATION:
-        return 0
-    return 1
-
-
-_ADDS_CARRY = ("add", "sub", "addc", "subc", "mad", "madc")
-
-
-def reads_writes(i: Instruction) -> tuple[list[str], list[str]]:
-    """Registers that an instruction reads, and those that it writes (accumulators of wgmma are both)."""
-    n = destination_count(i)
-    writes: list[str] = []
-    reads: list[str] = []
-    for index, operand in enumerate(i.operands):
-        if index < n:
-            writes += operand_registers(operand)
-        else:
-            reads += operand_registers(operand)
-    if i.base == "wgmma" and i.parts[1] == "mma_async":
-        reads += writes
-    if i.base == "call":
-        writes += operand_registers(i.operands[0])
-    if i.guard is not None:
-        reads.append(i.guard)
-    if i.base in _ADDS_CARRY and (i.base.endswith("c") or "cc" in i.parts):
-        if i.base in ("addc", "subc", "madc"):
-            reads.append("%cc")
-        if "cc" in i.parts:
-            writes.append("%cc")
-    return [r for r in reads if not _is_special(r)], writes
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("%") and ("." in name or name in _SPECIALS)
-
-
-_SPECIALS = {
-    "%laneid",
-    "%warpid",
-    "%nwarpid",
-    "%smid",
-    "%nsmid",
-    "%gridid",
-    "%is_explicit_cluster",
-    "%cluster_ctarank",
-    "%cluster_nctarank",
-    "%lanemask_eq",
-    "%lanemask_le",
-    "%lanemask_lt",
-    "%lanemask_ge",
-    "%lanemask_gt",
-    "%clock",
-    "%clock_hi",
-    "%clock64",
-    "%globaltimer",
-    "%globaltimer_lo",
-    "%globaltimer_hi",
-    "%total_smem_size",
-    "%aggr_smem_size",
-    "%dynamic_smem_size",
-    "%current_graph_exec",
-}
-
-
-def _rename(operand: Operand, names: dict[str, Operand]) -> Operand:
-    if isinstance(operand, Reg):
-        return names.get(operand.name, operand)
-    if isinstance(operand, Sym):
-        found = names.get(operand.name)
-        return replace(operand, name=found.name) if isinstance(found, Sym) else operand
-    if isinstance(operand, Label):
-        found = names.get("label:" + operand.name)
-        return found if found is not None else operand
-    if isinstance(operand, Vec):
-        return Vec(tuple(_rename(o, names) for o in operand.items))
-    if isinstance(operand, Bracket):
-        return Bracket(_rename(operand.base, names), operand.offset, tuple(_rename(o, names) for o in operand.more))
-    if isinstance(operand, Negated):
-        return Negated(_rename(operand.inner, names))
-    if isinstance(operand, Pair):
-        return Pair(_rename(operand.first, names), _rename(operand.second, names))
-    return operand
-
-
-class _Inliner:
-    def __init__(self, module: PtxModule, entry: Function) -> None:
-        self.module = module
-        self.registers = dict(entry.registers)
-        self.variables = dict(entry.variables)
-        self.branch_targets = dict(entry.branch_targets)
-        self.slots: dict[str, Variable] = {v.name: v for v in entry.variables.values() if v.space == "param"}
-        self.serial = 0
-        self.body: list[Instruction | Label] = []
-        self.expand(entry, {}, 0, None)
-
-    def expand(self, function: Function, names: dict[str, Operand], depth: int, end: str | None) -> None:
-        for item in function.body:
-            if isinstance(item, Label):
-                renamed = _rename(item, names)
-                assert isinstance(renamed, Label)
-                self.body.append(renamed)
-                continue
-            i = item
-            if names:
-                guard = names.get(i.guard) if i.guard else None
-                i = replace(
-                    i,
-                    operands=tuple(_rename(o, names) for o in i.operands),
-                    guard=guard.name if isinstance(guard, Reg) else i.guard,
-                )
-            if i.base == "call":
-                self.call(i, depth)
-            elif i.base == "ret" and end is not None:
-                self.body.append(replace(i, opcode="bra", parts=("bra",), operands=(Label(end),)))
-            else:
-                self.body.append(i)
-
-    def call(self, i: Instruction, depth: int) -> None:
-        results, target, arguments = i.operands
-        assert isinstance(results, Vec)
-        assert isinstance(arguments, Vec)
-        if not isinstance(target, Sym) or target.name not in self.module.functions:
-            raise PtxSyntaxError("indirect calls are not supported", i.line, i.text)
-        callee = self.module.functions[target.name]
-        if not callee.has_body:
-            self.body.append(i)
-            return
-        if depth >= _MAX_CALL_DEPTH:
-            raise PtxSyntaxError(f"recursive calls are not supported ({target.name})", i.line, i.text)
-        self.serial += 1
-        prefix = f"$call{self.serial}$"
-        names: dict[str, Operand] = {}
-        for name, kind in callee.registers.items():
-            self.registers[prefix + name] = kind
-            names[name] = Reg(prefix + name)
-        for name, variable in callee.variables.items():
-            self.variables[prefix + name] = replace(variable, name=prefix + name)
-            names[name] = Sym(prefix + name)
-            if variable.space == "param":
-                self.slots[prefix + name] = self.variables[prefix + name]
-        for item in callee.body:
-            if isinstance(item, Label):
-                names["label:" + item.name] = Label(prefix + item.name)
-        for name, targets in callee.branch_targets.items():
-            self.branch_targets[prefix + name] = tuple(prefix + t for t in targets)
-            names["label:" + name] = Label(prefix + name)
-        end = prefix + "end"
-        guard_end = None
-        if i.guard is not None:
-            guard_end = Label(prefix + "skip")
-            self.body.append(
-                replace(i, opcode="bra", parts=("bra",), operands=(guard_end,), guard_negated=not i.guard_negated)
-            )
-        copies: list[tuple[Variable, Operand]] = list(zip(callee.parameters, arguments.items, strict=False))
-        for formal, actual in copies:
-            if formal.space == "reg":
-                self.body.append(_move(i, formal.type, Reg(prefix + formal.name), actual))
-            elif isinstance(actual, Sym):
-                names[formal.name] = actual
-        for formal, actual in zip(callee.returns, results.items, strict=False):
-            if formal.space == "reg":
-                continue
-            if isinstance(actual, Sym):
-                names[formal.name] = actual
-        self.expand(callee, names, depth + 1, end)
-        self.body.append(Label(end))
-        for formal, actual in zip(callee.returns, results.items, strict=False):
-            if formal.space == "reg":
-                self.body.append(_move(i, formal.type, actual, Reg(prefix + formal.name)))
-        if guard_end is not None:
-            self.body.append(guard_end)
-
-
-def _move(i: Instruction, kind: str, to: Operand, source: Operand) -> Instruction:
-    return Instruction(f"mov.{kind}", ("mov", kind), (to, source), i.line, i.loc, None, False, i.text)
 
 
 # Integer operations that may see a literal where the program has a register that only ever holds it.
@@ -349,7 +104,7 @@ def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instructi
     """Blocks and analyses of ``entry``. ``classify(instruction)`` says plain, sync, host, converge or exit."""
     from .delayed_moves import delay_moves  # which needs reads_writes of this module
 
-    inlined = _Inliner(module, entry)
+    inlined = Inliner(module, entry)
     blocks: list[Block] = [Block(0)]
     labels: dict[str, int] = {}
 

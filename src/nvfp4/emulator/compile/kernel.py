@@ -14,7 +14,7 @@ from ..native.jit import NativeModule, compile_ir
 from ..ptx.ast import Function, Instruction, Label, PtxModule, Sym
 from ..runtime.layout import SHARED_RESERVED
 from ..runtime.native import runtime
-from . import access, convert, floating, integer, matrix, warp
+from . import access, bits, convert, floating, integer, matrix, moves, warp
 from .emitter import CodegenError, Emitter, KernelLayout, Unsupported
 from .flow import Block, Flow, build_flow, operand_registers
 
@@ -52,7 +52,15 @@ def _handler(i: Instruction) -> Callable[[Emitter, Instruction], None] | None:
     base = i.base
     if base in floating.HANDLERS and floating.is_float(i) and base not in ("mov", "setp", "set", "selp"):
         return floating.HANDLERS[base]
-    for table in (convert.HANDLERS, access.HANDLERS, warp.HANDLERS, matrix.HANDLERS, integer.HANDLERS):
+    for table in (
+        convert.HANDLERS,
+        access.HANDLERS,
+        warp.HANDLERS,
+        matrix.HANDLERS,
+        integer.HANDLERS,
+        bits.HANDLERS,
+        moves.HANDLERS,
+    ):
         if base in table:
             return table[base]
     return None
