@@ -49,6 +49,8 @@ SILICON: dict[tuple[str, str], Alignment] = {
     ("sm_89 mma", "f8"): Alignment(13, group=16, out_fraction=13),
     ("sm_90 mma", "f16"): Alignment(25),
     ("sm_90 mma", "tf32"): Alignment(25),
+    # Of each HMMA: sm_90 has no mma.sync on FP8, ptxas makes two f16 HMMA and an addition of it. With their order of
+    # the elements this gives the bits of an H200 (tests/hw/silicon/sums.py); alone it does not.
     ("sm_90 mma", "f8"): Alignment(25),
     ("sm_90 wgmma", "f16"): Alignment(25),
     ("sm_90 wgmma", "tf32"): Alignment(25),
