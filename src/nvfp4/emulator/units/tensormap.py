@@ -60,8 +60,61 @@ _SWIZZLES = {
     3: (sw.B128, sw.B128_ATOM32, sw.B128_ATOM32_FLIP8, sw.B128_ATOM64),
 }
 _SWIZZLE_OF_SPAN = {0: 0, 32: 1, 64: 2, 128: 3}
-_MAGIC = b"TMAPEMU1"
-_LAYOUT = struct.Struct("<8sQ5Q4Q5H5B7B")
+_MAGIC = b"TMAP"
+# Magic, address, sizes - 1, strides (5 bytes each), box sizes - 1, element strides (4 bits each); rank, element type,
+# interleave and swizzle mode, atomicity and fill mode. It fits in the first 64 bytes because real tensor maps do: CuTe
+# DSL copies no more of them.
+_LAYOUT = struct.Struct("<4sQ5I20s5B3s4B")
+# Field -> (least value, bits, entries), as tensormap.replace names them.
+_FIELDS = {
+    "global_address": (0, 64, 1),
+    "global_dim": (1, 32, 5),
+    "global_stride": (0, 40, 4),
+    "box_dim": (1, 8, 5),
+    "element_stride": (0, 4, 5),
+    "rank": (0, 8, 1),
+    "elemtype": (0, 8, 1),
+    "interleave_layout": (0, 4, 1),
+    "swizzle_mode": (0, 4, 1),
+    "swizzle_atomicity": (0, 4, 1),
+    "fill_mode": (0, 4, 1),
+}
+
+
+def _store(fields: dict[str, list[int]]) -> bytes:
+    """The 128 bytes with these fields, which are in range."""
+    return _LAYOUT.pack(
+        _MAGIC,
+        fields["global_address"][0],
+        *(n - 1 for n in fields["global_dim"]),
+        b"".join(n.to_bytes(5, "little") for n in fields["global_stride"]),
+        *(n - 1 for n in fields["box_dim"]),
+        sum(n << 4 * i for i, n in enumerate(fields["element_stride"])).to_bytes(3, "little"),
+        fields["rank"][0],
+        fields["elemtype"][0],
+        fields["interleave_layout"][0] | fields["swizzle_mode"][0] << 4,
+        fields["swizzle_atomicity"][0] | fields["fill_mode"][0] << 4,
+    ).ljust(128, b"\0")
+
+
+def _load(blob: bytes) -> dict[str, list[int]]:
+    """The fields of 64 bytes."""
+    values = _LAYOUT.unpack_from(blob)
+    strides, steps = values[7], int.from_bytes(values[13], "little")
+    rank, kind, modes, rest = values[14:18]
+    return {
+        "global_address": [values[1]],
+        "global_dim": [n + 1 for n in values[2:7]],
+        "global_stride": [int.from_bytes(strides[5 * i : 5 * i + 5], "little") for i in range(4)],
+        "box_dim": [n + 1 for n in values[8:13]],
+        "element_stride": [steps >> 4 * i & 15 for i in range(5)],
+        "rank": [rank],
+        "elemtype": [kind],
+        "interleave_layout": [modes & 15],
+        "swizzle_mode": [modes >> 4],
+        "swizzle_atomicity": [rest & 15],
+        "fill_mode": [rest >> 4],
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,78 +349,61 @@ class TensorMap:
         return self._pack()
 
     def _pack(self) -> bytes:
-        def fill(values: tuple[int, ...], n: int) -> tuple[int, ...]:
-            return (*values, *([0] * (n - len(values))))
+        def fill(values: tuple[int, ...], n: int, rest: int) -> list[int]:
+            return [*values, *([rest] * (n - len(values)))]
 
         atom = {16: 0, 32: 2 if self.flip8 else 1, 64: 3}[self.atomicity]
-        body = _LAYOUT.pack(
-            _MAGIC,
-            self.address + self.offset,
-            *fill(self.shape, 5),
-            *fill(self.strides, 4),
-            *fill(self.box, 5),
-            *fill(self.element_strides or (1,) * self.rank, 5),
-            self.rank,
-            ELEMENT_TYPES.index(self.element_type),
-            self.interleave // 16,
-            _SWIZZLE_OF_SPAN[self.swizzle],
-            atom,
-            int(self.nan_fill),
-            0,
+        return _store(
+            {
+                "global_address": [self.address + self.offset],
+                "global_dim": fill(self.shape, 5, 1),
+                "global_stride": fill(self.strides, 4, 0),
+                "box_dim": fill(self.box, 5, 1),
+                "element_stride": fill(self.steps, 5, 1),
+                "rank": [self.rank],
+                "elemtype": [ELEMENT_TYPES.index(self.element_type)],
+                "interleave_layout": [self.interleave // 16],
+                "swizzle_mode": [_SWIZZLE_OF_SPAN[self.swizzle]],
+                "swizzle_atomicity": [atom],
+                "fill_mode": [int(self.nan_fill)],
+            }
         )
-        return body.ljust(128, b"\0")
 
     @staticmethod
     def decode(blob: bytes) -> TensorMap:
         """The map that 128 bytes stand for, validated. Cached: the same bytes give the same object."""
-        return _decode(bytes(blob[:128])).validate()
+        return _decode(bytes(blob[:64])).validate()
 
 
 @lru_cache(maxsize=4096)
 def _decode(blob: bytes) -> TensorMap:
-    if len(blob) < 128 or blob[:8] != _MAGIC:
+    if len(blob) < 64 or blob[:4] != _MAGIC:
         raise UnitError(
-            f"the 128 bytes at the tensor-map address are not a tensor map (they begin {blob[:8].hex(' ')})",
+            f"the bytes at the tensor-map address are not a tensor map (they begin {blob[:8].hex(' ')})",
             "pass a TensorMap as the kernel argument, or copy one there before tensormap.replace; check the address "
             "of the parameter",
         )
-    fields = _LAYOUT.unpack_from(blob)
-    address, shape, strides, box, steps = fields[1], fields[2:7], fields[7:11], fields[11:16], fields[16:21]
-    rank, kind, interleave, mode, atom, fill, _ = fields[21:28]
+    fields = _load(blob)
+    rank, kind, mode = fields["rank"][0], fields["elemtype"][0], fields["swizzle_mode"][0]
+    atom, interleave = fields["swizzle_atomicity"][0], fields["interleave_layout"][0]
     if not 1 <= rank <= 5 or kind >= len(ELEMENT_TYPES) or mode not in _SWIZZLES or atom > 3 or interleave > 2:
         raise UnitError(
             f"tensor map with rank {rank}, element type {kind}, swizzle mode {mode}, atomicity {atom}",
             "tensormap.replace accepts the values of PTX ISA table 33 (96-byte swizzle is not implemented)",
         )
     return TensorMap(
-        address=address,
+        address=fields["global_address"][0],
         dtype=ELEMENT_TYPES[kind],
-        shape=tuple(shape[:rank]),
-        strides=tuple(strides[: rank - 1]),
-        box=tuple(box[:rank]),
-        element_strides=tuple(steps[:rank]),
+        shape=tuple(fields["global_dim"][:rank]),
+        strides=tuple(fields["global_stride"][: rank - 1]),
+        box=tuple(fields["box_dim"][:rank]),
+        element_strides=tuple(fields["element_stride"][:rank]),
         swizzle=(0, 32, 64, 128)[mode],
         atomicity=(16, 32, 32, 64)[atom],
         flip8=atom == 2,
         interleave=16 * interleave,
-        nan_fill=bool(fill),
+        nan_fill=bool(fields["fill_mode"][0]),
     )
-
-
-# Field -> (byte offset, struct code, entries) inside `_LAYOUT`.
-_FIELDS = {
-    "global_address": (8, "<Q", 0),
-    "global_dim": (16, "<Q", 5),
-    "global_stride": (56, "<Q", 4),
-    "box_dim": (88, "<H", 5),
-    "element_stride": (98, "<B", 5),
-    "rank": (103, "<B", 0),
-    "elemtype": (104, "<B", 0),
-    "interleave_layout": (105, "<B", 0),
-    "swizzle_mode": (106, "<B", 0),
-    "swizzle_atomicity": (107, "<B", 0),
-    "fill_mode": (108, "<B", 0),
-}
 
 
 def replace_field(blob: bytes, field: str, value: int, ordinal: int = 0) -> bytes:
@@ -380,7 +416,7 @@ def replace_field(blob: bytes, field: str, value: int, ordinal: int = 0) -> byte
     used, since a sequence of
     replacements may pass through invalid states.
     """
-    if len(blob) < 128 or bytes(blob[:8]) != _MAGIC:
+    if len(blob) < 64 or bytes(blob[:4]) != _MAGIC:
         raise UnitError(
             "tensormap.replace on 128 bytes that are not a tensor map", "copy a valid tensor map there first"
         )
@@ -388,13 +424,12 @@ def replace_field(blob: bytes, field: str, value: int, ordinal: int = 0) -> byte
         raise UnitError(
             f"tensormap.replace: unknown field .{field}", f"use one of {', '.join('.' + f for f in _FIELDS)}"
         )
-    offset, code, entries = _FIELDS[field]
-    if entries and not 0 <= ordinal < entries:
+    least, bits, entries = _FIELDS[field]
+    if not 0 <= ordinal < entries:
         raise UnitError(f"tensormap.replace.{field}: ordinal {ordinal}", f"the ordinal is 0 to {entries - 1}")
-    size = struct.calcsize(code)
     stored = value + 1 if field == "rank" else value
-    if not 0 <= stored < 1 << (8 * size):
+    if not least <= stored < least + (1 << bits):
         raise UnitError(f"tensormap.replace.{field}: value {value} does not fit", "see PTX ISA table 33 for the values")
-    out = bytearray(blob[:128])
-    struct.pack_into(code, out, offset + size * (ordinal if entries else 0), stored)
-    return bytes(out)
+    fields = _load(bytes(blob[:64]))
+    fields[field][ordinal] = stored
+    return _store(fields)
