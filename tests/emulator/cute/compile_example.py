@@ -97,6 +97,21 @@ def mixed() -> None:
     cute.compile(kernel, a, None, b, c, 4, cuda.CUstream(0))
 
 
+def grouped(groups: int, tiles: int, update: str) -> None:
+    """Several bf16 products in one launch; tensor maps are rewritten on the device, in shared or global memory."""
+    module = example("cute/blackwell/kernel/grouped_gemm/grouped_gemm.py")
+    mode = getattr(utils.TensorMapUpdateMode, update)
+    kernel = module.GroupedGemmKernel(cutlass.Float32, False, (128, 128), (1, 1), mode)
+
+    def table(dtype: Any, *shape: int) -> Any:
+        return make_fake_compact_tensor(dtype, shape, stride_order=(*reversed(range(len(shape))),), assumed_align=16)
+
+    initial = [tensor(cutlass.BFloat16) for _ in "abc"]
+    shapes, strides = table(cutlass.Int32, groups, 4), table(cutlass.Int32, groups, 3, 2)
+    addresses, maps = table(cutlass.Int64, groups, 3), table(cutlass.Int64, 4, 3, 16)
+    cute.compile(kernel, *initial, groups, shapes, strides, addresses, tiles, maps, 4, cuda.CUstream(0))
+
+
 def geforce() -> None:
     """NVFP4 on sm_120: mma.sync with block scaling."""
     name = "dense_blockscaled_gemm_persistent_cooperative.py"
@@ -108,5 +123,5 @@ def geforce() -> None:
 
 
 if __name__ == "__main__":
-    kernels = (tutorial, persistent, dense, hopper, mixed, geforce)
+    kernels = (tutorial, persistent, dense, hopper, mixed, grouped, geforce)
     {kernel.__name__: kernel for kernel in kernels}[sys.argv[2]](**json.loads(sys.argv[3]))

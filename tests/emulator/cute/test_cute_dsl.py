@@ -382,6 +382,36 @@ def test_mixed_gemm() -> None:
         np.testing.assert_array_equal(c, product.astype(c.dtype))
 
 
+@pytest.mark.parametrize("update", ["SMEM", "GMEM"])
+def test_grouped_gemm(update: str) -> None:
+    sizes = [(128, 128, 64), (256, 128, 128), (128, 384, 192)]
+    count = sum(m // 128 * n // 128 for m, n, _ in sizes)
+    settings = {"groups": len(sizes), "tiles": count, "update": update}
+    ptx, maps = compiled("sm_100a", "grouped", json.dumps(settings))
+    rng = np.random.default_rng(0)
+    a, b = ([rng.integers(-2, 3, (1, s[i], s[2])).astype(ml_dtypes.bfloat16) for s in sizes] for i in (0, 1))
+    c = [np.zeros((1, m, n), ml_dtypes.bfloat16) for m, n, _ in sizes]
+    module = Module(ptx)
+    tables = (
+        np.array([(*s, 1) for s in sizes], np.int32),
+        np.array([[(k, 1), (k, 1), (n, 1)] for _, n, k in sizes], np.int32),
+        np.array([[module.address_of(x) for x in group] for group in zip(a, b, c, strict=True)], np.int64),
+        np.zeros((4, 3, 16), np.int64),
+    )
+    scheduler = [count, divisor(1), divisor(1)]
+    arguments: list[Any] = [bytes(int(found(r"param_0\[(\d+)\]", ptx)))]
+    for tile, x in zip(maps, (a[0], b[0], c[0]), strict=True):
+        arguments += [tile.map(stored(x), extents(x)), integers(*x.shape[1:], 1)]
+    arguments += [*scheduler, *scheduler, *(struct.pack("<Q", module.address_of(x)) for x in tables)]
+    for seed in range(3):
+        for x in c:
+            x[:] = 0
+        module.launch(entry(ptx), (1, 1, 4), threads(ptx), arguments, shared_bytes=SHARED, seed=seed, checks=IMPLICIT)
+        for x, y, z in zip(a, b, c, strict=True):
+            product = x[0].astype(np.float32) @ y[0].astype(np.float32).T
+            np.testing.assert_array_equal(z[0], product.astype(z.dtype))
+
+
 def geforce(checks: Checks, seed: int) -> None:
     ptx, maps = compiled("sm_120a", "geforce", "{}")
     m, n, k = 256, 256, 512
