@@ -41,7 +41,9 @@ def numbers(kind: str, count: int, r: np.random.RandomState, spread: int = 6) ->
         return x.view(np.uint8)
     data = r.randint(0, 256, count).astype(np.uint8)
     if kind in ("e4m3", "e5m2"):
-        data = np.where((data & 0x7C == 0x7C) | (spread < 4), data & 0xBF, data).astype(np.uint8)  # small: no overflow of f16
+        data = np.where((data & 0x7C == 0x7C) | (spread < 4), data & 0xBF, data).astype(
+            np.uint8
+        )  # small: no overflow of f16
     return data
 
 
@@ -331,8 +333,8 @@ COPIES = (
     _load("narrow64_by_32", "u16", (96, 60), (192,), (16, 24), (16, 8), swizzle=64),
     _load("narrow32_by_16", "u16", (96, 60), (192,), (8, 24), (16, 8), swizzle=32),
     _load("oob", "u16", (96, 60), (192,), (64, 40), (-8, 50), swizzle=128),
-    _load("oob_corner", "u8", (90, 60), (96,), (64, 40), (70, -5)),
-    _load("oob_all", "u8", (90, 60), (96,), (64, 40), (200, 0)),
+    _load("oob_corner", "u8", (90, 60), (96,), (64, 40), (64, -5)),
+    _load("oob_all", "u8", (90, 60), (96,), (64, 40), (208, 0)),
     *(
         _load(f"nan_{t.replace('.', '_')}", t, (64, 16), (512,), (16, 8), (56, 12), nan_fill=True, special=True)
         for t in ("f16", "bf16", "f32", "tf32", "f64", "f32.ftz", "tf32.ftz")
@@ -352,7 +354,7 @@ COPIES = (
     _load("store_oob", "u16", (96, 60), (192,), (64, 40), (48, 40), swizzle=128, op="store"),
     _load("store_narrow", "u16", (96, 60), (192,), (32, 24), (16, 8), swizzle=128, op="store"),
     *(
-        _load(f"{op}_{t}", t, (64, 20), (512,), (16, 12), (4, 5), op=op)
+        _load(f"{op}_{t}", t, (64, 20), (512,), (16, 12), (8, 5), op=op)
         for t, op in (
             ("f32", "add"),
             ("f16", "add"),
