@@ -7,8 +7,9 @@ programmatic launches, and scratch memory (which starts as zeros, and is kept be
 
 from __future__ import annotations
 
-import pprint
+import ast
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,8 +198,16 @@ def _runtime() -> tuple[str, str]:
     return before, behind
 
 
-def _text(value: object) -> str:
-    return pprint.pformat(value, width=118, compact=True, sort_dicts=False)
+def _entry(table: str, key: object, parts: Sequence[object]) -> str:
+    """``table[key] = (parts)``, a line or more for each part."""
+    lines = [f"{table}[{key!r}] = ("]
+    for part in parts:
+        text = f"{part!r},"
+        wrapped = textwrap.wrap(text, 114, subsequent_indent=" ", break_long_words=False, break_on_hyphens=False)
+        # Wrapping cuts at spaces: a string with spaces would not be the same any more.
+        assert ast.literal_eval("".join(("(", *wrapped, ")")))[0] == part
+        lines += (f"    {line}" for line in wrapped)
+    return "\n".join((*lines, ")"))
 
 
 def _quoted(text: str) -> str:
@@ -267,6 +276,8 @@ def bundle(
         plans.append((case, choice.backend.name, choice.plan.describe()))
         most = max(most, len(launches))
     named = {name: (f"kernels/{k.source}", k.entry, dict(k.constants)) for k, name in kernels.names.items()}
+    macros = [_entry("KERNELS", name, parts) for name, parts in named.items()]
+    calls = [_entry("PROGRAMS", key, (count, sizes, *steps)) for key, (count, sizes, steps) in programs.items()]
     tables = [
         f"TASK = {task.name!r}",
         f"ARCH = {arch!r}",
@@ -275,10 +286,12 @@ def bundle(
         f"RESULT = {_FIELDS[task.op][-1] if _FIELDS[task.op] else 0}",
         "",
         "# name: (source, entry, macros)",
-        f"KERNELS = {_text(named)}",
+        "KERNELS = {}",
+        *macros,
         "",
-        "# sizes of a call: (tensors, bytes of scratch memory, steps)",
-        f"PROGRAMS = {_text(programs)}",
+        "# sizes of a call: (tensors, bytes of scratch memory, step, step, ...)",
+        "PROGRAMS = {}",
+        *calls,
         "",
         "SOURCES = {}",
         *(f"SOURCES[{name!r}] = {_quoted(text)}" for name, text in _sources(tuple(kernels.names)).items()),

@@ -109,7 +109,8 @@ def _compiler() -> Any:
     """NVRTC: the one that torch brings, or the system's."""
     roots = [os.path.join(path, "nvidia") for path in sys.path if path]
     found = [name for root in roots for name in glob.glob(f"{root}/*/lib/libnvrtc.so.*") if "builtins" not in name]
-    for name in (*found, "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"):
+    system = sorted(glob.glob("/usr/local/cuda*/lib64/libnvrtc.so.*"), reverse=True)
+    for name in (*found, "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so", *system):
         try:
             return ctypes.CDLL(name)
         except OSError:
@@ -309,7 +310,7 @@ def _prepare(key: Any, device: torch.device | None) -> tuple[list[Callable[[Sequ
     """The steps for a shape, and the addresses of their scratch memory with the null address at the end."""
     if key not in PROGRAMS:
         raise ValueError(f"this bundle has no kernel for the sizes {key}; it was made for the sizes of {TASK} alone")
-    count, sizes, steps = PROGRAMS[key]
+    count, sizes, *steps = PROGRAMS[key]
     scratch = [torch.zeros(size, dtype=torch.uint8, device=device) for size in sizes]
     _kept.extend(scratch)
     torch.cuda.synchronize()
@@ -331,7 +332,7 @@ def _emulate(data: Any) -> None:
     key = _key(data)
     if key not in PROGRAMS:
         raise ValueError(f"this bundle has no kernel for the sizes {key}")
-    _, sizes, steps = PROGRAMS[key]
+    _, sizes, *steps = PROGRAMS[key]
     EXECUTOR(steps, [*_tensors(data), *(torch.zeros(size, dtype=torch.uint8) for size in sizes)])
 
 
