@@ -94,7 +94,8 @@ def test_every_candidate_is_possible_and_the_best_is_taken() -> None:
         if problem.op is Op.GEMV:
             continue
         found = list(planner.candidates(SM_100A, problem))
-        assert found and all(plan.wrong(SM_100A.shared_bytes) == () for plan in found)
+        assert found
+        assert all(plan.wrong(SM_100A.shared_bytes) == () for plan in found)
         assert {plan.cluster for plan in found} == set(Cluster)
         best = model.product(planner.plan(SM_100A, problem), problem).microseconds
         assert best == min(model.product(plan, problem).microseconds for plan in found)
@@ -106,11 +107,12 @@ def test_predictions_are_not_faster_than_the_official_speed_of_light() -> None:
             problem = task.problem(case, scale_layout="tiled")
             plan = BACKEND.plan(SM_100A, problem)
             found = model.vector(plan, problem) if isinstance(plan, GemvPlan) else model.product(plan, problem)
-            assert case.light_us is not None and found.microseconds > case.light_us
+            assert case.light_us is not None
+            assert found.microseconds > case.light_us
 
 
 def test_the_model_prefers_what_it_should() -> None:
-    """Directions that do not depend on constants: each technique helps where it is meant to, and nowhere for nothing."""
+    """Directions that do not depend on constants: each technique helps where it is meant to."""
     big = Problem(Op.GEMM, 8192, 8192, 8192, 1, Format("nvfp4", "tiled"), Format("nvfp4", "tiled"))
     plan = ProductPlan("sm_100a", tile_n=192, stages=4)
     assert model.product(plan, big).microseconds < model.product(replace(plan, buffers=1), big).microseconds

@@ -1,4 +1,4 @@
-"""Plans and problems for the tests of the Blackwell backend: every technique on and off, at sizes that the emulator does at once."""
+"""Plans and problems for the tests of the Blackwell backend: every technique on and off, at small sizes."""
 
 from __future__ import annotations
 

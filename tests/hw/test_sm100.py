@@ -1,4 +1,4 @@
-"""The Blackwell kernels in the emulator through the public path, as a plan is chosen: the contest's shapes, hard data, padding."""
+"""The Blackwell kernels in the emulator, with the plans that are chosen: the contest's shapes, hard data, padding."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def test_gemv_of_codes_that_are_not_32_byte_aligned() -> None:
         return NVFP4Tensor(codes, x.scales, x.tensor_scale, scale_layout=x.scale_layout)
 
     (a,), (b,) = made.a, made.b
-    assert isinstance(a, NVFP4Tensor) and isinstance(b, NVFP4Tensor)
+    assert isinstance(a, NVFP4Tensor)
+    assert isinstance(b, NVFP4Tensor)
     operands = Operands((shifted(a),), (shifted(b),), made.out)
     assert parts_of(operands)[0].data_ptr() % 32 == 16
     BACKEND.run(BACKEND.plan(SM_100A, problem), problem, operands)
@@ -129,7 +130,7 @@ PADDED = (
 
 @pytest.mark.parametrize("problem", PADDED, ids=str)
 def test_nan_in_the_padding_of_scales_does_not_leak(problem: Problem) -> None:
-    """What pads tiled scales, along rows and along K, may be anything; the tensor core would make NaN of 0 times NaN."""
+    """What pads tiled scales, along rows and along K, may be anything; the tensor core makes NaN of 0 times NaN."""
     made, outputs = poison_outputs(inputs.make(problem, "integers", 1))
 
     def poisoned(x: NVFP4Tensor) -> NVFP4Tensor:
@@ -187,7 +188,8 @@ def test_rows_beyond_the_last_offset_keep_their_contents() -> None:
         given = torch.tensor(offsets, dtype=torch.int32)
         BACKEND.run(BACKEND.plan(SM_100A, problem), problem, Operands(made.a, made.b, (out,), given))
         (a,), (b,) = made.a, made.b
-        assert isinstance(a, NVFP4Tensor) and isinstance(b, NVFP4Tensor)
+        assert isinstance(a, NVFP4Tensor)
+        assert isinstance(b, NVFP4Tensor)
         each = torch.einsum("tk,gnk->gtn", a.dequantize(torch.float64), b.dequantize(torch.float64)).float()
         end = 0
         for group, offset in enumerate(offsets):

@@ -23,6 +23,13 @@ SCALE_TILE_BYTES = 512
 TENSOR_COLUMNS = 512
 """Columns of the tensor memory of a multiprocessor."""
 
+SHARED_LEAST = 115 * 1024
+"""Shared memory that a block asks for at least: more than half of a multiprocessor's, so that no two meet on one.
+
+Two pairs of blocks on the same two multiprocessors could each get the tensor memory of one, and wait for the
+other's for ever.
+"""
+
 SHARED_SLACK = 1024
 """Dynamic shared memory that aligning the first stage may take."""
 

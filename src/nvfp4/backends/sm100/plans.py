@@ -9,6 +9,7 @@ from nvfp4.backends.sm100.constants import (
     OUT,
     ROWS,
     SCALE_TILE_BYTES,
+    SHARED_LEAST,
     SHARED_SLACK,
     STEPS,
     TENSOR_COLUMNS,
@@ -106,7 +107,7 @@ class ProductPlan:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a block."""
-        return self.stages * self.stage_bytes + SHARED_SLACK
+        return max(self.stages * self.stage_bytes + SHARED_SLACK, SHARED_LEAST)
 
     @property
     def tensor_columns(self) -> int:

@@ -29,7 +29,10 @@ __device__ __forceinline__ void run_block(int items, const Partials& partials, D
     const Storage<S> memory{(shared_address(shared_memory) + 1023u) & ~1023u, shared_address(&barriers),
                             S::BLOCKS > 1 ? cluster_ctarank() : 0};
     if (threadIdx.x == 0) memory.init();
-    if (warp == S::PRODUCT_WARP) tcgen05_alloc<S::GROUP>(memory.tensor(), S::COLUMNS);
+    if (warp == S::PRODUCT_WARP) {
+        tcgen05_alloc<S::GROUP>(memory.tensor(), S::COLUMNS);
+        tcgen05_relinquish_alloc_permit<S::GROUP>();
+    }
     synchronise<S>();
     griddepcontrol_launch_dependents();
     const u32 tensor = ld_shared_b32(memory.tensor());
@@ -65,8 +68,5 @@ __device__ __forceinline__ void run_block(int items, const Partials& partials, D
     }
 
     synchronise<S>();
-    if (warp == S::PRODUCT_WARP) {
-        tcgen05_relinquish_alloc_permit<S::GROUP>();
-        tcgen05_dealloc<S::GROUP>(tensor, S::COLUMNS);
-    }
+    if (warp == S::PRODUCT_WARP) tcgen05_dealloc<S::GROUP>(tensor, S::COLUMNS);
 }
