@@ -129,6 +129,9 @@ class Launch:
         self.arch: int = names.get("arch", 90)
         self.random = random.Random(config.seed)
         self.native = runtime()
+        self.checked = config.checks.initialisation or config.checks.races
+        self.async_access: Any = self.native.function("async_access")
+        self.pointers: dict[int, tuple[Any, Any, int]] = {}
         self.report = Report(kernel.entry.name, compile_seconds=kernel.seconds)
         self.findings = Findings(self)
         gx, gy, gz = config.grid

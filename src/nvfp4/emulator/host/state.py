@@ -26,6 +26,8 @@ Spans = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 # Lanes that share a shadow cell of tensor memory.
 TENSOR_LANES = 16
+# Word lists whose addresses are remembered.
+_POINTERS = 20_000
 _EVERY = list(range(32))
 _UNSIGNED: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 CPASYNC, WGMMA, BULK, TCGEN05, TRANSFER = range(PIPES)
@@ -375,11 +377,26 @@ class HostCall:
             access.__dict__["_cells"] = found
         return found
 
+    def allocated(self, tmem: TensorMemory, access: Access, what: str) -> None:
+        """`TensorMemory.check_allocated`, not repeated while no allocation changes."""
+        state = id(tmem), tuple(tmem.sizes.items())
+        if access.__dict__.get("_allocated") != state:
+            tmem.check_allocated(access.spans, what)
+            access.__dict__["_allocated"] = state
+
     def tensor_access(
-        self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool, own: int
+        self,
+        words: NDArray[np.intp],
+        rank: int,
+        what: str,
+        component: int,
+        date: int,
+        write: bool,
+        own: int,
+        both: bool = False,
     ) -> None:
-        """A tcgen05 operation will touch these words of a CTA's tensor memory."""
-        flags = int(write) | 4 | (16 if self.launch.checks.strict else 0)
+        """A tcgen05 operation will touch these words of a CTA's tensor memory; ``both``: it reads what it writes."""
+        flags = int(write) | 4 | (16 if self.launch.checks.strict else 0) | (32 if both else 0)
         self._check(self.tensor_cells(rank), words, rank, what, component, date, flags, own)
 
     def _check(
@@ -393,18 +410,26 @@ class HostCall:
         flags: int,
         own: int,
     ) -> None:
-        if not int(self.launch.context["checks"][0]) & (Check.INIT | Check.RACES):
+        launch = self.launch
+        if not launch.checked:
             return
-        names = self.launch.findings.what
+        names = launch.findings.what
         if what not in names:
             names.append(what)
-        index = words if words.dtype == np.int64 and words.flags.c_contiguous else np.ascontiguousarray(words, np.int64)
-        self.launch.native.function("async_access")(
-            self.launch.address,
-            self.launch.warp_address(self.index),
+        # Plans are shared, and so are their word lists: their addresses are asked for once.
+        held = launch.pointers.get(id(words))
+        if held is None:
+            if len(launch.pointers) > _POINTERS:
+                launch.pointers.clear()
+            same = words.dtype == np.int64 and words.flags.c_contiguous
+            index = words if same else np.ascontiguousarray(words, np.int64)
+            held = launch.pointers[id(words)] = words, index, int(index.ctypes.data)
+        launch.async_access(
+            launch.address,
+            launch.warp_address(self.index),
             cells.ctypes.data,
-            index.ctypes.data,
-            index.size,
+            held[2],
+            words.size,
             self.number,
             component,
             date,

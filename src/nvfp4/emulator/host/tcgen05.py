@@ -236,8 +236,11 @@ def _mma(call: HostCall) -> bool:
         for access in plan.accesses_of(accumulate):
             rank = ranks[access.cta]
             if access.space == "tensor":
-                tmems[access.cta].check_allocated(access.spans, f"{call.instruction.opcode}: {access.what}")
-                call.tensor_access(call.tensor_words(access), rank, access.what, own, date, access.write, own)
+                if access.what == "accumulator D" and not access.write:
+                    continue  # with the write of the same place, below
+                call.allocated(tmems[access.cta], access, f"{call.instruction.opcode}: {access.what}")
+                words = call.tensor_words(access)
+                call.tensor_access(words, rank, access.what, own, date, access.write, own, accumulate and access.write)
             else:
                 call.access(access.words, rank, access.what, own, date, False)
 
@@ -278,7 +281,7 @@ def _cp(call: HostCall) -> bool:
         for access in plan.accesses:
             rank = ranks[access.cta]
             if access.space == "tensor":
-                tmems[access.cta].check_allocated(access.spans, f"{i.opcode}: {access.what}")
+                call.allocated(tmems[access.cta], access, f"{i.opcode}: {access.what}")
                 call.tensor_access(call.tensor_words(access), rank, access.what, own, date, True, own)
             else:
                 call.access(access.words, rank, access.what, own, date, False)
@@ -297,7 +300,7 @@ def _shift(call: HostCall) -> bool:
         tmems = [call.tmem(r) for r in ranks]
         own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
         for access in plan.accesses:
-            tmems[access.cta].check_allocated(access.spans, call.instruction.opcode)
+            call.allocated(tmems[access.cta], access, call.instruction.opcode)
             call.tensor_access(call.tensor_words(access), ranks[access.cta], access.what, own, date, access.write, own)
         _in_flight(call, lambda p=plan, t=tmems: p.run(t), "tcgen05.shift", _queue(call))  # type: ignore[misc]
     return True
@@ -365,7 +368,7 @@ def _ld(call: HostCall) -> bool:
     tmem = call.tmem(call.rank)
     component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
     for access in plan.accesses:
-        tmem.check_allocated(access.spans, i.opcode)
+        call.allocated(tmem, access, i.opcode)
         call.tensor_access(call.tensor_words(access), call.rank, access.what, component, date, False, component)
     call.mark_all(i.operands[0], False)
     if reduced:
@@ -394,7 +397,7 @@ def _st(call: HostCall) -> bool:
     tmem = call.tmem(call.rank)
     component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
     for access in plan.accesses:
-        tmem.check_allocated(access.spans, i.opcode)
+        call.allocated(tmem, access, i.opcode)
         call.tensor_access(call.tensor_words(access), call.rank, access.what, component, date, True, component)
     registers = call.registers(i.operands[-1])
     _in_flight(call, lambda: plan.run(tmem, registers), "tcgen05.st", _transfer_queue(call, "st"))

@@ -134,7 +134,8 @@ def async_access(
     mark.
 
     flags: 1 write, 2 through the async proxy (generic writes need a proxy fence), 4 tensor memory, 8 does not set
-    the mark, 16 only tcgen05.fence orders. own: a component that is in order with this operation whatever the clocks
+    the mark, 16 only tcgen05.fence orders,
+    32 a write that also reads. own: a component that is in order with this operation whatever the clocks
     say. place: what | rank << 8, for messages.
     """
     vc = w.vc
@@ -178,7 +179,7 @@ def async_access(
             if (flags & 1) and unlikely(cell.flags & 2):
                 fault(ctx, w, F_MBARRIER_OVERWRITTEN, instruction, 0, 0, where, 0, 0, 0)
                 cell.flags = cell.flags & 253
-        if (flags & 1) == 0 and unlikely(cell.init != 15) and (ctx.checks & CK_INIT):
+        if ((flags & 1) == 0 or (flags & 32)) and unlikely(cell.init != 15) and (ctx.checks & CK_INIT):
             fault(ctx, w, F_UNINITIALISED_SHARED, instruction, 0, 0, where, 0, place, (flags & 4) | 64)
             cell.init = 15
         if flags & 1:
