@@ -63,9 +63,9 @@ __device__ __forceinline__ void store_staged(u8* out, int token, int token_begin
 template <int N, int OUT, class Value>
 __device__ __forceinline__ void store_tile_transposed(u8* out, int token, int token_begin, int token_end, int column,
                                                       int columns, u32 staging, u32 number, Value value) {
-    // Nothing of this may be computed before the products, which leave no registers to keep it.
-    asm volatile("" : "+r"(column), "+r"(columns), "+r"(token), "+r"(staging), "+r"(number));
     if constexpr (OUT == OUT_FP32) {
+        // Not computed before the products, which leave no registers to keep it.
+        asm volatile("" : "+r"(column), "+r"(columns), "+r"(token));
         const u32 lane = threadIdx.x % 32;
         const int c = column + static_cast<int>(threadIdx.x % 128 / 32 * 16 + lane / 4);
         int row = token + static_cast<int>(lane % 4 * 2);

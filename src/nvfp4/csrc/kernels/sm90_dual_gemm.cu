@@ -33,8 +33,6 @@ struct Tiling {
     int tiles_m, tiles_n;
 
     __device__ __forceinline__ TileIndex at(int tile) const {
-        int tiles_m = this->tiles_m, tiles_n = this->tiles_n;
-        asm volatile("" : "+r"(tiles_m), "+r"(tiles_n));  // else their reciprocals occupy registers during the products
         const int band = tile / (BAND * tiles_n), inside = tile % (BAND * tiles_n);
         const int width = min(BAND, tiles_m - band * BAND);
         return {inside / width, band * BAND + inside % width};
@@ -49,12 +47,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                          const u8* b2_scales, const float* a_tensor_scale, const float* b1_tensor_scale,
                          const float* b2_tensor_scale, u8* out, float* sums, u32* counters, int m, int n, int k) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
-    const int units = k / UNIT;
-    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + ROWS - 1) / ROWS};
-    const int tiles = tiling.tiles_m * tiling.tiles_n;
-    if (threadIdx.x == 0) stages.init(StreamK(tiles, (units + CHUNK - 1) / CHUNK));
+    if (threadIdx.x == 0) stages.init();
     __syncthreads();
 
+    const int units = k / UNIT, chunks = (units + CHUNK - 1) / CHUNK;
+    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + ROWS - 1) / ROWS};
+    const int tiles = tiling.tiles_m * tiling.tiles_n;
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         Operands<2> o;
@@ -76,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, stages.work(), operands, [] { griddepcontrol_wait(); });
+            load(stages, StreamK(tiles, chunks), operands, [] { griddepcontrol_wait(); });
         }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
@@ -95,6 +93,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                                    return silu(gate) * (sum[1][i] * S::FACTOR * scale_a * scale_b2);
                                                });
         };
-        multiply_and_store(stages, Workspace{sums, counters}, group, store);
+        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, group, store);
     }
 }

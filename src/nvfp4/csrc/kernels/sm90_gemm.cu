@@ -34,8 +34,6 @@ struct Tiling {
     int tiles_m, tiles_n;
 
     __device__ __forceinline__ TileIndex at(int tile) const {
-        int tiles_m = this->tiles_m, tiles_n = this->tiles_n;
-        asm volatile("" : "+r"(tiles_m), "+r"(tiles_n));  // else their reciprocals occupy registers during the products
         const int matrix = tiles_m * tiles_n, l = tile / matrix, rest = tile % matrix;
         const int band = rest / (BAND * tiles_n), inside = rest % (BAND * tiles_n);
         const int width = min(BAND, tiles_m - band * BAND);
@@ -50,12 +48,11 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
                     int b_tensor_stride, u8* out, float* sums, u32* counters, int m, int n, int k, int l) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
-    const int units = k / UNIT;
-    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + ROWS - 1) / ROWS};
-    const int tiles = tiling.tiles_m * tiling.tiles_n * l;
-    if (threadIdx.x == 0) stages.init(StreamK(tiles, (units + CHUNK - 1) / CHUNK));
+    if (threadIdx.x == 0) stages.init();
     __syncthreads();
 
+    const int units = k / UNIT, chunks = (units + CHUNK - 1) / CHUNK;
+    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + ROWS - 1) / ROWS};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         Operands<BLOCKS> o;
@@ -74,11 +71,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return o;
     };
 
+    const int tiles = tiling.tiles_m * tiling.tiles_n * l;
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, stages.work(), operands, [] { griddepcontrol_wait(); });
+            load(stages, StreamK(tiles, chunks), operands, [] { griddepcontrol_wait(); });
         }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
@@ -99,6 +97,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                     [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
             }
         };
-        multiply_and_store(stages, Workspace{sums, counters}, group, store);
+        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, group, store);
     }
 }

@@ -95,21 +95,22 @@ __device__ __forceinline__ TileIndex find(const Table& table, int tile, int grou
 
 // The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, from, begin, end, sum, warpgroup)` finishes it.
 template <class Describe, class Store>
-__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, float* sums, u32* counters,
-                                    Describe operands, Store store) {
+__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int chunks, float* sums,
+                                    u32* counters, Describe operands, Store store) {
+    const int tiles = table.first_tile[groups];
     const auto describe = [&](int tile) { return operands(find(table, tile, groups)); };
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (threadIdx.x < S::LOADER + 32) {
             if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, stages.work(), describe, [] { griddepcontrol_wait(); });
+            load(stages, StreamK(tiles, chunks), describe, [] { griddepcontrol_wait(); });
         }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
         griddepcontrol_wait();
         griddepcontrol_launch_dependents();
-        multiply_and_store(stages, Workspace{sums, counters}, warpgroup,
+        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, warpgroup,
                            [&](auto count, int tile, int from, int begin, int end, auto& sum) {
                                store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
                            });
@@ -146,10 +147,10 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                u32* counters, int groups, int largest_k) {
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
+    if (threadIdx.x == 0) stages.init();
     if (threadIdx.x < 32) {
         const auto rows = [&](int g, int& begin, int& end) { begin = 0, end = m.value[g]; };
         table.fill(groups, rows, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
-        if (threadIdx.x == 0) stages.init(StreamK(table.first_tile[groups], (largest_k / UNIT + CHUNK - 1) / CHUNK));
     }
     __syncthreads();
     const auto operands = [&](const TileIndex& index) {
@@ -175,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                            tensor_scale(a_tensor_scale.value[g], 0, 0),
                                            tensor_scale(b_tensor_scale.value[g], 0, 0));
     };
-    run(stages, table, groups, sums, counters, operands, store);
+    run(stages, table, groups, (largest_k / UNIT + CHUNK - 1) / CHUNK, sums, counters, operands, store);
 }
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
@@ -186,6 +187,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
     const int units = k / UNIT;
+    if (threadIdx.x == 0) stages.init();
     if (threadIdx.x < 32) {
         griddepcontrol_wait();  // the kernel before may write the offsets
         // Clamped, so that no value of theirs can lead outside of A or C. A row belongs to the first group that ends after it.
@@ -195,7 +197,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
             end = max(end_of(g), begin);
         };
         table.fill(groups, rows, [&](int) { return (n + ROWS - 1) / ROWS; });
-        if (threadIdx.x == 0) stages.init(StreamK(table.first_tile[groups], (units + CHUNK - 1) / CHUNK));
     }
     __syncthreads();
     const auto operands = [&](const TileIndex& index) {
@@ -219,5 +220,5 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                            tensor_scale(a_tensor_scale, 0, 0),
                                            tensor_scale(b_tensor_scale, b_tensor_stride, index.group));
     };
-    run(stages, table, groups, sums, counters, operands, store);
+    run(stages, table, groups, (units + CHUNK - 1) / CHUNK, sums, counters, operands, store);
 }

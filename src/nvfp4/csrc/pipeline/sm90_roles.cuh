@@ -58,8 +58,7 @@ struct Shape {
     static constexpr int STAGING = CODES + CHUNKS * CODES_BYTES;
     static constexpr int SCALES = STAGING + STAGING_BYTES;
     static constexpr int BARRIERS = SCALES + CHUNKS * SCALES_BYTES;
-    static constexpr int WORK = BARRIERS + (CHUNKS + TILES) * 16;
-    static constexpr int SHARED_BYTES = WORK + 16;
+    static constexpr int SHARED_BYTES = BARRIERS + (CHUNKS + TILES) * 16;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "TOKENS");
     static_assert(CHUNKS == 2 || CHUNKS == 4, "a power of two");
@@ -81,11 +80,8 @@ struct Stages {
     __device__ __forceinline__ u32 tile_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + stage); }
     __device__ __forceinline__ u32 tile_empty(u32 stage) const { return chunk_full(2 * S::CHUNKS + S::TILES + stage); }
 
-    __device__ __forceinline__ StreamK work() const { return StreamK(base + S::WORK); }
-
     // By one thread, before the roles part.
-    __device__ __forceinline__ void init(const StreamK& work) const {
-        work.save(base + S::WORK);
+    __device__ __forceinline__ void init() const {
         for (u32 stage = 0; stage < S::CHUNKS; ++stage) {
             mbarrier_init_shared_b64(chunk_full(stage), S::WEIGHT_LAYOUT == SCALES_LINEAR ? 1 + 32 : 1);
             mbarrier_init_shared_b64(chunk_empty(stage), 4 * S::MULTIPLIERS);  // a lane of each warp
@@ -229,12 +225,14 @@ struct Multiplier {
     Stages<S> stages;
     Position<S> place;
     u32 codes, swizzle, scales;  // of this lane's row: addresses in the first chunk
+    bool first_lane;
 
     __device__ __forceinline__ Multiplier(const Stages<S>& s, int group) : stages(s) {
         const u32 lane = threadIdx.x % 32, t = lane % 4, row = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
         codes = stages.codes(0) + row * CHUNK_ROW_BYTES + Raw::code_shift(t);
         swizzle = (row & 7) << 4 ^ Raw::swizzle_shift(t);
         scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + Raw::scale_shift(t);
+        first_lane = lane == 0;
     }
 
     __device__ __forceinline__ void read(Raw& raw, u32 stage, u32 step) const {
@@ -260,7 +258,6 @@ struct Multiplier {
         raw.template decode<1, S::BF16>(a[0][1]);
         raw.template decode<2, S::BF16>(a[0][2]);
         raw.template decode<3, S::BF16>(a[0][3]);
-        const bool first_lane = threadIdx.x % 32 == 0;
         u32 before = 0;  // barrier of the tile before
 #pragma unroll 1
         for (; chunks > 0; --chunks) {
@@ -309,50 +306,49 @@ struct Count {
 // The multipliers' part of a kernel. `store(constant N, tile, from, begin, end, sums)` finishes N tokens, the first of which is token
 // `from` of the tile, and stores those of tokens [begin, end).
 template <class S, class Store>
-__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, const Workspace& workspace, int group, Store store) {
+__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int tiles, int chunks, const Workspace& workspace,
+                                                   int group, Store store) {
     constexpr int N = S::TOKENS, REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
     const u32 number = 1 + group;
     Multiplier<S> multiplier(stages, group);
+    int position = -1;  // where this block is
     while (true) {
         Segment segment;
         {
-            StreamK work = stages.work();
-            work.position += static_cast<int>(multiplier.place.count);
+            StreamK work = StreamK::anew(tiles, chunks);
+            if (position >= 0) work.position = position;
             if (!work.next(segment)) break;
+            position = work.position;
         }
         float sums[S::BLOCKS][REGISTERS];
         multiplier.template multiply<N>(sums, segment.end - segment.begin);
         int begin = 0, end = N;
-        const StreamK work = stages.work();
-        if (segment.end - segment.begin < work.chunks) {
+        if (segment.end - segment.begin < chunks) {
+            const StreamK work = StreamK::anew(tiles, chunks);
             const Sharers sharers = work.sharers(segment.tile);
             Share share(sharers, GROUPS);
-            const bool alone = work.shares_one_tile();
-            if (!alone) share.end = share.begin;  // nothing is kept
+            const bool last = position >= work.last;
+            if (!last) share.end = share.begin;  // nothing is kept
             leave_sums(sums, workspace, segment.begin == 0, sharers.first, group, number, share);
-            if (!alone) continue;
+            if (!last) continue;
             await_sums(workspace, sharers, group, number);
-            add_other_parts(sums, workspace, sharers, group, number, share);
+            add_other_parts(sums, workspace, sharers, group, share);
             begin = 8 * share.begin;
             end = 8 * share.end;
         }
         store(Count<N>(), segment.tile, 0, begin, end, sums);
     }
-    const StreamK work = stages.work();
-    if (work.shares_one_tile()) return;
-    // The tile that an earlier block began, and the one that a later block goes on with.
+    // The tile that an earlier block began, unless it was the last.
+    const StreamK work = StreamK::anew(tiles, chunks);
+    const int waiting = work.position / chunks;
+    if (work.position == waiting * chunks || work.last <= (waiting + 1) * chunks) return;
+    const Sharers sharers = work.sharers(waiting);
+    const Share share(sharers, GROUPS);
+    await_sums(workspace, sharers, group, number);
 #pragma unroll 1
-    for (int i = 0; i < 2; ++i) {
-        const int at = i == 0 ? work.position : work.last, tile = at / work.chunks;
-        if (at == tile * work.chunks) continue;
-        const Sharers sharers = work.sharers(tile);
-        const Share share(sharers, GROUPS);
-        await_sums(workspace, sharers, group, number);
-#pragma unroll 1
-        for (int first = share.begin; first < share.end; first += BATCH) {
-            float sums[S::BLOCKS][4 * BATCH];
-            add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, share.end);
-            store(Count<8 * BATCH>(), tile, 8 * first, 8 * first, 8 * share.end, sums);
-        }
+    for (int first = share.begin; first < share.end; first += BATCH) {
+        float sums[S::BLOCKS][4 * BATCH];
+        add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, share.end);
+        store(Count<8 * BATCH>(), waiting, 8 * first, 8 * first, 8 * share.end, sums);
     }
 }

@@ -2,20 +2,14 @@
 //
 // A block's range touches at most one tile that begins in an earlier block, at its start, and at most one that a later block
 // goes on with, at its end. The tokens of a shared tile are dealt out to the blocks that have a part of it: each leaves its sums of the
-// others' tokens in device memory, and adds up the parts of its own.
-//
-// A block with one shared tile, its only one, does that at once, with its own part still in registers. A block with two leaves all its
-// sums, and adds up its tokens of both after all else: it must not wait for the tile at its start, which an earlier block comes to last
-// (measured on an H200: 8 us a launch for the first way, 13 for the second, 19 for the second tile the first way).
-//
-// Who adds what in which order follows from the sizes, so that results do not change from run to run. All blocks must be resident
-// together: the grid is at most the number of SMs, and at most the number of chunks.
+// others' tokens in device memory, and adds up the parts of its own. For the tile at the end of its range that happens at once, with
+// its own part still in registers; for the one at the start after all else, as the earlier block comes to it last. Who adds what
+// in which order follows from the sizes, so that results do not change from run to run. All blocks must be resident together: the
+// grid is at most the number of SMs, and at most the number of chunks.
 #pragma once
 
 #include "ptx/barrier.cuh"
 #include "ptx/flag.cuh"
-#include "ptx/ld.cuh"
-#include "ptx/st.cuh"
 #include "ptx/types.cuh"
 
 // A part of one tile.
@@ -51,18 +45,10 @@ struct StreamK {
         last = start(blockIdx.x + 1);
     }
 
-    // To and from 16 bytes of shared memory: multipliers have no registers to keep it in while they multiply.
-    __device__ __forceinline__ void save(u32 address) const {
-        st_shared_v4_b32(address, {static_cast<u32>(share), static_cast<u32>(extra), static_cast<u32>(chunks), 0u});
-    }
-
-    __device__ __forceinline__ explicit StreamK(u32 address) {
-        const u32x4 saved = ld_shared_v4_b32(address);
-        share = static_cast<int>(saved.x);
-        extra = static_cast<int>(saved.y);
-        chunks = static_cast<int>(saved.z);
-        position = start(blockIdx.x);
-        last = start(blockIdx.x + 1);
+    // The same, computed anew: multipliers have no registers to keep it in while they multiply, and the compiler would.
+    static __device__ __forceinline__ StreamK anew(int tiles, int chunks_of_tile) {
+        asm volatile("" : "+r"(tiles), "+r"(chunks_of_tile));
+        return StreamK(tiles, chunks_of_tile);
     }
 
     __device__ __forceinline__ bool next(Segment& segment) {
@@ -72,11 +58,6 @@ struct StreamK {
         segment.end = min(segment.begin + last - position, chunks);
         position += segment.end - segment.begin;
         return true;
-    }
-
-    // Whether the block's range (as constructed) lies in one tile, and is shorter.
-    __device__ __forceinline__ bool shares_one_tile() const {
-        return position < last && position / chunks == (last - 1) / chunks && last - position < chunks;
     }
 
     __device__ __forceinline__ Sharers sharers(int tile) const {
@@ -147,14 +128,13 @@ __device__ __forceinline__ void await_sums(const Workspace& workspace, const Sha
 // Adds the other sharers' parts of the groups of `share` to this block's, which are in registers.
 template <int BLOCKS, int REGISTERS>
 __device__ __forceinline__ void add_other_parts(float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
-                                                const Sharers& sharers, int warpgroup, u32 number, const Share& share) {
+                                                const Sharers& sharers, int warpgroup, const Share& share) {
 #pragma unroll 1
     for (int i = 0; i < sharers.count; ++i) {
         if (i == sharers.index) continue;
         const float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, sharers.first + i, i == 0, warpgroup);
 #pragma unroll
         for (int g = 0; g < REGISTERS / 4; ++g) {
-            if (g % 4 == 0) barrier_sync(number, 128);  // else the compiler has more loads in flight than registers for them
             if (!share.has(g)) continue;
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
