@@ -57,6 +57,7 @@ def plan_of(rng: random.Random, op: Op, k_chunks: int) -> ProductPlan:
             interleave=rng.random() < 0.5,
             collect=rng.random() < 0.5,
             hints=rng.random() < 0.5,
+            prefetch=rng.choice((0, 1, 8)),
             early=rng.random() < 0.5,
             programmatic=rng.random() < 0.5,
             band=rng.choice((1, 2, 16)),

@@ -9,8 +9,10 @@ import torch
 import typer
 
 import nvfp4
+from nvfp4.backends import Explanation
 from nvfp4.cli import output
 from nvfp4.device import Capability, capability, known
+from nvfp4.errors import MissingDependencyError
 from nvfp4.problem import Op, Problem
 
 
@@ -52,7 +54,20 @@ def explain(
         )
     else:
         output.console.print(str(found), highlight=False, markup=False)
+        for line in _details(found):
+            output.console.print(f"     {line}", highlight=False, markup=False)
     raise typer.Exit(0 if found.choice else 1)
+
+
+def _details(found: Explanation) -> tuple[str, ...]:
+    """What the chosen backend can tell beyond its plan: registers, memory, expectations. May compile the kernel."""
+    if found.choice is None:
+        return ()
+    tell = getattr(found.choice.backend, "details", None)
+    try:
+        return tuple(tell(found.choice.plan, found.problem)) if tell is not None else ()
+    except MissingDependencyError:
+        return ()  # no compiler here: the plan is all there is
 
 
 def _plan(plan: Any) -> dict[str, Any]:

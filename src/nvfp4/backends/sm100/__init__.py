@@ -10,14 +10,14 @@ from typing import cast
 
 import torch
 
-from nvfp4 import executors
+from nvfp4 import executors, jit
 from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
-from nvfp4.backends.sm100 import dual, gemm, gemv, group, planner
+from nvfp4.backends.sm100 import dual, gemm, gemv, group, model, planner
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.device import Capability
-from nvfp4.executors.launch import Launch
+from nvfp4.executors.launch import Kernel, Launch
 from nvfp4.problem import Op, Problem
 
 ARCHS = ("sm_100a", "sm_103a")
@@ -58,6 +58,26 @@ class Sm100Backend:
         """The plan for `problem` there."""
         return (gemv.plan if problem.op is Op.GEMV else planner.plan)(capability, problem)
 
+    def details(self, plan: Plan, problem: Problem) -> tuple[str, ...]:
+        """What the kernel takes of a multiprocessor, and what the model expects of it. Compiles it."""
+        kernel = kernel_of(plan, problem)
+        if kernel is None:
+            return ()
+        resources = jit.compile(kernel).resources
+        assert resources is not None
+        if isinstance(plan, GemvPlan):
+            threads, shared, expected = 32 * plan.warps, 0, model.vector(plan, problem)
+        else:
+            product = cast(ProductPlan, plan)
+            threads, shared = product.threads(problem), product.shared_bytes
+            expected = model.product(product, problem)
+        spills = f", {resources.local_bytes} bytes of local memory" if resources.local_bytes else ", no spills"
+        return (
+            f"{threads} threads of {resources.registers} registers{spills}, "
+            f"{(shared + resources.shared_bytes) / 1024:.1f} KB of shared memory",
+            f"a model, never measured, expects {expected}",
+        )
+
     def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
         """The launches, in order, that compute ``operands.out``."""
         return build(plan, problem, operands, scratch(plan, problem, operands))
@@ -88,8 +108,38 @@ def scratch(plan: Plan, problem: Problem, operands: Operands) -> tuple[torch.Ten
     device = operands.out[0].device
     return (
         torch.empty(floats, dtype=torch.float32, device=device),
-        torch.zeros(counters, dtype=torch.int32, device=device),
+        _zeros(counters, device),
     )
+
+
+# Counters of each device and queue: kernels leave them as they found them, so that clearing them once is enough.
+_counters: dict[tuple[int, int], torch.Tensor] = {}
+
+
+def _zeros(count: int, device: torch.device) -> torch.Tensor:
+    """`count` zeros, int32, that the kernels in the current queue may count with, and leave zero.
+
+    A graph gets its own: it may be replayed in any queue.
+    """
+    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        return torch.zeros(count, dtype=torch.int32, device=device)
+    index = device.index if device.index is not None else torch.cuda.current_device()
+    key = (index, int(torch.cuda.current_stream(index).cuda_stream))
+    found = _counters.get(key)
+    if found is None or found.numel() < count:
+        found = _counters[key] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
+    return found
+
+
+def kernel_of(plan: Plan, problem: Problem) -> Kernel | None:
+    """The kernel that a plan runs, without operands; None for an empty result."""
+    if isinstance(plan, GemvPlan):
+        return gemv.kernel(plan, problem)
+    products = cast(ProductPlan, plan)
+    if problem.op is Op.GROUP_GEMM:
+        groups = problem.stacked or min(group.MAX_LIST_GROUPS, sum(1 for m, n, _ in problem.groups if m and n))
+        return group.kernel(products, problem, groups) if groups else None
+    return products.kernel(problem, "dual_gemm" if problem.op is Op.DUAL_GEMM else "gemm")
 
 
 def build(plan: Plan, problem: Problem, operands: Operands, extra: Sequence[torch.Tensor]) -> tuple[Launch, ...]:

@@ -73,11 +73,8 @@ def plan(capability: Capability, problem: Problem) -> GemvPlan:
     return GemvPlan(capability.arch, rows, parts, max(4, parts), ahead)
 
 
-def launch(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
-    """One launch; none for an empty result."""
-    if 0 in (problem.m, problem.n, problem.l):
-        return ()
-    a, x = parts(operands.a[0]), parts(operands.b[0])
+def kernel(plan: GemvPlan, problem: Problem) -> Kernel:
+    """``sm100_gemv.cu`` with the constants of a plan."""
     constants = {
         "K": problem.k,
         "N": problem.n,
@@ -90,14 +87,22 @@ def launch(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Launch
         "OUT": OUT[problem.out_dtype],
         "EARLY": int(plan.early),
     }
+    return Kernel(
+        "sm100_gemv.cu",
+        "nvfp4_sm100_gemv",
+        tuple((f"PLAN_{key}", value) for key, value in constants.items()),
+        plan.arch,
+    )
+
+
+def launch(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
+    """One launch; none for an empty result."""
+    if 0 in (problem.m, problem.n, problem.l):
+        return ()
+    a, x = parts(operands.a[0]), parts(operands.b[0])
     return (
         Launch(
-            kernel=Kernel(
-                "sm100_gemv.cu",
-                "nvfp4_sm100_gemv",
-                tuple((f"PLAN_{key}", value) for key, value in constants.items()),
-                plan.arch,
-            ),
+            kernel=kernel(plan, problem),
             grid=plan.grid(problem),
             block=(32 * plan.warps, 1, 1),
             programmatic=plan.programmatic,

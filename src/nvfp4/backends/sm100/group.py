@@ -9,7 +9,7 @@ from nvfp4.backends.operands import parts
 from nvfp4.backends.sm100.constants import Cluster, ScaleMode, ceil_div
 from nvfp4.backends.sm100.gemm import code_map, grid, maps, scale_map, tile_count, x_box
 from nvfp4.backends.sm100.plans import ProductPlan
-from nvfp4.executors.launch import Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
+from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
 
 MAX_LIST_GROUPS = 32
@@ -19,11 +19,21 @@ MAX_STACKED_GROUPS = 1024
 """Groups of the stacked form: shared memory holds two numbers for each."""
 
 
-def _entry(plan: ProductPlan, problem: Problem, form: str, capacity: int) -> Launch:
+def kernel(plan: ProductPlan, problem: Problem, groups: int) -> Kernel:
+    """``sm100_group_gemm.cu`` with the constants of a plan, for a launch of so many groups."""
+    if problem.stacked:
+        form, capacity = "stacked", groups
+    else:
+        # A power of two, so that few variants are compiled.
+        form, capacity = "list", 1 << (groups - 1).bit_length()
+    made = plan.kernel(problem, "group_gemm", {"CAPACITY": capacity})
+    return replace(made, entry=f"{made.entry}_{form}")
+
+
+def _entry(plan: ProductPlan, problem: Problem, groups: int) -> Launch:
     """A launch without arguments."""
-    kernel = plan.kernel(problem, "group_gemm", {"CAPACITY": capacity})
     return Launch(
-        kernel=replace(kernel, entry=f"{kernel.entry}_{form}"),
+        kernel=kernel(plan, problem, groups),
         grid=(1, 1, 1),
         block=(plan.threads(problem), 1, 1),
         cluster=(plan.blocks, 1, 1),
@@ -46,14 +56,13 @@ def _list(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[Laun
     result = []
     for start in range(0, len(present), MAX_LIST_GROUPS):
         chosen = present[start : start + MAX_LIST_GROUPS]
-        # A power of two, so that few variants are compiled.
         capacity = 1 << (len(chosen) - 1).bit_length()
         a, b = [parts(operands.a[i]) for i in chosen], [parts(operands.b[i]) for i in chosen]
         sizes = [problem.groups[i] for i in chosen]
         a_maps = [maps(plan, a_mode, x, (m, k, 1), not plan.swapped) for x, (m, _, k) in zip(a, sizes, strict=True)]
         b_maps = [maps(plan, b_mode, x, (n, k, 1), plan.swapped) for x, (_, n, k) in zip(b, sizes, strict=True)]
         tiles = sum(tile_count(plan, *((n, m) if plan.swapped else (m, n))) for m, n, _ in sizes)
-        entry = _entry(plan, problem, "list", capacity)
+        entry = _entry(plan, problem, len(chosen))
         result.append(
             replace(
                 entry,
@@ -96,7 +105,7 @@ def _stacked(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[L
     tiles = (problem.m // a_tile + problem.stacked) * ceil_div(problem.n, b_tile)
     return (
         replace(
-            _entry(plan, problem, "stacked", problem.stacked),
+            _entry(plan, problem, problem.stacked),
             grid=(grid(plan, tiles), 1, 1),
             args=(
                 a_codes,

@@ -13,6 +13,8 @@ from nvfp4.device import Capability
 from nvfp4.problem import Op, Problem
 
 _SPLITS = (1, 2, 4)
+# Chunks: more than any plan has stages, so that scales are in L2 when their copy is issued.
+_PREFETCH = 8
 
 
 def candidates(capability: Capability, problem: Problem) -> Iterator[ProductPlan]:
@@ -32,6 +34,7 @@ def candidates(capability: Capability, problem: Problem) -> Iterator[ProductPlan
                         cluster=cluster,
                         swapped=swapped,
                         splits=split,
+                        prefetch=_PREFETCH,
                         sms=capability.sms,
                     )
                     plan = fitting(plan, capability.shared_bytes)

@@ -47,6 +47,7 @@ class ProductPlan:
         interleave: Scales of a step are copied to tensor memory just before its product, not a chunk's at once.
         collect: Dual GEMM: the second product of a step takes A from the collector buffer.
         hints: L2 keeps activations and lets weights go.
+        prefetch: Chunks by which tiled scales are fetched into L2 before they are copied; 0 for never.
         early: The weights are not written by the kernel before in the queue, and are fetched before it has ended.
         programmatic: Launched before the previous kernel has ended (programmatic dependent launch).
         band: Tiles of Y that follow one another for each tile of X.
@@ -70,6 +71,7 @@ class ProductPlan:
     interleave: bool = False
     collect: bool = True
     hints: bool = True
+    prefetch: int = 0
     early: bool = False
     programmatic: bool = True
     band: int = 16
@@ -180,6 +182,7 @@ class ProductPlan:
             "COLLECT": int(self.collect),
             "HINTS": int(self.hints),
             "EARLY": int(self.early),
+            "PREFETCH": self.prefetch,
             "BAND": self.band,
             "TAKEOVER": int(self.schedule is Schedule.TAKEOVER),
             "FINISH": self.finish,

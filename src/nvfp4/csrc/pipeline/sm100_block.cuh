@@ -51,7 +51,7 @@ __device__ __forceinline__ void run_block(int items, const Partials& partials, D
         store_tiles<S, PLAN_OUT, SWAPPED, SPLITS, FINISH>(memory, tensor, shared_address(&flag), schedule(warps), partials, target, finish);
     } else if (warp == S::LOAD_WARP) {
         // Only Y can be early: it is the weights unless the operands are swapped.
-        if (elect_sync()) load<S, SPLITS, PLAN_EARLY && !SWAPPED, X_POLICY, Y_POLICY>(memory, schedule(thread), describe);
+        if (elect_sync()) load<S, SPLITS, PLAN_EARLY && !SWAPPED, PLAN_PREFETCH, X_POLICY, Y_POLICY>(memory, schedule(thread), describe);
         __syncwarp();
     } else if (warp == S::PRODUCT_WARP) {
         if (memory.leads() && elect_sync()) {

@@ -47,9 +47,23 @@ __device__ __forceinline__ void load_y(const Storage<S>& memory, const Copier<S>
     }
 }
 
-// `describe(tile)` gives a Tile. EARLY: Y is not written by the kernel before in the queue; the copies of the first stages' Y are
+// Scales of a chunk into L2. They come in the smallest pieces, so that waiting for them costs most.
+template <class S>
+__device__ __forceinline__ void prefetch_scales(const Tile<S::PRODUCTS>& tile, int chunk) {
+    if constexpr (S::X_SCALES == SCALES_BY_TENSOR_MAP) {
+        cp_async_bulk_prefetch_tensor_3d_L2(tile.x.scales, 0, chunk * STEPS, tile.x.scale_tile + tile.x.row / 128);
+    }
+    if constexpr (S::Y_SCALES == SCALES_BY_TENSOR_MAP) {
+#pragma unroll
+        for (int p = 0; p < S::PRODUCTS; ++p) {
+            cp_async_bulk_prefetch_tensor_3d_L2(tile.y[p].scales, 0, chunk * STEPS, tile.y[p].scale_tile + tile.y[p].row / 128);
+        }
+    }
+}
+
+// `describe(tile)` gives a Tile. PREFETCH: how many chunks before its copy a chunk's scales are fetched into L2; 0 for never. EARLY: Y is not written by the kernel before in the queue; the copies of the first stages' Y are
 // issued before that kernel has ended.
-template <class S, int SPLITS, bool EARLY, u64 X_POLICY, u64 Y_POLICY, class Schedule, class Describe>
+template <class S, int SPLITS, bool EARLY, int PREFETCH, u64 X_POLICY, u64 Y_POLICY, class Schedule, class Describe>
 __device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule, Describe describe) {
     // Where the copies of this block are counted: by the leader, unless its own scale warps have to see them first.
     constexpr bool AT_LEADER = S::PAIR && S::SCALE_WARPS == 0;
@@ -90,6 +104,7 @@ __device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule
             const Copier<S> copy = copier(ring.index);
             load_x<S, X_POLICY>(memory, copy, ring.index, tile.x, chunk);
             load_y<S, Y_POLICY>(memory, copy, ring.index, tile.y, chunk);
+            if (PREFETCH > 0 && chunk + PREFETCH < chunks.end) prefetch_scales<S>(tile, chunk + PREFETCH);
         }
     }
     // The last commits of a cluster arrive at barriers of both blocks: they have to be there until then.

@@ -9,6 +9,11 @@ constexpr u64 POLICY_EVICT_NORMAL = 0x1000000000000000ull;
 constexpr u64 POLICY_EVICT_FIRST = 0x12F0000000000000ull;
 constexpr u64 POLICY_EVICT_LAST = 0x14F0000000000000ull;
 
+// Fetches the box into L2 (9.7.9.27.1.4, "cp.async.bulk.prefetch.tensor"); nothing is observed.
+__device__ __forceinline__ void cp_async_bulk_prefetch_tensor_3d_L2(const TensorMap* map, i32 x, i32 y, i32 z) {
+    asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x), "r"(y), "r"(z) : "memory");
+}
+
 // The box at (x, y, z); `barrier` is of this block.
 __device__ __forceinline__ void cp_async_bulk_tensor_3d_policy(u32 shared, const TensorMap* map, i32 x, i32 y, i32 z,
                                                                u32 barrier, u64 policy) {
