@@ -379,10 +379,14 @@ class HostCall:
 
     def allocated(self, tmem: TensorMemory, access: Access, what: str) -> None:
         """`TensorMemory.check_allocated`, not repeated while no allocation changes."""
-        state = id(tmem), tuple(tmem.sizes.items())
-        if access.__dict__.get("_allocated") != state:
+        seen: dict[int, Any] = self.cluster.host.setdefault(("allocated", id(tmem)), {})
+        sizes = tuple(tmem.sizes.items())
+        if seen.get(0) != sizes:
+            seen.clear()
+            seen[0] = sizes
+        if id(access) not in seen:
             tmem.check_allocated(access.spans, what)
-            access.__dict__["_allocated"] = state
+            seen[id(access)] = access
 
     def tensor_access(
         self,
