@@ -465,6 +465,8 @@ class Findings:
             rows.append("      " + self._blocked(cluster, k, w))
         exited = launch.warps * launch.cluster_size - len(rows)
         tail = f"\n      {exited} warp(s) have exited" if exited else ""
+        if not launch.checks.deadlock:
+            rows = [f"      {len(rows)} warp(s), which Checks.deadlock would explain"]
         shown = rows if len(rows) <= 40 else [*rows[:40], f"      ... and {len(rows) - 40} more"]
         self._put(
             "deadlock",

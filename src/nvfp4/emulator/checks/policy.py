@@ -12,7 +12,8 @@ __all__ = ["Checks"]
 
 @dataclass(frozen=True)
 class Checks:
-    """Switches of the checks; all on by default. Bounds and alignment are never off: they protect the host process.
+    """Switches of the checks, on by default but for ``strict`` and ``implicit_waits``. Bounds and alignment are
+    never off: they protect the host process.
 
     initialisation: reads of registers, shared, local, tensor memory and ``Output`` buffers that nothing wrote.
     races: unordered conflicting accesses, missing waits, fences and cluster barriers.
