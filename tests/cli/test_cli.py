@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +253,41 @@ def test_emulate_lists_kernels_and_refuses_malformed_files(ptx, tmp_path):
     result = _shell("emulate", str(broken), "--arg", "1")
     assert result.returncode == 1
     assert "frobnicate" in result.stderr
+
+
+def test_emulate_a_triton_nvfp4_gemm_for_blackwell(tmp_path, monkeypatch):
+    pytest.importorskip("triton", reason="needs the extra nvfp4[triton]")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "emulator")
+    import triton_programs as tp
+
+    rng = np.random.default_rng(0)
+    m, n, k = 128, 256, 256
+    values = {}
+    buffers = {"c": np.zeros((m, n), np.float32)}
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    for name, rows in (("a", m), ("b", n)):
+        codes = buffers[name] = rng.integers(0, 256, (rows, k // 2), dtype=np.uint8)
+        exponents = rng.integers(4, 10, (rows, k // 16))  # scales are powers of two: every sum is exact
+        buffers["s" + name] = (exponents << 3).astype(np.uint8)
+        decoded = np.stack([table[codes & 15], table[codes >> 4]], -1).reshape(rows, k)
+        values[name] = decoded * np.repeat(2.0 ** (exponents - 7), 16, 1)
+    scaled = {"sa": (buffers["sa"], "*fp8e4nv"), "sb": (buffers["sb"], "*fp8e4nv")}
+    kernel_arguments = {"a": buffers["a"], "sa": scaled["sa"], "b": buffers["b"], "sb": scaled["sb"], "c": buffers["c"]}
+    constants = {"BM": 128, "BN": 128, "BK": 128}
+    compiled = tp.compile_kernel(
+        tp.nvfp4_gemm, {**kernel_arguments, "N": n, "K": k}, constants, 100, num_warps=4, num_stages=3
+    )
+    assert "kind::mxf4nvf4.block_scale" in compiled.ptx
+    (tmp_path / "gemm.ptx").write_text(compiled.ptx)
+    options = ["--grid", "1,2", "--block", str(32 * compiled.warps), "--shared", str(compiled.shared)]
+    for name in ("a", "sa", "b", "sb"):
+        np.save(tmp_path / f"{name}.npy", buffers[name])
+        rows, columns = buffers[name].shape
+        options += ["--arg", f"u8[{rows}x{columns}]={tmp_path / name}.npy"]
+    # N and K, then Triton's two scratch pointers, which this kernel does not use.
+    options += ["--arg", f"f32[{m}x{n}]", "--arg", str(n), "--arg", str(k), "--arg", "0", "--arg", "0"]
+    result = runner.invoke(app, ["emulate", str(tmp_path / "gemm.ptx"), *options, "--save", str(tmp_path / "out.npz")])
+    assert result.exit_code == 0, result.output
+    assert "clean" in result.output
+    with np.load(tmp_path / "out.npz") as saved:
+        assert np.array_equal(saved["arg4"], values["a"] @ values["b"].T)
