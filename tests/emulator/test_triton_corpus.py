@@ -148,3 +148,26 @@ def test_bf16_times_mxfp4(arch, seed):
     args = {"a": (a, "*bf16"), "b": codes, "sb": exponents, "c": c, "N": 128, "K": 256}
     launch(tp.mixed_gemm, args, FP16_SHAPES, arch, seed, (1, 1))
     assert np.array_equal(c.astype(np.float64), values @ b.T)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_softmax(arch, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(5, 300)).astype(np.float32), np.zeros((5, 300), np.float32)
+    launch(tp.softmax, {"x": x, "y": y, "N": 300}, {"BN": 512}, arch, seed, (5, 1))
+    powers = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+    # ex2.approx and div.full are good to 2 ulp each; the exponent's rounding adds |x| log2(e) half ulps.
+    np.testing.assert_allclose(y, powers / powers.sum(1, keepdims=True), rtol=4e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("arch", [80, 90, 100])
+def test_programs_that_wait_for_one_another_in_global_memory(arch, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-100, 100, (3, 1000)).astype(np.float32)
+    y, parts, counters = np.zeros(3, np.float32), np.full((3, 4), np.nan, np.float32), np.zeros(3, np.int32)
+    args = {"x": x, "parts": parts, "counters": counters, "y": y, "N": 1000}
+    launch(tp.split_sum, args, {"BN": 256, "SPLITS": 4}, arch, seed, (3, 4))
+    assert np.array_equal(y, x.sum(1))
+    assert np.array_equal(counters, np.full(3, 4))

@@ -97,6 +97,28 @@ def mixed_gemm(a, b, sb, c, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.con
     tl.store(c + rm[:, None] * N + rn[None, :], acc)
 
 
+@triton.jit
+def softmax(x, y, N, BN: tl.constexpr):
+    """y [row] = softmax of x [row]; one program a row, columns beyond N masked."""
+    row = tl.program_id(0)
+    columns = tl.arange(0, BN)
+    values = tl.load(x + row * N + columns, mask=columns < N, other=-float("inf"))
+    powers = tl.exp(values - tl.max(values, 0))
+    tl.store(y + row * N + columns, powers / tl.sum(powers, 0), mask=columns < N)
+
+
+@triton.jit
+def split_sum(x, parts, counters, y, N, BN: tl.constexpr, SPLITS: tl.constexpr):
+    """y [row] = sum of x [row]: SPLITS programs leave partial sums, and the last to come adds them up (a semaphore)."""
+    row, part = tl.program_id(0), tl.program_id(1)
+    columns = part * BN + tl.arange(0, BN)
+    tl.store(parts + row * SPLITS + part, tl.sum(tl.load(x + row * N + columns, mask=columns < N, other=0.0), 0))
+    # The partial sum is one thread's, the semaphore another's.
+    tl.debug_barrier()
+    if tl.atomic_add(counters + row, 1, sem="acq_rel") == SPLITS - 1:
+        tl.store(y + row, tl.sum(tl.load(parts + row * SPLITS + tl.arange(0, SPLITS)), 0))
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """A tensor descriptor argument: the array, the block of one access, and how Triton types it."""
@@ -111,7 +133,7 @@ class Descriptor:
         return f"tensordesc<{self.dtype}[{', '.join(map(str, self.block))}]>"
 
 
-_POINTERS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8", "uint16": "*bf16"}
+_POINTERS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8", "uint16": "*bf16", "int32": "*i32"}
 _ELEMENTS = {"fp16": "f16", "fp32": "f32", "u8": "u8", "bf16": "bf16", "fp8e4nv": "u8"}
 
 

@@ -12,7 +12,7 @@ from ..ptx.ast import (
     Vec,
 )
 
-__all__ = ["destination_count", "operand_registers", "reads_writes"]
+__all__ = ["destination_count", "operand_registers", "passes_on", "reads_writes", "shuffled"]
 
 
 # Destination count by base opcode; everything not named here has one.
@@ -109,6 +109,36 @@ def reads_writes(i: Instruction) -> tuple[list[str], list[str]]:
         if "cc" in i.parts:
             writes.append("%cc")
     return [r for r in reads if not _is_special(r)], writes
+
+
+# What may follow a shuffle in a reduction over lanes.
+_REDUCING = {
+    *("add", "sub", "mul", "mad", "fma", "min", "max", "and", "or", "xor", "not", "neg", "abs", "cvt", "selp"),
+    *("shl", "shr", "lop3", "prmt"),
+}
+
+
+def passes_on(i: Instruction, through: set[str]) -> bool:
+    """Whether an operand that nothing has written makes the result unwritten, and is no fault yet.
+
+    So for moves and shuffles, and for arithmetic on what was shuffled (``through``, see `shuffled`): reductions of
+    compilers run over whole warps though only some lanes have loaded a value, and use the result in one lane.
+    """
+    if i.base in ("mov", "shfl"):
+        return True
+    return i.base in _REDUCING and any(r in through for r in reads_writes(i)[0])
+
+
+def shuffled(instructions: list[Instruction]) -> set[str]:
+    """Registers that hold the result of a shuffle, or arithmetic on one."""
+    found: set[str] = set()
+    size = -1
+    while len(found) != size:
+        size = len(found)
+        for i in instructions:
+            if i.base == "shfl" or (i.base in _REDUCING and any(r in found for r in reads_writes(i)[0])):
+                found.update(reads_writes(i)[1])
+    return found
 
 
 def _is_special(name: str) -> bool:

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from ..ptx.ast import Bracket, Imm, Instruction, Negated, Operand, Reg, Sink, Sym, Variable, type_bits
 from ..runtime.layout import CONTEXT, CTA, LOCAL_BASE, SHARED_BASE, WARP
-from .flow import Block, Flow, assign, reads_writes
+from .effects import passes_on, reads_writes
+from .flow import Block, Flow, assign
 
 __all__ = ["CodegenError", "Emitter", "KernelLayout", "Unsupported", "float_bits", "vec"]
 
@@ -89,6 +90,9 @@ class Emitter:
         self.instruction: Instruction = Instruction("", ("",), (), 0, None)
         self.number = 0
         self.guard: str | None = None
+        # Whether the instruction hands unwritten operands on, and the lanes whose operands are written (empty: all).
+        self.passing = False
+        self.written = ""
         self.mask_name = "%m"
         self.mask_vec: str | None = None
         self.gathered = False
@@ -259,7 +263,7 @@ class Emitter:
 
     def check_init(self, register: str) -> None:
         """Report a read of lanes that nothing has written."""
-        if register not in self.layout.init_slots or self.instruction.base == "mov":
+        if register not in self.layout.init_slots or self.passing:
             return
         missing = self.op(f"xor i32 {self.init_of(register)}, -1")
         missing = self.op(f"and i32 {missing}, {self.active()}")
@@ -392,26 +396,31 @@ class Emitter:
         self.instruction = i
         self.number = number
         self.guard = None
+        self.passing = False
         if i.guard is not None:
             guard = self.get(i.guard)
             if i.guard_negated:
                 guard = self.op(f"xor <32 x i1> {guard}, splat (i1 true)")
             self.guard = guard
+        self.written = ""
+        self.passing = passes_on(i, self.flow.shuffled)
+        if self.passing:
+            reads = [r for r in reads_writes(i)[0] if r != i.guard]
+            for r in reads:
+                if r not in self.known and r in self.layout.init_slots:
+                    have = self.init_of(r)
+                    self.written = self.op(f"and i32 {self.written}, {have}") if self.written else have
 
     def end_instruction(self) -> None:
-        """Keep the sets of assigned registers in step."""
+        """Keep the sets of assigned registers in step: where an operand is unwritten, so is what it is passed on to."""
         i = self.instruction
-        if i.base == "mov":
-            reads, writes = reads_writes(i)
-            doubtful = [r for r in reads if r not in self.known and r in self.layout.init_slots]
-            if doubtful:
-                active = self.active()
-                for w in writes:
-                    if w in self.layout.init_slots:
-                        have = self.init_of(doubtful[0])
-                        kept = self.op(f"and i32 {self.init_of(w)}, {self.op(f'xor i32 {active}, -1')}")
-                        self.inits[w] = self.op(f"or i32 {kept}, {self.op(f'and i32 {have}, {active}')}")
-        assign(i, self.known, self.flow.in_flight)
+        if self.written:
+            active = self.active()
+            for w in reads_writes(i)[1]:
+                if w in self.layout.init_slots:
+                    kept = self.op(f"and i32 {self.init_of(w)}, {self.op(f'xor i32 {active}, -1')}")
+                    self.inits[w] = self.op(f"or i32 {kept}, {self.op(f'and i32 {self.written}, {active}')}")
+        assign(i, self.known, self.flow)
 
     def flush(self, live_out: AbstractSet[str]) -> None:
         """Write the registers that others need back to the register file, in the active lanes."""

@@ -18,7 +18,7 @@ from ..ptx.ast import (
     Sym,
     Variable,
 )
-from .effects import destination_count, operand_registers, reads_writes
+from .effects import destination_count, operand_registers, passes_on, reads_writes, shuffled
 from .inline import Inliner
 
 __all__ = ["Block", "Flow", "assign", "build_flow", "full_warp", "operand_registers", "reads_writes"]
@@ -51,6 +51,7 @@ class Flow:
     branch_targets: dict[str, tuple[str, ...]]
     in_flight: set[str]
     param_slots: dict[str, Variable]
+    shuffled: set[str] = field(default_factory=set)
 
 
 # Integer operations that may see a literal where the program has a register that only ever holds it.
@@ -163,6 +164,7 @@ def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instructi
     _link(flow)
     _post_dominators(flow)
     _liveness(flow)
+    flow.shuffled = shuffled([i for block in blocks for i in block.instructions])
     _assignment(flow)
     return flow
 
@@ -294,7 +296,7 @@ def _assignment(flow: Flow) -> None:
         assert block.assigned_in is not None
         now = set(block.assigned_in)
         for i in block.instructions:
-            assign(i, now, flow.in_flight)
+            assign(i, now, flow)
         if out[index] is not None and out[index] == now:
             continue
         out[index] = now
@@ -308,16 +310,16 @@ def _assignment(flow: Flow) -> None:
                 work.append(s)
 
 
-def assign(i: Instruction, now: set[str], in_flight: set[str]) -> None:
+def assign(i: Instruction, now: set[str], flow: Flow) -> None:
     """Update the set of certainly assigned registers across one instruction."""
     reads, writes = reads_writes(i)
     if i.guard is not None:
         return
-    if i.base == "mov" and any(r not in now for r in reads):
+    if any(r not in now for r in reads) and passes_on(i, flow.shuffled):
         now.difference_update(writes)
         return
     for w in writes:
-        if w in in_flight and i.base in ("wgmma", "tcgen05"):
+        if w in flow.in_flight and i.base in ("wgmma", "tcgen05"):
             now.discard(w)
         else:
             now.add(w)

@@ -155,7 +155,7 @@ def _doubtful(flow: Flow) -> list[str]:
             for r in reads_writes(i)[0]:
                 if r not in now and r in flow.registers:
                     found[r] = None
-            assign(i, now, flow.in_flight)
+            assign(i, now, flow)
     for r in sorted(flow.in_flight):
         found[r] = None
     return list(found)

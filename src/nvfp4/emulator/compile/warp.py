@@ -62,6 +62,13 @@ def _shfl(e: Emitter, i: Instruction) -> None:
     out = e.scratch(SCRATCH_OUT)
     valid = e.op(f"call i32 @shuffle(i32 {mode}, ptr {a}, ptr {b}, ptr {c}, ptr {out})")
     value = e.load_scratch(SCRATCH_OUT, 32)
+    if e.written:
+        # The lanes that hold something move with the values.
+        lanes = e.op(f"bitcast i32 {e.written} to <32 x i1>")
+        a = e.store_scratch(SCRATCH_VALUES, e.op(f"sext <32 x i1> {lanes} to {vec(32)}"), 32)
+        e.do(f"call i32 @shuffle(i32 {mode}, ptr {a}, ptr {b}, ptr {c}, ptr {out})")
+        moved = e.op(f"icmp ne {vec(32)} {e.load_scratch(SCRATCH_OUT, 32)}, zeroinitializer")
+        e.written = e.op(f"bitcast <32 x i1> {moved} to i32")
     if isinstance(target, Pair):
         e.write(target.second, e.op(f"bitcast i32 {valid} to <32 x i1>"), 1)
         target = target.first
