@@ -198,6 +198,7 @@ MUTANTS = (
     m("cluster", 'SPACE="shared::cta"', "out-of-bounds", "load", "shared::cta"),
     # -- initialisation
     m("memory", "UNSET_REGISTER", "uninitialised-register", "unset_register", "lanes 0x00000200"),
+    m("memory", "UNSET_REDUCTION", "uninitialised-register", "store", "lanes 0xffffffff"),
     m("memory", "UNSET_LOCAL", "uninitialised-local", "unset_local"),
     m("memory", "HALF_FILLED", "uninitialised-shared", "drain"),
     m("memory", "SKIP_LAST", "output-not-written", "", "4 of 1024 bytes"),

@@ -38,6 +38,10 @@ extern "C" __global__ void kernel(const u32* in, u32* out, u32 n) {
 #ifdef UNSET_REGISTER
     asm volatile("{ .reg .b32 r; .reg .pred p; setp.ne.u32 p, %1, 9; @p mov.u32 r, 0;\n add.u32 %0, %0, r; }" : "+r"(v) : "r"(t));  // @unset_register
 #endif
+#ifdef UNSET_REDUCTION
+    // Half of the lanes hold a value; a reduction hands on what the others do not hold, and all use the result.
+    asm volatile("{ .reg .b32 r, s; .reg .pred p; and.b32 s, %1, 16; setp.eq.u32 p, s, 0; @p mov.u32 r, %1;\n shfl.sync.bfly.b32 s, r, 16, 31, -1; add.u32 s, s, r; add.u32 %0, %0, s; }" : "+r"(v) : "r"(t));
+#endif
 #ifdef UNSET_LOCAL
     u32 heap[8];
     for (u32 k = 0; k < 8; ++k)
@@ -66,6 +70,6 @@ extern "C" __global__ void kernel(const u32* in, u32* out, u32 n) {
     out[i & ~64u] = v;  // @same_cell
     out[i] = v;  // @same_cell
 #else
-    out[i] = v;
+    out[i] = v;  // @store
 #endif
 }
