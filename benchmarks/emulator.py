@@ -1,6 +1,6 @@
 """Speed of the emulator: warp instructions per second with every check on, and time to a first launch.
 
-    python benchmarks/emulator.py                 # print a table, append the records to results/emulator.jsonl
+    python benchmarks/emulator.py                 # print a table, append the records to results/emulator/speed.jsonl
     python benchmarks/emulator.py --only gemv dual-gemm --no-record
 
 The goals are those of the emulator's design: 20 M warp instructions per second with checks on, GEMV 7168 x 16384 in
@@ -35,7 +35,7 @@ from nvfp4.emulator.native import jit as native
 from nvfp4.executors import emulated
 from nvfp4.problem import Op, Problem
 
-RESULTS = Path(__file__).parent / "results" / "emulator.jsonl"
+RESULTS = Path(__file__).parent / "results" / "emulator" / "speed.jsonl"
 
 MICRO = {
     # name: body of a kernel on (unsigned* out, int n), t being the thread
