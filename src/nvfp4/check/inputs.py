@@ -41,10 +41,6 @@ def _codes(g: torch.Generator, batch: int, rows: int, k: int, limit: int = 256) 
     return torch.randint(0, limit, (batch, rows, k // 2), generator=g, dtype=torch.uint8)
 
 
-def _scale_bytes(values: torch.Tensor) -> torch.Tensor:
-    return encode_e4m3(values).view(torch.uint8)
-
-
 def _uniform(g: torch.Generator, batch: int, rows: int, k: int) -> Draw:
     """All 16 codes; every finite positive scale from 2^-4 to 15, so that sums are mostly but not always exact."""
     exponent_and_mantissa = torch.randint(0x18, 0x58, (batch, rows, k // BLOCK), generator=g, dtype=torch.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -225,10 +224,3 @@ def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Cas
     else:
         problem = Problem(op, m, n, k, 1, a, b, out_dtype, stacked=rng.randint(1, 9))
     return Case(problem, distribution, seed)
-
-
-def fuzz_cases(ops: tuple[Op, ...], seeds: range, *, largest: int = 384, largest_k: int = 2048) -> Iterator[Case]:
-    """`fuzz` for every operation and seed."""
-    for seed in seeds:
-        for op in ops:
-            yield fuzz(op, seed, largest=largest, largest_k=largest_k)
