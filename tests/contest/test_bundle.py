@@ -12,7 +12,7 @@ from nvfp4.contest.bundle import bundle, rename
 from nvfp4.contest.cases import parse_line
 from nvfp4.contest.evaluate import Options, evaluate
 from nvfp4.contest.official import run_official
-from nvfp4.contest.tasks import GEMM, GROUP_GEMM, TASKS, task_of
+from nvfp4.contest.tasks import GEMM, GEMV, GROUP_GEMM, TASKS, task_of
 from nvfp4.errors import InputError, UnsupportedError
 
 LINES = {
@@ -65,6 +65,15 @@ def test_maps_clusters_and_scratch_are_right_in_the_emulator(tmp_path, arch, str
     path, cases = write(tmp_path, GEMM, arch, strategy)
     assert "'maps'" in path.read_text()
     result = evaluate(path, GEMM, Options(cases=cases, emulate=True, limit=100, threads=1, strict=False))
+    assert result.ok, result.failed
+
+
+@pytest.mark.parametrize(("arch", "strategy"), [("sm_90a", "sm80"), ("sm_90a", "sm90"), ("sm_100a", "sm100")])
+def test_vectors_of_a_batch_are_taken_where_the_contest_has_them(tmp_path, arch, strategy):
+    path, cases = write(tmp_path, GEMV, arch, strategy)
+    ((_, _, *steps),) = load(path).PROGRAMS.values()
+    assert len(steps) == 1
+    result = evaluate(path, GEMV, Options(cases=cases, emulate=True, limit=100, threads=1))
     assert result.ok, result.failed
 
 

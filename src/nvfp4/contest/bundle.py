@@ -11,7 +11,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from nvfp4.bench.provenance import commit
 from nvfp4.check.run import choose_launches
 from nvfp4.contest import inputs
 from nvfp4.contest.tasks import Case, Task
-from nvfp4.errors import InputError
+from nvfp4.errors import InputError, Refusal, UnsupportedError
 from nvfp4.executors.launch import (
     Argument,
     Kernel,
@@ -156,20 +156,39 @@ class _Kernels:
         return self.names[kernel]
 
 
-def _gathers(task: Task, operands: Operands, memory: _Memory) -> list[tuple[Any, ...]]:
-    """Steps that make what the operation takes and the contest does not hand over: the vectors of a batched GEMV.
+_PITCHES = {
+    "sm80_gemv.cu": "CONFIG_X_PITCH",
+    "sm90_gemv.cu": "CONFIG_X_PITCH",
+    "sm100_gemv.cu": "PLAN_X_PITCH",
+}
+"""The macro of each GEMV kernel that says how far apart the vectors of a batch lie."""
 
-    They are row 0 of matrices padded to 128 rows; the kernels take them one after another.
+
+def _in_place(task: Task, launches: Sequence[Launch], operands: Operands, data: inputs.Data) -> tuple[Launch, ...]:
+    """The launches with the vectors of a batched GEMV where the contest has them: row 0 of matrices of 128 rows.
+
+    Raises:
+        UnsupportedError: The kernel takes them one after another only.
     """
-    if task.op is not Op.GEMV:
-        return []
     codes = cast(Any, operands.b[0]).codes
-    batch, _, row_bytes = codes.shape
-    if batch == 1:
-        return []
-    place = memory.place(codes)
-    assert place is not None
-    return [("gather", place[0], 1, 0, row_bytes, batch, inputs.GEMV_ROWS * row_bytes)]
+    if task.op is not Op.GEMV or codes.shape[0] == 1:
+        return tuple(launches)
+    padded = cast(inputs.Dense, data)[1]
+    moved = []
+    for launch in launches:
+        macro = _PITCHES.get(launch.kernel.source)
+        if macro is None:
+            reason = "takes the vectors of a batch one after another only"
+            raise UnsupportedError(f"{task.name} as a bundle", (Refusal(launch.kernel.source, (reason,)),))
+        pitch = inputs.GEMV_ROWS * codes.shape[-1]
+        kernel = replace(launch.kernel, constants=(*launch.kernel.constants, (macro, pitch)))
+        args = tuple(
+            Pointer(padded) if isinstance(argument, Pointer) and argument.tensor is codes else argument
+            for argument in launch.args
+        )
+        assert args != launch.args
+        moved.append(replace(launch, kernel=kernel, args=args))
+    return tuple(moved)
 
 
 def _step(launch: Launch, kernels: _Kernels, memory: _Memory) -> tuple[Any, ...]:
@@ -268,9 +287,8 @@ def bundle(
         data = blank(task, case)
         operands = inputs.operands(task, data, scale_layout="tiled")
         memory = _Memory(_used(task, data))
-        steps = _gathers(task, operands, memory)
         launches = cast(LaunchBackend, choice.backend).launches(choice.plan, problem, operands)
-        steps += [_step(launch, kernels, memory) for launch in launches]
+        steps = [_step(launch, kernels, memory) for launch in _in_place(task, launches, operands, data)]
         sizes = [tensor.numel() * tensor.element_size() for tensor in memory.scratch]
         programs[_key(task, data)] = (len(memory.tensors), sizes, steps)
         plans.append((case, choice.backend.name, choice.plan.describe()))

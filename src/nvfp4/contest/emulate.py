@@ -64,17 +64,6 @@ def _argument(tensors: Sequence[torch.Tensor], argument: Any) -> Argument:
     return TensorMapArray(tuple(_map(tensors, description) for description in rest[1]), rest[0])
 
 
-def _gather(tensors: Sequence[torch.Tensor], step: Any) -> None:
-    _, target, source, offset, width, rows, pitch = step
-    found = _at(tensors, (source, offset)) if offset else tensors[source]
-    assert found is not None
-    flat = torch.empty(0, dtype=torch.uint8).set_(found.untyped_storage())
-    flat = flat[found.storage_offset() * found.element_size() :]
-    tensors[target].view(torch.uint8).flatten()[: rows * width].view(rows, width).copy_(
-        flat.as_strided((rows, width), (pitch, 1))
-    )
-
-
 def executor(module: ModuleType) -> Callable[[list[Any], list[torch.Tensor]], None]:
     """What runs the steps of the bundle `module` in the emulator, with every check."""
 
@@ -85,9 +74,6 @@ def executor(module: ModuleType) -> Callable[[list[Any], list[torch.Tensor]], No
 
     def run(steps: list[Any], tensors: list[torch.Tensor]) -> None:
         for step in steps:
-            if step[0] == "gather":
-                _gather(tensors, step)
-                continue
             _, name, grid, block, cluster, shared_bytes, programmatic, arguments = step
             source, entry, constants = module.KERNELS[name]
             kernel = Kernel(source, entry, tuple(constants.items()), module.ARCH)

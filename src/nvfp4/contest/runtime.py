@@ -33,8 +33,7 @@ PROGRAMS: dict[Any, Any] = {}
 EXECUTOR: Callable[[list[Any], list[torch.Tensor]], None] | None = None
 """Runs (steps, tensors) instead of the GPU: how nvfp4's evaluator puts the same kernels into its emulator."""
 
-# Steps of a program: ("launch", kernel, grid, block, cluster, shared bytes, programmatic, arguments), and
-# ("gather", target, source, offset, row bytes, rows, pitch): a copy of `rows` rows that lie `pitch` bytes apart.
+# Steps of a program: ("launch", kernel, grid, block, cluster, shared bytes, programmatic, arguments).
 # Arguments: ("p", place), ("ps", capacity, places), ("s", type, values, capacity), ("maps", capacity, maps).
 # A place is None, or (number of the tensor, byte offset); numbers beyond the call's tensors are scratch memory.
 # A map: (place, type, shape, strides, box, element strides, swizzle, promotion, NaN fill).
@@ -63,27 +62,6 @@ class _Config(ctypes.Structure):
     )
 
 
-_COPY_SIDE = (
-    ("x", ctypes.c_size_t),
-    ("y", ctypes.c_size_t),
-    ("type", ctypes.c_int),
-    ("host", ctypes.c_void_p),
-    ("device", ctypes.c_uint64),
-    ("array", ctypes.c_void_p),
-    ("pitch", ctypes.c_size_t),
-)
-
-
-class _Copy2D(ctypes.Structure):
-    """CUDA_MEMCPY2D of cuda.h."""
-
-    _fields_ = (
-        *((side + name, kind) for side in ("source_", "target_") for name, kind in _COPY_SIDE),
-        ("width", ctypes.c_size_t),
-        ("height", ctypes.c_size_t),
-    )
-
-
 @functools.lru_cache(maxsize=None)  # noqa: UP033 (as old as Python 3.8)
 def _driver() -> Any:
     library = ctypes.CDLL("libcuda.so.1")
@@ -92,7 +70,6 @@ def _driver() -> Any:
     library.cuModuleGetFunction.argtypes = (word, word, ctypes.c_char_p)
     library.cuModuleLoadData.argtypes = (word, ctypes.c_char_p)
     library.cuFuncSetAttribute.argtypes = (word, number, number)
-    library.cuMemcpy2DAsync_v2.argtypes = (word, word)
     library.cuTensorMapEncodeTiled.argtypes = (word, number, ctypes.c_uint, *(word,) * 5, *(number,) * 4)
     return library
 
@@ -281,21 +258,6 @@ class _Launch:
         return run
 
 
-def _gather(step: Any) -> Callable[[Sequence[int]], None]:
-    """A copy of rows that lie apart, such as row 0 of each padded matrix."""
-    _, target, source, offset, width, rows, pitch = step
-    copy = _Copy2D(source_type=2, target_type=2, source_pitch=pitch, target_pitch=width, width=width, height=rows)
-    call = functools.partial(_driver().cuMemcpy2DAsync_v2, ctypes.addressof(copy), None)
-
-    def run(addresses: Sequence[int]) -> None:
-        copy.source_device, copy.target_device = addresses[source] + offset, addresses[target]
-        status = call()
-        if status:
-            _check(status, "gathering rows")
-
-    return run
-
-
 def _tensors(data: Any) -> list[torch.Tensor]:
     """The tensors of a call in the order of their numbers."""
     if GROUPED:
@@ -315,7 +277,7 @@ def _prepare(key: Any, device: torch.device | None) -> tuple[list[Callable[[Sequ
     _kept.extend(scratch)
     torch.cuda.synchronize()
     null = count + len(scratch)
-    bound = [_Launch(step).bind(null) if step[0] == "launch" else _gather(step) for step in steps]
+    bound = [_Launch(step).bind(null) for step in steps]
     return bound, [*(x.data_ptr() for x in scratch), 0]
 
 

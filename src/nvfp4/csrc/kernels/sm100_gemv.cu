@@ -27,6 +27,10 @@ constexpr bool EARLY = PLAN_EARLY;    // A is not written by the kernel before i
 constexpr int UNITS = K / 64;
 constexpr int STEPS = (UNITS + 32 * PARTS - 1) / (32 * PARTS);  // of a lane
 constexpr int TEAMS = WARPS / PARTS;  // of a block: warps that share rows
+#ifndef PLAN_X_PITCH
+#define PLAN_X_PITCH (N * (K / 2))
+#endif
+constexpr i64 X_PITCH = PLAN_X_PITCH;  // bytes from the codes of one matrix's vectors to the next one's
 
 static_assert(K % 64 == 0 && K > 0, "K");
 static_assert(N >= 1 && N <= 16, "N");
@@ -132,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 
     a_codes += static_cast<i64>(l) * m * (K / 2);
     a_scales += l * scale_matrix_bytes<A_LAYOUT>(m, K / 16);
-    x_codes += static_cast<i64>(l) * N * (K / 2);
+    x_codes += l * X_PITCH;
     x_scales += l * scale_matrix_bytes<X_LAYOUT>(N, K / 16);
     const int rest = (m - row + ROW_STEP - 1) / ROW_STEP;
     const Rows rows{a_codes + static_cast<i64>(row) * (K / 2) + unit * 32, a_scales + scale_offset<A_LAYOUT>(row, 4 * unit, K / 16),

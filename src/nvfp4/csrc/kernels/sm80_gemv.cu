@@ -224,7 +224,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int blocks = k / 16;
 
     constexpr int X_BLOCK_BYTES = X_KIND == KIND_NVFP4 ? 8 : 32;
-    const Vectors x{x_data + static_cast<i64>(l) * N * blocks * X_BLOCK_BYTES,
+#ifdef CONFIG_X_PITCH
+    const i64 x_pitch = CONFIG_X_PITCH;  // bytes from one matrix's vectors to the next one's, where they lie apart
+#else
+    const i64 x_pitch = static_cast<i64>(N) * blocks * X_BLOCK_BYTES;
+#endif
+    const Vectors x{x_data + l * x_pitch,
                     x_scales + l * scale_matrix_bytes<X_LAYOUT>(N, blocks), k};
     Rows a;
     a.scales = a_scales + l * scale_matrix_bytes<A_LAYOUT>(m, blocks);

@@ -48,7 +48,13 @@ constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor t
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
 constexpr int OUT = CONFIG_OUT;  // 0 fp16, 1 bf16, 2 fp32
 
+#ifndef CONFIG_X_PITCH
+#define CONFIG_X_PITCH (CONFIG_K / 2)
+#endif
+constexpr i64 X_PITCH = CONFIG_X_PITCH;  // bytes from one matrix's codes of x to the next one's
+
 static_assert(K % 16 == 0, "K counts whole scale blocks");
+static_assert(X_PITCH >= K / 2, "codes of x do not overlap");
 static_assert(WARPS_K * CHUNKS * 1024 >= K, "the warps cover a row");
 static_assert((ROWS & (ROWS - 1)) == 0 && ROWS <= 32, "the butterfly halves the rows");
 
@@ -112,7 +118,7 @@ __device__ __forceinline__ int chunk_element(int chunk, int warp_k, int lane) {
 
 __device__ __forceinline__ void load_x(Lane& x, const Arguments& args, int l, int warp_k, int lane) {
     x.table = e2m1_table();
-    const u8* codes = args.x_codes + static_cast<i64>(l) * (K / 2);
+    const u8* codes = args.x_codes + l * X_PITCH;
     const u8* scales = args.x_scales + l * scale_matrix_bytes<X_LAYOUT>(1, BLOCKS);
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
@@ -135,7 +141,7 @@ __device__ __forceinline__ void prefetch_vectors(const Arguments& args, int l, i
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         const int element = chunk_element(chunk, warp_k, lane);
-        if (element < K && lane % 8 == 0) prefetch_global_L2(args.x_codes + (static_cast<i64>(l) * K + element) / 2);
+        if (element < K && lane % 8 == 0) prefetch_global_L2(args.x_codes + l * X_PITCH + element / 2);
         const u8* scales = args.x_scales + l * scale_matrix_bytes<X_LAYOUT>(1, BLOCKS);
         if (element < K && (X_LAYOUT == SCALES_TILED ? lane % 2 == 0 : lane == 0)) {
             prefetch_global_L2(scales + scale_offset<X_LAYOUT>(0, element / 16, BLOCKS));
