@@ -1,4 +1,4 @@
-"""NVFP4 kernels for Blackwell and Hopper GPUs: GEMV, GEMM, fused dual GEMM, grouped GEMM.
+"""NVFP4 kernels for Blackwell and Hopper GPUs: GEMV, GEMM, fused dual GEMM, and both GEMMs over groups.
 
 Everything public is here, and is imported when it is first used: `import nvfp4` alone loads neither torch nor CUDA.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nvfp4.ops.explain import explain
     from nvfp4.ops.gemm import gemm
     from nvfp4.ops.gemv import gemv
+    from nvfp4.ops.group_dual_gemm import group_dual_gemm
     from nvfp4.ops.group_gemm import group_gemm
     from nvfp4.problem import Format, Op, Problem
     from nvfp4.quantize import quantize
@@ -37,6 +38,7 @@ _HOMES = {
     "explain": "nvfp4.ops.explain",
     "gemm": "nvfp4.ops.gemm",
     "gemv": "nvfp4.ops.gemv",
+    "group_dual_gemm": "nvfp4.ops.group_dual_gemm",
     "group_gemm": "nvfp4.ops.group_gemm",
     "quantize": "nvfp4.quantize",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "explain",
     "gemm",
     "gemv",
+    "group_dual_gemm",
     "group_gemm",
     "quantize",
 ]

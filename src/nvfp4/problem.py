@@ -7,12 +7,28 @@ from enum import Enum
 
 
 class Op(str, Enum):
-    """The four operations."""
+    """The operations."""
 
     GEMV = "gemv"
     GEMM = "gemm"
     DUAL_GEMM = "dual_gemm"
     GROUP_GEMM = "group_gemm"
+    GROUP_DUAL_GEMM = "group_dual_gemm"
+
+    @property
+    def dual(self) -> bool:
+        """Whether two products with one A are joined by SiLU and a multiplication."""
+        return self in (Op.DUAL_GEMM, Op.GROUP_DUAL_GEMM)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether there are groups, as a list or stacked."""
+        return self in (Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM)
+
+    @property
+    def matrices(self) -> int:
+        """Matrices B that each A is multiplied with."""
+        return 2 if self.dual else 1
 
     def __str__(self) -> str:
         return self.value
@@ -50,14 +66,15 @@ class Problem:
     - group_gemm, list form: `groups` holds (M, N, K) of each group; m is their sum, n and k their maxima.
     - group_gemm, stacked form: `stacked` groups; A [m, K] holds the rows of all groups one after another, B is
       [stacked, N, K], and the ends of the groups are known on the device only.
+    - group_dual_gemm: for every group what dual_gemm computes, in the same two forms; ``b`` describes both B1 and B2.
 
     Attributes:
         op: The operation.
         m, n, k, l: Sizes in elements; k is a multiple of 16.
         a, b: Formats of the operands.
         out_dtype: ``"fp16"``, ``"bf16"`` or ``"fp32"``.
-        groups: (M, N, K) of each group in the list form of group_gemm.
-        stacked: Number of groups in the stacked form of group_gemm.
+        groups: (M, N, K) of each group in the list form of group_gemm and group_dual_gemm.
+        stacked: Number of groups in their stacked form.
     """
 
     op: Op
@@ -75,26 +92,26 @@ class Problem:
     def flops(self) -> int:
         """Floating-point operations of the products (a multiply and an add count as two)."""
         if self.groups:
-            return sum(2 * m * n * k for m, n, k in self.groups)
-        return 2 * self.m * self.n * self.k * self.l * (2 if self.op is Op.DUAL_GEMM else 1)
+            return sum(2 * m * n * k for m, n, k in self.groups) * self.op.matrices
+        return 2 * self.m * self.n * self.k * self.l * self.op.matrices
 
     @property
     def bytes(self) -> int:
         """Bytes that must cross device memory at least once: every operand read once, the result written once."""
+        return self.bytes_of(self.stacked)
+
+    def bytes_of(self, active: int) -> int:
+        """`bytes` when only `active` of the stacked groups have rows: nobody needs the weights of the others."""
         size = {"fp16": 2, "bf16": 2, "fp32": 4}
 
         def operand(rows: int, k: int, form: Format) -> int:
             return rows * k // 2 + rows * k // 16 if form.kind == "nvfp4" else rows * k * size[form.kind]
 
-        out = size[self.out_dtype]
+        out, count = size[self.out_dtype], self.op.matrices
         if self.groups:
-            return sum(operand(m, k, self.a) + operand(n, k, self.b) + m * n * out for m, n, k in self.groups)
-        if self.stacked:
-            weights = operand(self.n, self.k, self.b) * self.stacked
-            return operand(self.m, self.k, self.a) + weights + self.m * self.n * out
-        count = 2 if self.op is Op.DUAL_GEMM else 1
-        one = operand(self.m, self.k, self.a) + count * operand(self.n, self.k, self.b) + self.m * self.n * out
-        return one * self.l
+            return sum(operand(m, k, self.a) + count * operand(n, k, self.b) + m * n * out for m, n, k in self.groups)
+        weights = count * operand(self.n, self.k, self.b) * (active if self.stacked else 1)
+        return (operand(self.m, self.k, self.a) + weights + self.m * self.n * out) * self.l
 
     def __str__(self) -> str:
         if self.groups:

@@ -24,20 +24,25 @@ Operand = NVFP4Tensor | torch.Tensor
 class Operands:
     """The tensors of one call, validated.
 
-    Every tuple has one element, except that the list form of group_gemm has one for each group, and `b` of dual_gemm
-    has two (B1, B2). `out` is allocated, contiguous, and never aliases an input.
+    Every tuple has one element, except that the list form of grouped operations has one for each group, and `b` of
+    dual operations has twice as many: every B1, then every B2. `out` is allocated, contiguous, and never aliases an
+    input.
 
     Attributes:
         a: Left operands.
         b: Right operands.
         out: Results.
-        offsets: Stacked group_gemm: int32 [groups] on the device, the end row of each group in A.
+        offsets: Stacked groups: int32 [groups] on the device, the end row of each group in A.
     """
 
     a: tuple[Operand, ...]
     b: tuple[Operand, ...]
     out: tuple[torch.Tensor, ...]
     offsets: torch.Tensor | None = None
+
+    def weights(self, index: int) -> tuple[Operand, ...]:
+        """What ``a[index]`` is multiplied with: (B,), or (B1, B2) of a dual operation."""
+        return self.b[index :: len(self.a)]
 
 
 class Plan(Protocol):

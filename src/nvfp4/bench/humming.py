@@ -55,39 +55,43 @@ def _one(x: torch.Tensor, weights: NVFP4Tensor) -> Call:
     return lambda: layer(rows)
 
 
+def _joined(operands: tuple[Operand, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Codes, linear scales and tensor scale of weights that lie below each other: (B,), or B1 and B2."""
+    weights = [_weights(x) for x in operands]
+    codes = torch.cat([x.codes for x in weights], dim=-2)
+    # torch.cat does not know float8 everywhere; bytes it does.
+    scales = torch.cat([x.linear_scales().view(torch.uint8) for x in weights], dim=-2).view(torch.float8_e4m3fn)
+    return codes, scales, weights[0].tensor_scale if len(weights) == 1 else None
+
+
 def _groups(problem: Problem, operands: Operands) -> Call:
     if problem.stacked:
-        (stacked,) = (_weights(x) for x in operands.b)
-        codes, scales, scale = stacked.codes, stacked.linear_scales(), stacked.tensor_scale
+        codes, scales, scale = _joined(operands.b)
         rows = peers.dense(operands.a[0], ACTIVATIONS)
         assert operands.offsets is not None
         ends = operands.offsets.long()
     else:
-        weights = [_weights(x) for x in operands.b]
-        codes = torch.stack([x.codes for x in weights])
-        # torch.stack does not know float8 everywhere; bytes it does.
-        scales = torch.stack([x.linear_scales().view(torch.uint8) for x in weights]).view(torch.float8_e4m3fn)
-        scale = None
-        if any(x.tensor_scale is not None for x in weights):
-            one = torch.ones((), device=codes.device)
-            scale = torch.stack([one if x.tensor_scale is None else x.tensor_scale.reshape(()) for x in weights])
+        weights = [_joined(operands.weights(i)) for i in range(len(operands.a))]
+        codes = torch.stack([x for x, _, _ in weights])
+        scales = torch.stack([x.view(torch.uint8) for _, x, _ in weights]).view(torch.float8_e4m3fn)
+        given = [x.reshape(()) for _, _, x in weights if x is not None]
+        scale = torch.stack(given) if given else None
         rows = torch.cat([peers.dense(x, ACTIVATIONS) for x in operands.a])
         ends = torch.tensor([m for m, _, _ in problem.groups], device=codes.device).cumsum(0)
     layer = _layer(codes, scales, scale)
     starts = torch.nn.functional.pad(ends, (1, 0)).long()
     config = {"gemm_type": "grouped_contiguous"}
+    if problem.op.dual:
+        return lambda: peers.silu_times(layer(rows, expert_layout=starts, compute_config=config))
     return lambda: layer(rows, expert_layout=starts, compute_config=config)
 
 
 def _prepare(silu: bool) -> Any:
     def prepare(problem: Problem, operands: Operands) -> Call:
-        if problem.op is Op.GROUP_GEMM:
+        if problem.op.grouped:
             return _groups(problem, operands)
         if problem.op is Op.DUAL_GEMM:
-            first, second = (_weights(x) for x in operands.b)
-            codes = torch.cat([first.codes, second.codes])
-            scales = torch.cat([x.linear_scales().view(torch.uint8) for x in (first, second)])
-            layer = _layer(codes, scales.view(torch.float8_e4m3fn), None)
+            layer = _layer(*_joined(operands.b))
             rows = peers.dense(operands.a[0], ACTIVATIONS)
             return (lambda: peers.silu_times(layer(rows))) if silu else (lambda: layer(rows))
         # The matrix of a GEMV is its weight, and its vectors are the activations.
@@ -113,7 +117,7 @@ def _refuse(silu: bool) -> Any:
         weights = problem.a if problem.op is Op.GEMV else problem.b
         if weights.kind != "nvfp4":
             reasons.append("weights must be NVFP4")
-        if problem.op is Op.DUAL_GEMM and problem.b.tensor_scale:
+        if problem.op.dual and problem.b.tensor_scale:
             reasons.append("tensor scales of two weights are not joined here")
         if len({(n, k) for _, n, k in problem.groups}) > 1:
             reasons.append("groups must agree in N and K")

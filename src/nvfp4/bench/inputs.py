@@ -11,7 +11,7 @@ import torch
 from nvfp4 import formats, layouts
 from nvfp4.backends.base import Operand, Operands
 from nvfp4.contest.inputs import draw_codes, draw_scales
-from nvfp4.contest.tasks import Distribution, task_of
+from nvfp4.contest.tasks import Distribution, distribution_of
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
@@ -43,14 +43,15 @@ def make(
         distribution: Of codes and block scales; that of the contest's task when None.
     """
     generator = torch.Generator(device=torch.device(device)).manual_seed(seed)
-    rule = distribution or task_of(problem.op).distribution
+    rule = distribution or distribution_of(problem.op)
     dtype = DTYPES[problem.out_dtype]
     batch = () if problem.l == 1 else (problem.l,)
     sizes = problem.groups or ((problem.m, problem.n, problem.k),)
-    count = 2 if problem.op is Op.DUAL_GEMM else 1
     a = tuple(_operand((*batch, m, k), problem.a, rule, generator) for m, _, k in sizes)
     weights = (problem.stacked,) if problem.stacked else batch
-    b = tuple(_operand((*weights, n, k), problem.b, rule, generator) for _, n, k in sizes for _ in range(count))
+    b = tuple(
+        _operand((*weights, n, k), problem.b, rule, generator) for _ in range(problem.op.matrices) for _, n, k in sizes
+    )
     results = [(n, m) if problem.op is Op.GEMV else (m, n) for m, n, _ in sizes]
     out = tuple(torch.empty((*batch, *result), dtype=dtype, device=device) for result in results)
     offsets = None
@@ -63,7 +64,6 @@ def make(
 def elements(problem: Problem) -> int:
     """Elements of all operands of a problem, which is what a peer that decodes them stores."""
     if problem.groups:
-        return sum((m + n) * k for m, n, k in problem.groups)
+        return sum((m + problem.op.matrices * n) * k for m, n, k in problem.groups)
     weights = problem.stacked or problem.l
-    count = 2 if problem.op is Op.DUAL_GEMM else 1
-    return (problem.l * problem.m + weights * count * problem.n) * problem.k
+    return (problem.l * problem.m + weights * problem.op.matrices * problem.n) * problem.k

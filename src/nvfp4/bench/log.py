@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from nvfp4.bench.records import Entry, Record
 from nvfp4.bench.tables import shape_text
 from nvfp4.bench.timing import geomean
-from nvfp4.contest.tasks import case_of, task_of
+from nvfp4.contest.tasks import benchmarks_of, case_of
 from nvfp4.problem import Problem
 
 ROLE = "nvfp4"
@@ -81,7 +81,7 @@ class Run:
     def complete(self) -> bool:
         """Whether these are exactly the contest's benchmark shapes."""
         cases = [case_of(shape.problem) for shape in self.shapes]
-        every = task_of(self.shapes[0].problem.op).benchmarks
+        every = benchmarks_of(self.shapes[0].problem.op)
         return None not in cases and len(cases) == len(every)
 
     @property
@@ -100,7 +100,7 @@ def _formats(problem: Problem) -> str:
 
 
 def _order(timed: Timed) -> tuple[object, ...]:
-    cases = task_of(timed.problem.op).benchmarks
+    cases = benchmarks_of(timed.problem.op)
     case = case_of(timed.problem)
     return (cases.index(case) if case is not None else len(cases), timed.problem.flops, str(timed.problem))
 

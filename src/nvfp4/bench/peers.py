@@ -64,13 +64,10 @@ def _needs_gpu(capability: Capability) -> tuple[str, ...]:
 
 def _cublas(dtype: torch.dtype, silu: bool) -> Callable[[Problem, Operands], Call]:
     def prepare(problem: Problem, operands: Operands) -> Call:
-        if problem.stacked:
-            return _grouped_mm(dtype)(problem, operands)
+        if problem.op.grouped:
+            return _loop(problem, operands, dtype, silu)
         a = [dense(x, dtype) for x in operands.a]
         b = [dense(x, dtype) for x in operands.b]
-        if problem.op is Op.GROUP_GEMM:
-            pairs = [(x, y.t(), x.new_empty(x.shape[0], y.shape[0])) for x, y in zip(a, b, strict=True)]
-            return lambda: [torch.mm(x, y, out=out) for x, y, out in pairs]
         if problem.op is Op.DUAL_GEMM:
             weights = torch.cat(b).t()
             both = a[0].new_empty(problem.m, 2 * problem.n)
@@ -83,6 +80,42 @@ def _cublas(dtype: torch.dtype, silu: bool) -> Callable[[Problem, Operands], Cal
         return _product(left, right)
 
     return prepare
+
+
+def _groups(operands: Operands, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Decoded A and B of every group that has rows; B1 and B2 of a dual operation lie below each other."""
+    if operands.offsets is None:
+        rows = [dense(x, dtype) for x in operands.a]
+        weights = [torch.cat([dense(y, dtype) for y in operands.weights(i)]) for i in range(len(rows))]
+        return list(zip(rows, weights, strict=True))
+    whole = dense(operands.a[0], dtype)
+    matrices = torch.cat([dense(x, dtype) for x in operands.b], dim=1)
+    ends = operands.offsets.tolist()
+    starts = [0, *ends[:-1]]
+    return [(whole[i:j], matrices[g]) for g, (i, j) in enumerate(zip(starts, ends, strict=True)) if i < j]
+
+
+def _loop(problem: Problem, operands: Operands, dtype: torch.dtype, silu: bool) -> Call:
+    """One product after another for every group that has rows. The ends of stacked groups are read before timing."""
+    groups = _groups(operands, dtype)
+    products = [(x, y.t(), x.new_empty(x.shape[0], y.shape[0])) for x, y in groups]
+    if not (problem.op.dual and silu):
+        return lambda: [torch.mm(x, y, out=out) for x, y, out in products]
+    columns = {y.shape[1] for _, y, _ in products}
+    if len(columns) > 1:
+        return lambda: [silu_times(torch.mm(x, y, out=out)) for x, y, out in products]
+    # All products into one tensor, so that SiLU and the multiplication are launched once.
+    sizes = [x.shape[0] for x, _ in groups]
+    both = groups[0][0].new_empty(sum(sizes), columns.pop())
+    parts = [(x, y, out) for (x, y, _), out in zip(products, torch.split(both, sizes), strict=True)]
+    result = both.new_empty(both.shape[0], both.shape[1] // 2)
+
+    def call() -> torch.Tensor:
+        for x, y, out in parts:
+            torch.mm(x, y, out=out)
+        return silu_times(both, result)
+
+    return call
 
 
 def _product(left: torch.Tensor, right: torch.Tensor) -> Call:
@@ -104,13 +137,16 @@ def _grouped_mm(dtype: torch.dtype) -> Callable[[Problem, Operands], Call]:
         device = operands.out[0].device
         if problem.stacked:
             rows, offsets = dense(operands.a[0], dtype), operands.offsets
-            weights = dense(operands.b[0], dtype)
+            weights = torch.cat([dense(x, dtype) for x in operands.b], dim=1)
         else:
-            rows = torch.cat([dense(x, dtype) for x in operands.a])
-            weights = torch.stack([dense(x, dtype) for x in operands.b])
+            groups = _groups(operands, dtype)
+            rows = torch.cat([x for x, _ in groups])
+            weights = torch.stack([y for _, y in groups])
             ends = torch.tensor([m for m, _, _ in problem.groups]).cumsum(0)
             offsets = ends.to(device=device, dtype=torch.int32)
         turned = weights.transpose(1, 2)
+        if problem.op.dual:
+            return lambda: silu_times(torch._grouped_mm(rows, turned, offs=offsets))
         return lambda: torch._grouped_mm(rows, turned, offs=offsets)
 
     return prepare
@@ -118,8 +154,8 @@ def _grouped_mm(dtype: torch.dtype) -> Callable[[Problem, Operands], Call]:
 
 def _refuse_grouped_mm(capability: Capability, problem: Problem) -> tuple[str, ...]:
     reasons = list(_needs_gpu(capability))
-    if problem.op is not Op.GROUP_GEMM:
-        reasons.append("computes grouped GEMM only")
+    if not problem.op.grouped:
+        reasons.append("computes groups only")
     if len({(n, k) for _, n, k in problem.groups}) > 1:
         reasons.append("groups must agree in N and K")
     if (9, 0) > capability.compute > (0, 0):
@@ -130,8 +166,8 @@ def _refuse_grouped_mm(capability: Capability, problem: Problem) -> tuple[str, .
 def _refuse_cublas(silu: bool) -> Callable[[Capability, Problem], tuple[str, ...]]:
     def refuse(capability: Capability, problem: Problem) -> tuple[str, ...]:
         reasons = _needs_gpu(capability)
-        if not silu and problem.op is not Op.DUAL_GEMM:
-            reasons += ("only dual GEMM has an activation to leave out",)
+        if not silu and not problem.op.dual:
+            reasons += ("only dual operations have an activation to leave out",)
         return reasons
 
     return refuse
@@ -154,18 +190,17 @@ def _fp8_product(left: torch.Tensor, right: torch.Tensor) -> Call:
 
 
 def _prepare_fp8(problem: Problem, operands: Operands) -> Call:
-    a = [dense(x, torch.bfloat16) for x in operands.a]
-    b = [dense(x, torch.bfloat16) for x in operands.b]
-    if problem.op is Op.DUAL_GEMM:
-        product = _fp8_product(a[0], torch.cat(b))
-        return lambda: silu_times(product())  # type: ignore[arg-type]
-    if problem.op is Op.GROUP_GEMM:
-        pairs = list(zip(a, b, strict=True))
+    if problem.op.dual or problem.op.grouped:
+        pairs = _groups(operands, torch.bfloat16)
     else:
+        a = [dense(x, torch.bfloat16) for x in operands.a]
+        b = [dense(x, torch.bfloat16) for x in operands.b]
         left, right = (b[0], a[0]) if problem.op is Op.GEMV else (a[0], b[0])
         count = problem.l
         pairs = list(zip(left.reshape(count, -1, problem.k), right.reshape(count, -1, problem.k), strict=True))
-    products = [_fp8_product(left, right) for left, right in pairs]
+    products: list[Any] = [_fp8_product(left, right) for left, right in pairs]
+    if problem.op.dual:
+        return lambda: [silu_times(product()) for product in products]
     return lambda: [product() for product in products]
 
 
@@ -175,8 +210,8 @@ def _refuse_fp8(capability: Capability, problem: Problem) -> tuple[str, ...]:
         reasons.append("FP8 matrix units need sm_89")
     if problem.stacked:
         reasons.append("no FP8 product for stacked groups is written here")
-    columns = problem.m if problem.op is Op.GEMV else problem.n
-    if columns % 16:
+    columns = problem.m if problem.op is Op.GEMV else problem.n * problem.op.matrices
+    if columns % 16 or any(n % 16 for _, n, _ in problem.groups):
         reasons.append("torch._scaled_mm needs a multiple of 16 columns")
     return tuple(reasons)
 
@@ -196,11 +231,12 @@ def _prepare_nvfp4(problem: Problem, operands: Operands) -> Call:
 
     a: list[Any] = list(operands.a)
     b: list[Any] = list(operands.b)
-    if problem.op is Op.DUAL_GEMM:
-        first, second = product(a[0], b[0]), product(a[0], b[1])
+    if problem.op.dual:
         silu: Any = torch.nn.functional.silu
-        return lambda: silu(first()) * second()
-    if problem.op is not Op.GROUP_GEMM and a[0].ndim == 3:
+        weights: list[Any] = [operands.weights(i) for i in range(len(a))]
+        pairs = [(product(x, first), product(x, second)) for x, (first, second) in zip(a, weights, strict=True)]
+        return lambda: [silu(first()) * second() for first, second in pairs]
+    if not problem.op.grouped and a[0].ndim == 3:
         a, b = [[x[i] for i in range(problem.l)] for x in (a[0], b[0])]
     products = [product(x, y) for x, y in zip(a, b, strict=True)]
     return lambda: [one() for one in products]

@@ -11,7 +11,7 @@ from nvfp4.bench.records import Record
 from nvfp4.errors import InputError, MissingDependencyError
 from nvfp4.problem import Op
 
-_MARKS = {Op.GEMV: "o", Op.GEMM: "s", Op.DUAL_GEMM: "D", Op.GROUP_GEMM: "^"}
+_MARKS = {Op.GEMV: "o", Op.GEMM: "s", Op.DUAL_GEMM: "D", Op.GROUP_GEMM: "^", Op.GROUP_DUAL_GEMM: "v"}
 _OURS, _PEERS, _ROOF = "#1f6feb", "#9aa4af", "#30363d"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from nvfp4.bench.timing import Call, CudaTimer, Timer
 from nvfp4.contest.tasks import task_of
 from nvfp4.device import Capability, capability
 from nvfp4.errors import InputError
-from nvfp4.problem import Problem
+from nvfp4.problem import Op, Problem
 
 Prepare = Callable[[Operands], Call]
 Check = Callable[[Problem, Operands, Prepare], str]
@@ -106,10 +106,26 @@ class Environment:
         )
 
 
+_GATE_AND_UP = (0, 2)
+"""Of the contest's grouped shapes, those that are gate and up in one matrix (of DeepSeek-V3 and of Qwen3 235B)."""
+
+
 def benchmark_problems(op: str, *, scale_layout: str = "linear") -> tuple[Problem, ...]:
-    """The benchmark shapes of the contest for an operation."""
+    """The benchmark shapes of the contest for an operation.
+
+    Grouped dual GEMM is not in the contest: its shapes are the gate and up projections among those of the grouped GEMM.
+    """
+    if op == Op.GROUP_DUAL_GEMM:
+        whole = benchmark_problems(Op.GROUP_GEMM, scale_layout=scale_layout)
+        return tuple(_halved(whole[index]) for index in _GATE_AND_UP)
     task = task_of(op)
     return tuple(task.problem(case, scale_layout=scale_layout) for case in task.benchmarks)
+
+
+def _halved(problem: Problem) -> Problem:
+    """A grouped GEMM over gates and ups in one matrix as a grouped dual GEMM."""
+    groups = tuple((m, n // 2, k) for m, n, k in problem.groups)
+    return replace(problem, op=Op.GROUP_DUAL_GEMM, n=problem.n // 2, groups=groups)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ A marker names what it shows, and everything up to its end is generated::
     <!-- /table -->
 
 The name is ``DEVICE/OPERATION[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes; an operation,
-or ``summary`` for all four; one of the timing protocols (``back-to-back`` when left out). Rendering is idempotent, and
-a test compares what is committed.
+or ``summary`` for those of the contest; one of the timing protocols (``back-to-back`` when left out). Rendering is
+idempotent, and a test compares what is committed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nvfp4.bench.records import Entry, Record, newest
 from nvfp4.bench.timing import PROTOCOLS, geomean, paired_ratio
-from nvfp4.contest.tasks import case_of, task_of
+from nvfp4.contest.tasks import benchmarks_of, case_of
 from nvfp4.errors import InputError
 from nvfp4.problem import Op, Problem
 
@@ -55,7 +55,7 @@ def _formats(problem: Problem) -> str:
 def _order(record: Record) -> tuple[object, ...]:
     """Contest shapes in the contest's order, then the others by work."""
     problem = record.problem
-    cases = task_of(problem.op).benchmarks
+    cases = benchmarks_of(problem.op)
     case = case_of(problem)
     return (cases.index(case) if case is not None else len(cases), problem.flops, str(problem))
 

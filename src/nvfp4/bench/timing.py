@@ -21,7 +21,7 @@ from typing import Protocol as Interface
 
 import torch
 
-from nvfp4.contest.tasks import task_of
+from nvfp4.contest.tasks import calls_of
 from nvfp4.errors import InputError
 from nvfp4.problem import Op
 
@@ -85,7 +85,7 @@ def protocol(name: str, op: Op, *, max_samples: int | None = None, calls: int | 
     """
     if name not in PROTOCOLS:
         raise InputError("bench", "protocol", "one of " + ", ".join(PROTOCOLS), repr(name), "Name one of them.")
-    many = 50 if op is Op.GEMV else task_of(op).calls
+    many = 50 if op is Op.GEMV else calls_of(op)
     made = Protocol(name, calls or (1 if name == "event-pair" else many), graph=name == "graph")
     return made if max_samples is None else replace(made, max_samples=max_samples)
 

@@ -27,6 +27,7 @@ _NAMES: dict[Op, tuple[str, tuple[str, ...]]] = {
     Op.GEMM: ("A", ("B",)),
     Op.DUAL_GEMM: ("A", ("B1", "B2")),
     Op.GROUP_GEMM: ("A", ("B",)),
+    Op.GROUP_DUAL_GEMM: ("A", ("B1", "B2")),
 }
 
 FIT = 0.95
@@ -85,7 +86,7 @@ class Product:
 
     Attributes:
         op: The operation.
-        a, b: Its sides; `b` has two for dual_gemm.
+        a, b: Its sides; `b` has two for dual operations.
         got: float64 [M, N], the output in question.
         want: float64 [M, N], the exact answer.
         magnitude: float64 [M, N], the sum of the absolute values of the products, tensor scales included.
@@ -196,7 +197,7 @@ _OPERAND_FAULTS: tuple[tuple[str, Callable[[Side], Side], str], ...] = (
 
 def _combine(op: Op, a: torch.Tensor, bs: list[torch.Tensor]) -> torch.Tensor:
     products = [a @ b.T for b in bs]
-    if op is not Op.DUAL_GEMM:
+    if not op.dual:
         return products[0]
     gate, up = products
     return gate * torch.sigmoid(gate) * up
@@ -275,7 +276,7 @@ def _operand_candidates(sample: _Sample) -> Iterator[_Candidate]:
                 continue
             faulty = [fault(s) if i in subset else s for i, (_, s) in enumerate(sides)]
             name = " and ".join(sides[i][0] for i in subset)
-            if fault is _swap_nibbles and p.op is not Op.DUAL_GEMM:
+            if fault is _swap_nibbles and not p.op.dual:
                 # A permutation of K on one side is its inverse on the other: the result is the same.
                 name = f"{first} or {names[0]} (one of them, not both)"
             layout = "tiles read as linear" if sides[subset[0]][1].layout == "tiled" else "linear read as tiles"
@@ -294,7 +295,7 @@ def _structure_candidates(sample: _Sample) -> Iterator[_Candidate]:
         parts = [b[sample.columns] for b in misread]
         value = _combine(p.op, a[sample.rows], parts)
         yield f"{name} is read as [K, N] (transposed)", f"{name} has K contiguous.", value
-    if p.op is Op.DUAL_GEMM:
+    if p.op.dual:
         left = a[sample.rows]
         gate, up = (left @ b[sample.columns].T for b in bs)
         yield "B1 and B2 are exchanged", "SiLU is applied to A B1^T.", up * torch.sigmoid(up) * gate
@@ -355,7 +356,7 @@ def _patterns(p: Product) -> list[Diagnosis]:
 
 def _half_accumulation(p: Product) -> Diagnosis | None:
     """Errors too large for fp32 sums and just right for fp16 ones, everywhere, or overflow of intermediates."""
-    if p.op is Op.DUAL_GEMM:
+    if p.op.dual:
         return None
     wrong = (p.got - p.want).abs() > 2 * p.epsilon * p.want.abs() + 2.0**-18 * p.magnitude
     wrong |= ~torch.isfinite(p.got) & (p.want.abs() < p.largest)

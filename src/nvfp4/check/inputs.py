@@ -16,7 +16,7 @@ import torch
 from nvfp4 import layouts
 from nvfp4.backends.base import Operand, Operands
 from nvfp4.contest.inputs import draw_codes, draw_scales
-from nvfp4.contest.tasks import Distribution, task_of
+from nvfp4.contest.tasks import Distribution, distribution_of
 from nvfp4.errors import InputError
 from nvfp4.formats import BLOCK, E2M1_MAX, encode_e2m1, encode_e4m3, pack
 from nvfp4.problem import Format, Op, Problem
@@ -149,7 +149,7 @@ def describe(name: str) -> str:
 
 
 def _sampler(problem: Problem, name: str) -> Sampler:
-    return _contest(task_of(problem.op).distribution) if name == "contest" else DISTRIBUTIONS[name]
+    return _contest(distribution_of(problem.op)) if name == "contest" else DISTRIBUTIONS[name]
 
 
 def _generator(problem: Problem, name: str, seed: int) -> torch.Generator:
@@ -200,9 +200,9 @@ def _offsets(g: torch.Generator, rows: int, groups: int) -> torch.Tensor:
 
 def output_shapes(problem: Problem, *, batched: bool | None = None) -> tuple[tuple[int, ...], ...]:
     """Shapes of the results: with a leading L when `batched` (default: when L is not 1)."""
-    if problem.op is Op.GROUP_GEMM:
-        if problem.groups:
-            return tuple((m, n) for m, n, _ in problem.groups)
+    if problem.groups:
+        return tuple((m, n) for m, n, _ in problem.groups)
+    if problem.stacked:
         return ((problem.m, problem.n),)
     lead = (problem.l,) if (problem.l != 1 if batched is None else batched) else ()
     if problem.op is Op.GEMV:
@@ -226,19 +226,19 @@ def make(
     g = _generator(problem, distribution, seed)
     operand = functools.partial(_operand, g, distribution, _sampler(problem, distribution))
     batch = problem.l if problem.l != 1 else None
+    count = problem.op.matrices
     offsets = None
     a: tuple[Operand, ...]
     b: tuple[Operand, ...]
     if problem.groups:
         a = tuple(operand(problem.a, None, m, k) for m, _, k in problem.groups)
-        b = tuple(operand(problem.b, None, n, k) for _, n, k in problem.groups)
+        b = tuple(operand(problem.b, None, n, k) for _ in range(count) for _, n, k in problem.groups)
     elif problem.stacked:
         a = (operand(problem.a, None, problem.m, problem.k),)
-        b = (operand(problem.b, problem.stacked, problem.n, problem.k),)
+        b = tuple(operand(problem.b, problem.stacked, problem.n, problem.k) for _ in range(count))
         offsets = _offsets(g, problem.m, problem.stacked)
     else:
         a = (operand(problem.a, batch, problem.m, problem.k),)
-        count = 2 if problem.op is Op.DUAL_GEMM else 1
         b = tuple(operand(problem.b, batch, problem.n, problem.k) for _ in range(count))
     out = tuple(torch.empty(shape, dtype=DTYPES[problem.out_dtype]) for shape in output_shapes(problem))
     operands = Operands(a, b, out, offsets)

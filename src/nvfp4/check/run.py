@@ -6,7 +6,7 @@ import functools
 import random
 import time
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -122,9 +122,13 @@ def _call_public(problem: Problem, operands: Operands, backend: str | None) -> N
     elif problem.op is Op.DUAL_GEMM:
         nvfp4.dual_gemm(a, b[0], b[1], out_dtype=out_dtype, out=out, backend=backend)
     elif operands.offsets is not None:
-        nvfp4.group_gemm(a, b[0], offsets=operands.offsets, out_dtype=out_dtype, out=out, backend=backend)
+        grouped: Any = nvfp4.group_dual_gemm if problem.op.dual else nvfp4.group_gemm
+        grouped(a, *b, offsets=operands.offsets, out_dtype=out_dtype, out=out, backend=backend)
     else:
-        nvfp4.group_gemm(list(operands.a), list(b), out_dtype=out_dtype, out=list(operands.out), backend=backend)
+        lists: Any = nvfp4.group_dual_gemm if problem.op.dual else nvfp4.group_gemm
+        count = len(operands.a)
+        weights = [list(b[i : i + count]) for i in range(0, len(b), count)]
+        lists(list(operands.a), *weights, out_dtype=out_dtype, out=list(operands.out), backend=backend)
 
 
 def poison_outputs(operands: Operands) -> tuple[Operands, tuple[Poisoned, ...]]:
@@ -169,12 +173,8 @@ def run_case(case: Case, target: Target, prepared: Inputs | None = None) -> Outc
     return Outcome(case, backend, verdict, None, seconds)
 
 
-_KINDS = {
-    Op.GEMV: (("nvfp4", "nvfp4"), ("nvfp4", "fp16"), ("nvfp4", "bf16")),
-    Op.GEMM: (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4")),
-    Op.DUAL_GEMM: (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4")),
-    Op.GROUP_GEMM: (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4")),
-}
+_PRODUCT_KINDS = (("nvfp4", "nvfp4"), ("fp16", "nvfp4"), ("bf16", "nvfp4"))
+_KINDS = dict.fromkeys(Op, _PRODUCT_KINDS) | {Op.GEMV: tuple((b, a) for a, b in _PRODUCT_KINDS)}
 
 
 def _sizes(rng: random.Random, largest: int) -> int:

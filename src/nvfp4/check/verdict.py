@@ -20,7 +20,7 @@ from nvfp4.check import diagnosis
 from nvfp4.check.inputs import DTYPES
 from nvfp4.check.poison import Poisoned
 from nvfp4.problem import Op, Problem
-from nvfp4.reference import Exact
+from nvfp4.reference import Exact, ExactDual
 from nvfp4.tensor import NVFP4Tensor
 
 UNIT = 2.0**-23
@@ -43,7 +43,7 @@ class Expected:
         rounded: The output type, the exact result rounded once.
         bound: float64, largest admissible ``|got - value|`` where `exact` is unset.
         exact: bool, where nothing but `rounded` is right.
-        magnitude: float64, sum of absolute products (of the product of both magnitudes for dual_gemm).
+        magnitude: float64, sum of absolute products (the product of both magnitudes for dual operations).
     """
 
     value: torch.Tensor
@@ -143,20 +143,36 @@ def _from_exact(problem: Problem, exact: Exact, k: int, scales_exact: torch.Tens
     return Expected(exact.value, exact.rounded(dtype), bound, mask, exact.magnitude)
 
 
+def _from_dual(problem: Problem, dual: ExactDual, k: int) -> Expected:
+    gamma = (k + 4) * UNIT / (1 - (k + 4) * UNIT)
+    gate = torch.where(dual.gate.sums_exact, 2 * UNIT * dual.gate.value.abs(), gamma * dual.gate.magnitude)
+    up = torch.where(dual.up.sums_exact, 2 * UNIT * dual.up.value.abs(), gamma * dual.up.magnitude)
+    error = dual.error(gate, up) + SILU_ROUNDINGS * 2.0**-24 * dual.value.abs() + 2.0**-149
+    bound = error + _half_ulp(dual.value.abs() + error, problem.out_dtype)
+    never = torch.zeros_like(dual.value, dtype=torch.bool)
+    magnitude = dual.gate.magnitude * dual.up.magnitude
+    return Expected(dual.value, dual.rounded(DTYPES[problem.out_dtype]), bound, never, magnitude)
+
+
+def _expected_dual(problem: Problem, operands: Operands) -> tuple[Expected, ...]:
+    weights = cast("tuple[NVFP4Tensor, ...]", operands.b)
+    if problem.groups:
+        count = len(problem.groups)
+        duals = reference.group_dual_gemm(operands.a, weights[:count], weights[count:])
+        sizes = [k for _, _, k in problem.groups]
+        return tuple(_from_dual(problem, dual, k) for dual, k in zip(duals, sizes, strict=True))
+    if operands.offsets is not None:
+        stacked = reference.group_dual_gemm(operands.a[0], *weights, offsets=operands.offsets)
+        return (_from_dual(problem, stacked, problem.k),)
+    return (_from_dual(problem, reference.dual_gemm(operands.a[0], *weights), problem.k),)
+
+
 def expected(problem: Problem, operands: Operands) -> tuple[Expected, ...]:
     """What each output must be, by the exact reference."""
     weights = cast("tuple[NVFP4Tensor, ...]", operands.b)
     scales_exact = _scales_exact(operands)
-    if problem.op is Op.DUAL_GEMM:
-        dual = reference.dual_gemm(operands.a[0], *weights)
-        gamma = (problem.k + 4) * UNIT / (1 - (problem.k + 4) * UNIT)
-        gate = torch.where(dual.gate.sums_exact, 2 * UNIT * dual.gate.value.abs(), gamma * dual.gate.magnitude)
-        up = torch.where(dual.up.sums_exact, 2 * UNIT * dual.up.value.abs(), gamma * dual.up.magnitude)
-        error = dual.error(gate, up) + SILU_ROUNDINGS * 2.0**-24 * dual.value.abs() + 2.0**-149
-        bound = error + _half_ulp(dual.value.abs() + error, problem.out_dtype)
-        never = torch.zeros_like(dual.value, dtype=torch.bool)
-        magnitude = dual.gate.magnitude * dual.up.magnitude
-        return (Expected(dual.value, dual.rounded(DTYPES[problem.out_dtype]), bound, never, magnitude),)
+    if problem.op.dual:
+        return _expected_dual(problem, operands)
     if problem.groups:
         results = reference.group_gemm(operands.a, weights)
         each = [_scales_exact(Operands((a,), (b,), ())) for a, b in zip(operands.a, operands.b, strict=True)]
@@ -262,18 +278,25 @@ def _product(
         rows = slice(ends[group], ends[group + 1])
         a = diagnosis.side(operands.a[0], None)
         a = diagnosis.take_rows(a, rows)
-        b = (diagnosis.side(operands.b[0], group),)
+        b = tuple(diagnosis.side(x, group) for x in operands.b)
         others = tuple(
-            (f"group {g}", a, (diagnosis.side(operands.b[0], g),)) for g in range(min(problem.stacked, 8)) if g != group
+            (f"group {g}", a, tuple(diagnosis.side(x, g) for x in operands.b))
+            for g in range(min(problem.stacked, 8))
+            if g != group
         )
         parts = [part[rows] for part in parts]
         name = f"group {group}"
     elif problem.groups:
-        a, b = diagnosis.side(operands.a[index], None), (diagnosis.side(operands.b[index], None),)
+        a = diagnosis.side(operands.a[index], None)
+        b = tuple(diagnosis.side(x, None) for x in operands.weights(index))
         name = f"group {index}"
         same = [g for g, sizes in enumerate(problem.groups) if sizes[2] == problem.groups[index][2] and g != index]
         others = tuple(
-            (f"group {g}", diagnosis.side(operands.a[g], None), (diagnosis.side(operands.b[g], None),))
+            (
+                f"group {g}",
+                diagnosis.side(operands.a[g], None),
+                tuple(diagnosis.side(x, None) for x in operands.weights(g)),
+            )
             for g in same[:8]
         )
     else:

@@ -17,7 +17,7 @@ from nvfp4.problem import Problem
 
 
 def bench(
-    op: Annotated[list[str] | None, typer.Argument(help="Operation(s); all four by default.")] = None,
+    op: Annotated[list[str] | None, typer.Argument(help="Operation(s); all by default.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All operations; the default when none is named.")] = False,
     shape: Annotated[
         list[str] | None, typer.Option(help="Sizes, such as 128x7168x16384; the benchmarks' by default.")

@@ -16,7 +16,7 @@ from nvfp4 import backends
 from nvfp4.check.inputs import NAMES
 from nvfp4.check.run import Case, Inputs, Outcome, Target, fuzz, run_case
 from nvfp4.cli import output
-from nvfp4.contest.tasks import task_of
+from nvfp4.contest.tasks import benchmarks_of, task_of
 from nvfp4.errors import InputError
 
 _TABLE = "official"
@@ -36,6 +36,8 @@ def _cases(
         raise InputError("nvfp4 check", "--shapes", "fuzz, tests, benchmarks or official", shapes, "Name one of them.")
     cases = []
     for op in chosen:
+        if not benchmarks_of(op):
+            continue  # not in the contest
         task = task_of(op)
         lines = (*task.tests, *task.benchmarks) if shapes == _TABLE else getattr(task, shapes)
         for line in dict.fromkeys(lines):
@@ -78,7 +80,7 @@ def _command(outcome: Outcome, target: Target, size: tuple[int, int], *, fuzzed:
 
 
 def check(
-    op: Annotated[list[str] | None, typer.Option(help="Operation(s); all four by default.")] = None,
+    op: Annotated[list[str] | None, typer.Option(help="Operation(s); all by default.")] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="Backend(s), or 'all'; dispatch chooses by default.")
     ] = None,

@@ -16,10 +16,10 @@ from nvfp4.bench.records import append
 from nvfp4.cli import output
 from nvfp4.contest import cases as case_files
 from nvfp4.contest import lint as rules
+from nvfp4.contest import official
 from nvfp4.contest.bundle import Bundle
 from nvfp4.contest.bundle import bundle as make_bundle
 from nvfp4.contest.evaluate import MODES, Evaluation, Options, evaluate
-from nvfp4.contest.official import run_official
 from nvfp4.contest.record import records
 from nvfp4.contest.report import ExitCode, Report
 from nvfp4.contest.tasks import Case, Task, task_of
@@ -86,7 +86,9 @@ def evaluate_command(
         output.error_console.print(f"[bold red]error:[/] {error}", highlight=False)
         raise typer.Exit(int(ExitCode.BAD_CASES)) from None
     if reference is not None:
-        code, text = run_official(reference, submission, chosen, mode, lines, seed=seed, limit=limit)
+        for line in official.missing():
+            output.error_console.print(f"[yellow]{line}[/]", highlight=False)
+        code, text = official.run_official(reference, submission, chosen, mode, lines, seed=seed, limit=limit)
         print(text)
         raise typer.Exit(code)
     if device == "auto":

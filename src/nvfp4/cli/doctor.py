@@ -120,6 +120,7 @@ def _used(what: Capability) -> list[tuple[str, str]]:
         Problem(Op.GEMM, 128, 7168, 16384),
         Problem(Op.DUAL_GEMM, 256, 4096, 7168),
         Problem(Op.GROUP_GEMM, 512, 4096, 7168, groups=((256, 4096, 7168),) * 2),
+        Problem(Op.GROUP_DUAL_GEMM, 512, 2048, 7168, groups=((256, 2048, 7168),) * 2),
     ]
     rows = []
     for problem in problems:

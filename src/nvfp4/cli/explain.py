@@ -17,12 +17,12 @@ from nvfp4.problem import Op, Problem
 
 
 def explain(
-    op: Annotated[str, typer.Argument(help="gemv, gemm, dual_gemm or group_gemm.")],
+    op: Annotated[str, typer.Argument(help="gemv, gemm, dual_gemm, group_gemm or group_dual_gemm.")],
     m: Annotated[int, typer.Option("--m", help="Rows of A (for gemv: of the matrix).")] = 128,
     n: Annotated[int, typer.Option("--n", help="Rows of B (for gemv: vectors; default 1).")] = 0,
     k: Annotated[int, typer.Option("--k", help="Elements along K, a multiple of 16.")] = 16384,
     l: Annotated[int, typer.Option("--l", help="Batch size.")] = 1,
-    groups: Annotated[int, typer.Option(help="group_gemm: stacked groups with offsets on the device.")] = 0,
+    groups: Annotated[int, typer.Option(help="Stacked groups with offsets on the device.")] = 0,
     shape: Annotated[str, typer.Option(help="All sizes at once, as in nvfp4 solve.")] = "",
     arch: Annotated[str, typer.Option(help="sm_80, sm_90a, sm_100a, ... or cpu; this machine's by default.")] = "",
     backend: Annotated[str, typer.Option(help="Ask only this backend.")] = "",
@@ -35,7 +35,7 @@ def explain(
     (what,) = output.operations([op])
     if shape:
         problem = output.parse_shape(what, shape)
-    elif what is Op.GROUP_GEMM and not groups:
+    elif what.grouped and not groups:
         problem = Problem(what, m, n or 7168, k, groups=((m, n or 7168, k),))
     else:
         problem = Problem(what, m, n or (1 if what is Op.GEMV else 7168), k, l, stacked=groups)

@@ -65,7 +65,7 @@ def split(values: Iterable[str] | None) -> list[str]:
 
 
 def operations(values: Iterable[str] | None) -> tuple[Op, ...]:
-    """Operations by name; all four when none is named."""
+    """Operations by name; all when none is named."""
     names = split(values)
     known = [op.value for op in Op]
     for name in names:
@@ -77,8 +77,8 @@ def operations(values: Iterable[str] | None) -> tuple[Op, ...]:
 def parse_shape(op: Op, text: str) -> Problem:
     """The problem that ``--shape`` describes.
 
-    gemv: ``MxK`` or ``MxKxL``; gemm: ``MxNxK`` or ``MxNxKxL``; dual_gemm: ``MxNxK``; group_gemm: groups joined by
-    ``+``, as ``80x4096x7168+176x4096x7168``.
+    gemv: ``MxK`` or ``MxKxL``; gemm: ``MxNxK`` or ``MxNxKxL``; dual_gemm: ``MxNxK``; group_gemm and group_dual_gemm:
+    groups joined by ``+``, as ``80x4096x7168+176x4096x7168``.
     """
 
     def numbers(part: str, allowed: tuple[int, ...], form: str) -> list[int]:
@@ -87,7 +87,7 @@ def parse_shape(op: Op, text: str) -> Problem:
             raise InputError(f"nvfp4 {op}", "--shape", form, repr(text), "Write the sizes with an x between them.")
         return [int(field) for field in fields]
 
-    if op is Op.GROUP_GEMM:
+    if op.grouped:
         groups = tuple((m, n, k) for m, n, k in (numbers(p, (3,), "MxNxK+MxNxK+...") for p in text.split("+")))
         m, n, k = sum(g[0] for g in groups), max(g[1] for g in groups), max(g[2] for g in groups)
         return Problem(op, m, n, k, groups=groups)

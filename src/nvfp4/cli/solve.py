@@ -1,4 +1,4 @@
-"""`nvfp4 solve`: compute all four operations at the contest's benchmark sizes, and check every element."""
+"""`nvfp4 solve`: compute all operations at the contest's benchmark sizes, and check every element."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import typer
 from rich.table import Table
 
 from nvfp4 import backends
+from nvfp4.bench.run import benchmark_problems
 from nvfp4.check.run import Case, Outcome, Target, run_case
 from nvfp4.cli import output
-from nvfp4.contest.tasks import task_of
 from nvfp4.device import capability
 from nvfp4.errors import InputError
 from nvfp4.problem import Op, Problem
@@ -58,7 +58,7 @@ def _problems(ops: list[str] | None, shapes: list[str] | None) -> list[Problem]:
         if len(chosen) != 1:
             raise InputError("nvfp4 solve", "--shape", "one --op", f"{len(chosen)} operations", "Name one with --op.")
         return [output.parse_shape(chosen[0], text) for text in shapes]
-    return [task_of(op).problem(case) for op in chosen for case in task_of(op).benchmarks]
+    return [problem for op in chosen for problem in benchmark_problems(op)]
 
 
 def _emulated(problems: list[Problem]) -> list[Problem]:
@@ -100,7 +100,7 @@ def _row(case: Case, target: Target) -> Row:
 
 
 def solve(
-    op: Annotated[list[str] | None, typer.Option(help="Operation(s); all four by default.")] = None,
+    op: Annotated[list[str] | None, typer.Option(help="Operation(s); all by default.")] = None,
     shape: Annotated[
         list[str] | None, typer.Option(help="Sizes, such as 128x7168x16384; the benchmarks' by default.")
     ] = None,
@@ -116,7 +116,7 @@ def solve(
     seed: Annotated[int, typer.Option(help="Seed of the inputs.")] = 1111,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compute the four operations and check every element against the exact reference.
+    """Compute all operations and check every element against the exact reference.
 
     With a GPU it is used, and times are of cold inputs. Without one, everything runs on the CPU at full size, and the
     CUDA kernels for Hopper run in the emulator for one full-size shape of each operation; --emulate runs all of them.

@@ -235,11 +235,26 @@ def task_of(name: str | Op) -> Task:
     raise InputError("contest", "task", f"one of {known}", repr(str(name)), "Name an operation or a contest task.")
 
 
+def distribution_of(op: Op) -> Distribution:
+    """The data of an operation's task; for grouped dual GEMM, which has none, the dual GEMM's: SiLU stays in range."""
+    return task_of(Op.DUAL_GEMM if op is Op.GROUP_DUAL_GEMM else op).distribution
+
+
+def calls_of(op: Op) -> int:
+    """Calls between two events of an operation's task; the grouped GEMM's for grouped dual GEMM, which has no task."""
+    return task_of(Op.GROUP_GEMM if op is Op.GROUP_DUAL_GEMM else op).calls
+
+
+def benchmarks_of(op: Op) -> tuple[Case, ...]:
+    """The benchmark cases of an operation's task; none of grouped dual GEMM, which has no task."""
+    return () if op is Op.GROUP_DUAL_GEMM else task_of(op).benchmarks
+
+
 def case_of(problem: Problem) -> Case | None:
     """The benchmark case that a problem is, or None: how it finds its official speed of light."""
     if problem.a.kind != "nvfp4":
         return None
-    for case in task_of(problem.op).benchmarks:
+    for case in benchmarks_of(problem.op):
         groups = problem.groups or ((problem.m, problem.n, problem.k),)
         if case.groups == groups and case.l == problem.l:
             return case

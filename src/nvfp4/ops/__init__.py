@@ -8,6 +8,6 @@ There are no gradients: operands and results that require one are refused while 
 giving results that silently have none.
 """
 
-from nvfp4.ops import dual_gemm, gemm, gemv, group_gemm
+from nvfp4.ops import dual_gemm, gemm, gemv, group_dual_gemm, group_gemm
 
-__all__ = ["dual_gemm", "gemm", "gemv", "group_gemm"]
+__all__ = ["dual_gemm", "gemm", "gemv", "group_dual_gemm", "group_gemm"]

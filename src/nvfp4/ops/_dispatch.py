@@ -12,6 +12,7 @@ registered operators, whose implementation ends here.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def prepare(op: str, described: Described, operands: Operands, outs: Sequence[ob
         live = tuple(i for i, group in enumerate(problem.groups) if all(group))
         groups = [problem.groups[i] for i in live]
         if groups and len(groups) < len(problem.groups):
-            problem = list_problem(groups, (problem.a, problem.b), problem.out_dtype)
+            problem = list_problem(problem, groups)
         empty = not groups
         live = None if len(groups) == len(described.shapes) else live
     else:
@@ -222,8 +223,9 @@ def _only(run: Run, live: tuple[int, ...], operands: Operands) -> None:
     for i, out in enumerate(operands.out):
         if i not in live:
             out.zero_()
-    a, b = (tuple(group[i] for i in live) for group in (operands.a, operands.b))
-    run(Operands(a, b, tuple(operands.out[i] for i in live)))
+    count = len(operands.a)
+    b = tuple(operands.b[i + j] for j in range(0, len(operands.b), count) for i in live)
+    run(Operands(tuple(operands.a[i] for i in live), b, tuple(operands.out[i] for i in live)))
 
 
 def _on_device(run: Run, device: torch.device, operands: Operands) -> None:
@@ -275,7 +277,7 @@ def call(
     Args:
         spec: The operation.
         a, b: Operands.
-        offsets: Stacked group_gemm only.
+        offsets: Stacked groups only.
         out_dtype: Type of the result.
         out: Where the result goes; None to allocate it.
         backend: The backend that the caller asks for.
@@ -335,34 +337,40 @@ def run(spec: Spec, prepared: Prepared, operands: Operands) -> torch.Tensor:
     return operands.out[0]
 
 
+Lists = tuple[tuple[Operand, ...], ...]
+"""The operands of a list form: A of each group, B (or B1) of each group, B2 of each group where there is one."""
+
+
 def call_lists(
     spec: Spec,
-    a: tuple[Operand, ...],
-    b: tuple[Operand, ...],
+    lists: Lists,
     out_dtype: torch.dtype,
     out: Sequence[torch.Tensor] | None,
     backend: str | None,
 ) -> list[torch.Tensor] | None:
-    """Run the list form of group_gemm directly; None when this call has to go through torch's dispatcher.
+    """Run a list form directly; None when this call has to go through torch's dispatcher.
 
     Arguments as of `call`; `out` has one tensor for each group.
     """
-    return implement_lists(spec, a, b, out_dtype, out, backend) if _direct() and plain((*a, *b, *(out or ()))) else None
+    if not (_direct() and plain((*itertools.chain(*lists), *(out or ())))):
+        return None
+    return implement_lists(spec, lists, out_dtype, out, backend)
 
 
 def implement_lists(
     spec: Spec,
-    a: tuple[Operand, ...],
-    b: tuple[Operand, ...],
+    lists: Lists,
     out_dtype: torch.dtype,
     out: Sequence[torch.Tensor] | None,
     backend: str | None,
 ) -> list[torch.Tensor]:
     """What the registered operator of the list form does."""
     outs = None if out is None else tuple(out)
+    a, b = lists[0], lists[1] if len(lists) == 2 else lists[1] + lists[2]
     key = (
         spec.name,
         len(a),
+        len(lists[1]),
         *[signature(x) for x in a],
         *[signature(x) for x in b],
         None if outs is None else tuple(map(signature, outs)),
@@ -371,7 +379,7 @@ def implement_lists(
     )
     prepared = _prepared.get(key)
     if prepared is None:
-        described = spec.describe(a, b, out_dtype)
+        described = spec.describe(*lists, out_dtype)
         if outs is not None:
             _validate.out_count(spec.op, outs, len(a))
         prepared = prepare(spec.op, described, Operands(a, b, ()), outs or (), backend)

@@ -103,7 +103,7 @@ def dispatch(
     Args:
         spec: The operation.
         operands: All operands by name, in order.
-        offsets: Stacked group_gemm only.
+        offsets: Stacked groups only.
         out_dtype: Type of the result.
         out: Where the result goes; None to allocate it.
         backend: The backend that the caller asks for.
@@ -125,17 +125,18 @@ def dispatch(
 
 def dispatch_lists(
     spec: Spec,
-    a: tuple[Operand, ...],
-    b: tuple[Operand, ...],
+    lists: dict[str, tuple[Operand, ...]],
     out_dtype: torch.dtype,
     out: Sequence[torch.Tensor] | None,
     backend: str | None,
 ) -> list[torch.Tensor]:
-    """Call the registered operator of the list form of group_gemm. Arguments as of `dispatch`."""
+    """Call the registered operator of a list form; `lists` are its operands by name. Arguments as of `dispatch`."""
     if not torch.compiler.is_compiling():
         # Names the group that is wrong; under torch.compile the operator's own validation has to do.
-        spec.describe(a, b, out_dtype)
-    flat: list[object] = [*flatten_list(spec.op, "a", a), *flatten_list(spec.op, "b", b)]
+        spec.describe(*lists.values(), out_dtype)
+    flat: list[object] = []
+    for name, operands in lists.items():
+        flat += flatten_list(spec.op, name, operands)
     flat += (_validate.out_name(spec.op, out_dtype), backend)
     if out is None:
         results: list[torch.Tensor] = getattr(torch.ops.nvfp4, spec.name)(*flat)
@@ -210,21 +211,30 @@ def register(spec: Spec, left: tuple[str, ...], right: tuple[str, ...], *, stack
     _define(f"{spec.name}_out({arguments}, Tensor(a!) out) -> ()", run_out, fake_out)
 
 
-def register_lists(spec: Spec, left: str, right: str) -> None:
-    """Define the operators of an operation over lists: ``nvfp4::OP -> Tensor[]`` and ``nvfp4::OP_out``."""
+def register_lists(spec: Spec, names: tuple[str, ...]) -> None:
+    """Define the operators of an operation over lists: ``nvfp4::OP -> Tensor[]`` and ``nvfp4::OP_out``.
+
+    Args:
+        spec: The operation.
+        names: Of its operands, each a list.
+    """
+    count = len(names)
+
+    def split(args: tuple[Any, ...]) -> tuple[_dispatch.Lists, tuple[Any, ...]]:
+        return tuple(unflatten_list(*args[4 * i : 4 * i + 4]) for i in range(count)), args[4 * count :]
 
     def run(*args: Any) -> list[torch.Tensor]:
-        a, b, (out_dtype, backend, *out) = unflatten_list(*args[:4]), unflatten_list(*args[4:8]), args[8:]
-        return _dispatch.implement_lists(spec, a, b, _dtype(spec, out_dtype), out[0] if out else None, backend)
+        lists, (out_dtype, backend, *out) = split(args)
+        return _dispatch.implement_lists(spec, lists, _dtype(spec, out_dtype), out[0] if out else None, backend)
 
     def run_out(*args: Any) -> None:
         run(*args)
 
     def fake(*args: Any) -> list[torch.Tensor]:
-        a, b, (out_dtype, *_) = unflatten_list(*args[:4]), unflatten_list(*args[4:8]), args[8:]
+        lists, (out_dtype, *_) = split(args)
         dtype = _dtype(spec, out_dtype)
-        described = spec.describe(a, b, dtype)
-        return [torch.empty(shape, dtype=dtype, device=b[0].device) for shape in described.shapes]
+        described = spec.describe(*lists, dtype)
+        return [torch.empty(shape, dtype=dtype, device=lists[1][0].device) for shape in described.shapes]
 
     def fake_out(*args: Any) -> None:
         expected, outs = fake(*args[:-1]), args[-1]
@@ -232,7 +242,7 @@ def register_lists(spec: Spec, left: str, right: str) -> None:
         for i, (out, like) in enumerate(zip(outs, expected, strict=True)):
             _validate.out_fits(spec.op, f"out[{i}]", out, like.shape, like.dtype, like.device)
 
-    arguments = schema_lists(left, right) + ", str out_dtype, str? backend"
+    arguments = schema_lists(*names) + ", str out_dtype, str? backend"
     _define(f"{spec.name}({arguments}) -> Tensor[]", run, fake)
     _define(f"{spec.name}_out({arguments}, Tensor(a!)[] out) -> ()", run_out, fake_out)
 

@@ -6,7 +6,8 @@ Everything here looks at shapes, types, strides and devices only, never at value
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -172,12 +173,7 @@ def dual_gemm(a: object, b1: object, b2: object, out_dtype: object) -> Described
     op = "dual_gemm"
     out = out_name(op, out_dtype)
     gate = _weights(op, "b1", b1, (2,))
-    up = _weights(op, "b2", b2, (2,))
-    _same_device(op, "b2", up.device, gate.device, "b1")
-    if up.shape != gate.shape:
-        remedy = "Gate and up weights are multiplied element by element: both need one shape."
-        raise InputError(op, "b2", f"shape {gate.shape}, as `b1` has", f"shape {up.shape}", remedy)
-    _same_format(op, "b2", up.format, gate.format, "b1")
+    _twin(op, "b2", b2, "b1", gate)
     shape, form, device = _operand(op, "a", a, (2,))
     _same_device(op, "a", device, gate.device, "b1")
     _same_k(op, "a", shape[-1], gate.k, "b1")
@@ -185,50 +181,87 @@ def dual_gemm(a: object, b1: object, b2: object, out_dtype: object) -> Described
     return Described(problem, ((shape[0], gate.rows),))
 
 
+def _twin(op: str, name: str, x: object, other: str, gate: NVFP4Tensor) -> None:
+    """Check the second matrix of a dual operation against the first."""
+    up = _weights(op, name, x, (gate.ndim,))
+    _same_device(op, name, up.device, gate.device, other)
+    if up.shape != gate.shape:
+        remedy = "The products of gate and up weights are multiplied element by element: both need one shape."
+        raise InputError(op, name, f"shape {gate.shape}, as `{other}` has", f"shape {up.shape}", remedy)
+    _same_format(op, name, up.format, gate.format, other)
+
+
 def group_gemm_list(a: Sequence[object], b: Sequence[object], out_dtype: object) -> Described:
     """Check the list form of group_gemm: a_i [M_i, K_i], b_i [N_i, K_i]."""
-    op = "group_gemm"
+    return _list(Op.GROUP_GEMM, a, {"b": b}, out_dtype)
+
+
+def group_dual_gemm_list(
+    a: Sequence[object], b1: Sequence[object], b2: Sequence[object], out_dtype: object
+) -> Described:
+    """Check the list form of group_dual_gemm: a_i [M_i, K_i], b1_i and b2_i [N_i, K_i]."""
+    return _list(Op.GROUP_DUAL_GEMM, a, {"b1": b1, "b2": b2}, out_dtype)
+
+
+def _list(what: Op, a: Sequence[object], bs: dict[str, Sequence[object]], out_dtype: object) -> Described:
+    op = what.value
     out = out_name(op, out_dtype)
-    if len(a) != len(b):
-        remedy = "Pass one a and one b for each group."
-        raise InputError(op, "b", f"{len(a)} tensors, as `a` has", f"{len(b)} tensors", remedy)
+    name, b = next(iter(bs.items()))
+    for other, listed in bs.items():
+        if len(a) != len(listed):
+            remedy = f"Pass one a and one {other} for each group."
+            raise InputError(op, other, f"{len(a)} tensors, as `a` has", f"{len(listed)} tensors", remedy)
     if not len(a):
         raise InputError(op, "a", "at least one group", "an empty list", "Skip the call when there is no group.")
     groups: list[tuple[int, int, int]] = []
     forms: list[tuple[Format, Format]] = []
     device: torch.device | None = None
     for i, (left, right) in enumerate(zip(a, b, strict=True)):
-        weights = _weights(op, f"b[{i}]", right, (2,))
+        weights = _weights(op, f"{name}[{i}]", right, (2,))
         shape, form, where = _operand(op, f"a[{i}]", left, (2,))
         device = weights.device if device is None else device
-        _same_device(op, f"b[{i}]", weights.device, device, "b[0]")
-        _same_device(op, f"a[{i}]", where, device, "b[0]")
-        _same_k(op, f"a[{i}]", shape[-1], weights.k, f"b[{i}]")
+        _same_device(op, f"{name}[{i}]", weights.device, device, f"{name}[0]")
+        _same_device(op, f"a[{i}]", where, device, f"{name}[0]")
+        _same_k(op, f"a[{i}]", shape[-1], weights.k, f"{name}[{i}]")
         forms.append((form, weights.format))
         _same_format(op, f"a[{i}]", form, forms[0][0], "a[0]")
-        _same_format(op, f"b[{i}]", weights.format, forms[0][1], "b[0]")
+        _same_format(op, f"{name}[{i}]", weights.format, forms[0][1], f"{name}[0]")
+        for other, listed in list(bs.items())[1:]:
+            _twin(op, f"{other}[{i}]", listed[i], f"{name}[{i}]", weights)
         groups.append((shape[0], weights.rows, weights.k))
-    problem = list_problem(groups, forms[0], out)
+    problem = list_problem(Problem(what, 0, 0, 0, 1, *forms[0], out), groups)
     return Described(problem, tuple((m, n) for m, n, _ in groups))
 
 
-def list_problem(groups: Sequence[tuple[int, int, int]], forms: tuple[Format, Format], out: str) -> Problem:
-    """The list form of group_gemm as a `Problem`: m is the sum over the groups, n and k the maxima."""
+def list_problem(like: Problem, groups: Sequence[tuple[int, int, int]]) -> Problem:
+    """`like` with these groups in the list form: m is the sum over the groups, n and k the maxima."""
     m = sum(group[0] for group in groups)
     n, k = max(group[1] for group in groups), max(group[2] for group in groups)
-    return Problem(Op.GROUP_GEMM, m, n, k, 1, forms[0], forms[1], out, groups=tuple(groups))
+    return replace(like, m=m, n=n, k=k, groups=tuple(groups))
 
 
 def group_gemm_stacked(a: object, b: object, offsets: object, out_dtype: object) -> Described:
     """Check the stacked form of group_gemm: a [T, K], b [G, N, K], offsets int32 [G]."""
-    op = "group_gemm"
+    return _stacked(Op.GROUP_GEMM, a, {"b": b}, offsets, out_dtype)
+
+
+def group_dual_gemm_stacked(a: object, b1: object, b2: object, offsets: object, out_dtype: object) -> Described:
+    """Check the stacked form of group_dual_gemm: a [T, K], b1 and b2 [G, N, K], offsets int32 [G]."""
+    return _stacked(Op.GROUP_DUAL_GEMM, a, {"b1": b1, "b2": b2}, offsets, out_dtype)
+
+
+def _stacked(what: Op, a: object, bs: dict[str, object], offsets: object, out_dtype: object) -> Described:
+    op = what.value
     out = out_name(op, out_dtype)
-    weights = _weights(op, "b", b, (3,))
+    name, b = next(iter(bs.items()))
+    weights = _weights(op, name, b, (3,))
     shape, form, device = _operand(op, "a", a, (2,))
     if not weights.L:
-        raise InputError(op, "b", "at least one group", f"shape {weights.shape}", "Skip the call without groups.")
-    _same_device(op, "a", device, weights.device, "b")
-    _same_k(op, "a", shape[-1], weights.k, "b")
+        raise InputError(op, name, "at least one group", f"shape {weights.shape}", "Skip the call without groups.")
+    for other, twin in list(bs.items())[1:]:
+        _twin(op, other, twin, name, weights)
+    _same_device(op, "a", device, weights.device, name)
+    _same_k(op, "a", shape[-1], weights.k, name)
     if not isinstance(offsets, torch.Tensor):
         raise InputError(op, "offsets", "an int32 torch.Tensor", type(offsets).__name__, "Pass the ends of the groups.")
     if offsets.dtype != torch.int32:
@@ -236,12 +269,30 @@ def group_gemm_stacked(a: object, b: object, offsets: object, out_dtype: object)
     if tuple(offsets.shape) != (weights.L,):
         remedy = "Pass the end row of each group: the cumulative sum of their sizes, without a leading zero."
         raise InputError(op, "offsets", f"shape [{weights.L}], one end for each group", list(offsets.shape), remedy)
-    _same_device(op, "offsets", offsets.device, weights.device, "b")
+    _same_device(op, "offsets", offsets.device, weights.device, name)
     if not offsets.is_contiguous():
         raise InputError(op, "offsets", "contiguous memory", f"stride {offsets.stride()}", "Call .contiguous().")
     t = shape[0]
-    problem = Problem(Op.GROUP_GEMM, t, weights.rows, weights.k, 1, form, weights.format, out, stacked=weights.L)
+    problem = Problem(what, t, weights.rows, weights.k, 1, form, weights.format, out, stacked=weights.L)
     return Described(problem, ((t, weights.rows),))
+
+
+def as_lists(op: str, operands: dict[str, Any], out: Any) -> dict[str, tuple[Any, ...]]:
+    """The operands of a call without offsets, which must be lists."""
+    if any(isinstance(x, (torch.Tensor, NVFP4Tensor)) for x in operands.values()):
+        remedy = "Pass lists, or stacked weights [G, N, K] with offsets."
+        raise InputError(op, "offsets", "the end row of each group, for stacked operands", None, remedy)
+    if isinstance(out, torch.Tensor):
+        raise InputError(op, "out", "a list of tensors", "a torch.Tensor", "Pass one tensor for each group.")
+    return {name: tuple(x) for name, x in operands.items()}
+
+
+def not_lists(op: str, operands: dict[str, object], out: object) -> None:
+    """Check that a call with offsets has tensors."""
+    for name, x in (*operands.items(), *((("out", out),) if out is not None else ())):
+        if not isinstance(x, (torch.Tensor, NVFP4Tensor)):
+            remedy = "With offsets all operands are stacked; leave offsets out for lists."
+            raise InputError(op, name, "a tensor, as offsets are given", type(x).__name__, remedy)
 
 
 def out_fits(op: str, name: str, out: object, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:

@@ -8,14 +8,13 @@ from typing import overload
 import torch
 
 from nvfp4.backends.base import Operand
-from nvfp4.errors import InputError
 from nvfp4.ops import _dispatch, _library, _validate
 from nvfp4.tensor import NVFP4Tensor
 
 _STACKED = _dispatch.Spec("group_gemm", "group_gemm", _validate.group_gemm_stacked)
 _LISTS = _dispatch.Spec("group_gemm", "group_gemm_lists", _validate.group_gemm_list)
 _library.register(_STACKED, ("a",), ("b",), stacked=True)
-_library.register_lists(_LISTS, "a", "b")
+_library.register_lists(_LISTS, ("a", "b"))
 
 
 @overload
@@ -79,22 +78,21 @@ def group_gemm(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     if offsets is None:
-        if isinstance(a, (torch.Tensor, NVFP4Tensor)) or isinstance(b, (torch.Tensor, NVFP4Tensor)):
-            remedy = "Pass lists, or stacked weights [G, N, K] with offsets."
-            raise InputError("group_gemm", "offsets", "the end row of each group, for stacked operands", None, remedy)
-        if out is not None and isinstance(out, torch.Tensor):
-            remedy = "Pass one tensor for each group."
-            raise InputError("group_gemm", "out", "a list of tensors", "a torch.Tensor", remedy)
-        lists = tuple(a), tuple(b)
-        results = _dispatch.call_lists(_LISTS, *lists, out_dtype, out, backend)
-        if results is None:
-            results = _library.dispatch_lists(_LISTS, *lists, out_dtype, out, backend)
-        return results
-    for name, x in (("a", a), ("b", b), *((("out", out),) if out is not None else ())):
-        if not isinstance(x, (torch.Tensor, NVFP4Tensor)):
-            remedy = "With offsets all operands are stacked; leave offsets out for lists."
-            raise InputError("group_gemm", name, "a tensor, as offsets are given", type(x).__name__, remedy)
+        return _lists(_validate.as_lists("group_gemm", {"a": a, "b": b}, out), out_dtype, out, backend)  # type: ignore[arg-type]
+    _validate.not_lists("group_gemm", {"a": a, "b": b}, out)
     return _stacked(a, b, offsets, out_dtype, out, backend)  # type: ignore[arg-type]
+
+
+def _lists(
+    lists: dict[str, tuple[Operand, ...]],
+    out_dtype: torch.dtype,
+    out: Sequence[torch.Tensor] | None,
+    backend: str | None,
+) -> list[torch.Tensor]:
+    results = _dispatch.call_lists(_LISTS, tuple(lists.values()), out_dtype, out, backend)
+    if results is None:
+        results = _library.dispatch_lists(_LISTS, lists, out_dtype, out, backend)
+    return results
 
 
 def _stacked(

@@ -59,5 +59,9 @@ def dual_gemm(a: Operand, b1: NVFP4Tensor, b2: NVFP4Tensor) -> ExactDual:
         raise InputError(
             "reference.dual_gemm", "b2", f"the shape of b1, {b1.shape}", b2.shape, "Pass two equal shapes."
         )
-    gate, up = gemm(a, b1), gemm(a, b2)
+    return joined(gemm(a, b1), gemm(a, b2))
+
+
+def joined(gate: Exact, up: Exact) -> ExactDual:
+    """silu(gate) * up of two exact products."""
     return ExactDual(silu(gate.value) * up.value, gate, up)

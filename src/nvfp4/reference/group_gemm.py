@@ -47,9 +47,11 @@ def group_gemm(
 
 
 def _stacked(a: Operand, b: NVFP4Tensor, ends: list[int]) -> Exact:
+    if b.ndim != 3:
+        raise InputError(_OP, "b", "stacked weights [G, N, K]", b.shape, "Pass three dimensions.")
     rows = a.shape[0]
     starts = [0, *ends[:-1]]
-    if b.ndim != 3 or len(ends) != b.L:
+    if len(ends) != b.L:
         raise InputError(_OP, "offsets", f"one end for each of {b.L} groups", len(ends), "Pass int32 [G].")
     if any(start > end for start, end in zip(starts, ends, strict=True)) or (ends and ends[-1] > rows):
         raise InputError(_OP, "offsets", f"ascending ends, at most {rows}", ends, "Pass the end row of each group.")

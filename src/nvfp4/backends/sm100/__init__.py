@@ -39,6 +39,8 @@ class Sm100Backend:
         for form, name in ((problem.a, "A"), (problem.b, "B")):
             if form.kind != "nvfp4":
                 reasons.append(f"{name} must be NVFP4, not {form.kind}: the tensor core takes FP4 on both sides only")
+        if problem.op is Op.GROUP_DUAL_GEMM:
+            reasons.append(f"has no kernel for {problem.op} yet")
         sizes = [size for size in problem.groups if size[0] and size[1]] or [(problem.m, problem.n, problem.k)]
         unit, why = (gemv.UNIT, "256-bit loads") if problem.op is Op.GEMV else (32, "tensor maps")
         ks = sorted({k for _, _, k in sizes if k % unit or not k})

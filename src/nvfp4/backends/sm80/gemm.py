@@ -1,4 +1,4 @@
-"""GEMM, dual and grouped GEMM on mma.sync: plans and launches of ``sm80_{gemm,dual_gemm,group_gemm}.cu``."""
+"""GEMM and dual GEMM, single and grouped, on mma.sync: plans and launches of ``sm80_[group_][dual_]gemm.cu``."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from nvfp4.backends.operands import Parts, parts
 from nvfp4.backends.sm80.constants import OUT, Constants, ceil_div, kernel, kind, scales
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch, Pointer, PointerArray, Scalar, ScalarArray
-from nvfp4.problem import Op, Problem
+from nvfp4.problem import Problem
 
-# Parameters of a kernel are at most 4 KB before CUDA 12.1; 32 groups of the list form take 2.2 KB.
+# Parameters of a kernel are at most 4 KB before CUDA 12.1; 32 groups of a list take 2.2 KB, or 2.9 KB with two B.
 MAX_GROUPS = 32
 
 _STAGES = 2
@@ -53,10 +53,10 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
         rows = ceil_div(problem.m, problem.stacked)
     if rows <= 16:
         return GemmPlan(capability.arch, 16, 64, 1, 4)
-    large = GemmPlan(capability.arch, 128, 64 if problem.op is Op.DUAL_GEMM else 128, 4, 2)
-    grouped = problem.op is Op.GROUP_GEMM  # groups are short, and a ragged tile costs as much as a full one
+    large = GemmPlan(capability.arch, 128, 64 if problem.op.dual else 128, 4, 2)
+    # Groups are short, and a ragged tile costs as much as a full one.
     if (
-        not grouped
+        not problem.op.grouped
         and ceil_div(problem.m, large.tile_m) * ceil_div(problem.n, large.tile_n) * problem.l >= capability.sms
     ):
         return large
@@ -82,14 +82,14 @@ def _block(plan: GemmPlan) -> tuple[int, int, int]:
 
 def launches(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
     """One launch; more for many groups, none for an empty result."""
-    if problem.op is Op.GROUP_GEMM:
+    if problem.op.grouped:
         return (_stacked if problem.stacked else _list)(plan, problem, operands)
     if 0 in (problem.m, problem.n, problem.l):
         return ()
-    dual = problem.op is Op.DUAL_GEMM
+    dual = problem.op.dual
     a = parts(operands.a[0])
     b = [parts(operand) for operand in operands.b]
-    name = "dual_gemm" if dual else "gemm"
+    name = problem.op.value
     strides = [() if dual else (Scalar("i32", operand.tensor_stride),) for operand in (a, *b)]
     launch = Launch(
         kernel=kernel(name, f"nvfp4_sm80_{name}", plan.arch, _constants(plan, problem)),
@@ -121,6 +121,7 @@ def _pointer_arrays(operands: list[Parts], capacity: int) -> tuple[PointerArray,
 
 
 def _list(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
+    name = problem.op.value
     present = [i for i, (m, n, _) in enumerate(problem.groups) if m and n]
     result = []
     for start in range(0, len(present), MAX_GROUPS):
@@ -131,13 +132,17 @@ def _list(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Launch,
         constants = {**_constants(plan, problem), "CAPACITY": capacity}
         result.append(
             Launch(
-                kernel=kernel("group_gemm", "nvfp4_sm80_group_gemm_list", plan.arch, constants),
+                kernel=kernel(name, f"nvfp4_sm80_{name}_list", plan.arch, constants),
                 grid=(tiles, 1, 1),
                 block=_block(plan),
-                shared_bytes=plan.shared_bytes(1),
+                shared_bytes=plan.shared_bytes(problem.op.matrices),
                 args=(
                     *_pointer_arrays([parts(operands.a[i]) for i in chosen], capacity),
-                    *_pointer_arrays([parts(operands.b[i]) for i in chosen], capacity),
+                    *(
+                        pointers
+                        for j in range(problem.op.matrices)
+                        for pointers in _pointer_arrays([parts(operands.weights(i)[j]) for i in chosen], capacity)
+                    ),
                     PointerArray(tuple(operands.out[i] for i in chosen), capacity),
                     *(ScalarArray("i32", tuple(size[j] for size in sizes), capacity) for j in range(3)),
                 ),
@@ -149,20 +154,18 @@ def _list(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Launch,
 def _stacked(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
     if 0 in (problem.m, problem.n):
         return ()
-    a, b = parts(operands.a[0]), parts(operands.b[0])
+    name = problem.op.value
+    a, *b = (parts(x) for x in (*operands.a, *operands.b))
     # At least the tiles of any offsets: each group has at most one ragged tile.
     tiles_m = problem.m // plan.tile_m + problem.stacked
     launch = Launch(
-        kernel=kernel(
-            "group_gemm", "nvfp4_sm80_group_gemm_stacked", plan.arch, {**_constants(plan, problem), "CAPACITY": 1}
-        ),
+        kernel=kernel(name, f"nvfp4_sm80_{name}_stacked", plan.arch, {**_constants(plan, problem), "CAPACITY": 1}),
         grid=(tiles_m * ceil_div(problem.n, plan.tile_n), 1, 1),
         block=_block(plan),
-        shared_bytes=plan.shared_bytes(1),
+        shared_bytes=plan.shared_bytes(len(b)),
         args=(
             *a.pointers(),
-            *b.pointers(),
-            Scalar("i32", b.tensor_stride),
+            *(argument for x in b for argument in (*x.pointers(), Scalar("i32", x.tensor_stride))),
             Pointer(operands.offsets),
             Pointer(operands.out[0]),
             Scalar("i32", problem.stacked),

@@ -34,6 +34,9 @@ class Sm90Backend:
             reasons.append(f"needs a GPU of compute capability 9.0, not {what}")
         if problem.op is Op.GEMV:
             return (*reasons, *gemv.refuse(problem))
+        if problem.op not in _LAUNCHES:
+            # The seam: launches of sm90_group_dual_gemm.cu, whose tile is 128 rows of each of B1 and B2.
+            reasons.append(f"has no kernel for {problem.op} yet")
         if problem.b.kind != "nvfp4":
             reasons.append(f"B must be NVFP4, not {problem.b.kind}")
         depths = sorted({k for _, _, k in problem.groups} or {problem.k})

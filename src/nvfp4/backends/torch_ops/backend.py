@@ -106,8 +106,8 @@ def _batches(x: Operand, count: int) -> Iterator[Operand]:
 def _matrices(problem: Problem, operands: Operands) -> Iterator[tuple[Operand, tuple[Operand, ...], torch.Tensor]]:
     """(A, (B,) or (B1, B2), result) of every product."""
     if problem.groups:
-        for a, b, out in zip(operands.a, operands.b, operands.out, strict=True):
-            yield a, (b,), out
+        for i, (a, out) in enumerate(zip(operands.a, operands.out, strict=True)):
+            yield a, operands.weights(i), out
         return
     outs = operands.out[0].view(problem.l, problem.m, problem.n)
     left = _batches(operands.a[0], problem.l)
@@ -125,15 +125,14 @@ def _gemv(plan: TorchPlan, operands: Operands) -> None:
 
 
 def _stacked(plan: TorchPlan, operands: Operands) -> None:
-    (a,), (b,), (out,), offsets = operands.a, operands.b, operands.out, operands.offsets
-    assert isinstance(b, NVFP4Tensor)
+    (a,), b, (out,), offsets = operands.a, operands.b, operands.out, operands.offsets
     assert offsets is not None
     if offsets.is_cuda and torch.cuda.is_current_stream_capturing():
         rows = torch.arange(out.shape[0], device=out.device).unsqueeze(1)
         begin = torch.zeros_like(offsets[0])
         scratch = torch.empty_like(out)
         for group, end in enumerate(offsets):
-            _multiply(plan, a, (b[group],), scratch)
+            _multiply(plan, a, tuple(x[group] for x in b), scratch)
             out.copy_(torch.where((rows >= begin) & (rows < end), scratch, out))
             begin = end
         return
@@ -143,7 +142,8 @@ def _stacked(plan: TorchPlan, operands: Operands) -> None:
         last = min(end_row, out.shape[0])
         if last > begin_row:
             # Decoded rows, because tiled scales cannot be cut at any row; the scale of A comes with them.
-            _multiply(plan, wide[begin_row:last], (b[group],), out[begin_row:last], products.scale_of(a))
+            weights = tuple(x[group] for x in b)
+            _multiply(plan, wide[begin_row:last], weights, out[begin_row:last], products.scale_of(a))
         begin_row = max(begin_row, last)
 
 

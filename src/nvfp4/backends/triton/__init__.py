@@ -1,4 +1,4 @@
-"""Triton kernels for all four operations; an optional extra (`pip install 'nvfp4[triton]'`)."""
+"""Triton kernels for all operations; an optional extra (`pip install 'nvfp4[triton]'`)."""
 
 from nvfp4.backends.triton.backend import BACKEND, TritonPlan
 

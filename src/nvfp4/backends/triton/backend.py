@@ -64,7 +64,7 @@ def _kernels() -> Any:
 
 
 class TritonBackend:
-    """All four operations with the two kernels of `kernels`."""
+    """All operations with the two kernels of `kernels`."""
 
     name = "triton"
 
@@ -99,7 +99,7 @@ class TritonBackend:
         m, n = (problem.n, problem.m) if problem.op is Op.GEMV else (problem.m, problem.n)
         if problem.stacked:
             m = -(-problem.m // problem.stacked)
-        dual = problem.op is Op.DUAL_GEMM
+        dual = problem.op.dual
         if (10, 0) <= capability.compute < (12, 0) and activations == "nvfp4" and m > 16:
             return TritonPlan("gemm", True, operand, 128, 64 if dual or n < 16384 else 128, 256, 4, 3)
         block_m = next(size for size in (16, 32, 64, 128) if size >= m or size == (64 if dual else 128))
@@ -113,8 +113,8 @@ class TritonBackend:
         """Compute into ``operands.out``."""
         assert isinstance(plan, TritonPlan)
         if problem.groups:
-            for a, b, out in zip(operands.a, operands.b, operands.out, strict=True):
-                _gemm(plan, (a, b), (out.shape[0], out.shape[1]), out, None)
+            for i, (a, out) in enumerate(zip(operands.a, operands.out, strict=True)):
+                _gemm(plan, (a, *operands.weights(i)), (out.shape[0], out.shape[1]), out, None)
             return
         (out,) = operands.out
         if plan.kernel == "gemv":
@@ -175,6 +175,7 @@ def _gemm(
         B_TILED=b_tiled,
         A_STRIDE=a.tensor_stride,
         B_STRIDE=b.tensor_stride,
+        B2_STRIDE=b2.tensor_stride,
         TYPE=_type(plan),
         NATIVE=plan.native,
         BLOCK_M=plan.block_m,

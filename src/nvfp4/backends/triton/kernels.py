@@ -184,6 +184,7 @@ def gemm_kernel(
     B_TILED: tl.constexpr,
     A_STRIDE: tl.constexpr,
     B_STRIDE: tl.constexpr,
+    B2_STRIDE: tl.constexpr,
     TYPE: tl.constexpr,
     NATIVE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -217,6 +218,9 @@ def gemm_kernel(
         out += batch * M * N
     b += batch * N * (K // 2)
     b_scales = scales_start(b_scales, batch, N, K, B_TILED)
+    if b2 is not None:
+        b2 += batch * N * (K // 2)
+        b2_scales = scales_start(b2_scales, batch, N, K, B_TILED)
 
     rows = (begin + tile_m * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
     columns = (tile_n * BLOCK_N + tl.arange(0, BLOCK_N)).to(tl.int64)
@@ -248,7 +252,7 @@ def gemm_kernel(
     if b_tensor_scale is not None:
         acc = tensor_scaled(acc, b_tensor_scale, batch, B_STRIDE)
     if b2_tensor_scale is not None:
-        acc2 = tensor_scaled(acc2, b2_tensor_scale, batch, B_STRIDE)
+        acc2 = tensor_scaled(acc2, b2_tensor_scale, batch, B2_STRIDE)
     if b2 is not None:
         acc = acc / (1.0 + tl.exp(-acc)) * acc2
     result = acc.to(out.dtype.element_ty)

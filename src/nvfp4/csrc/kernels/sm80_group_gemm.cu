@@ -11,6 +11,7 @@
 // Resources: shared memory 2 stages x (TILE_M + TILE_N) x 128 bytes, dynamic; 32 * WARPS_M * WARPS_N threads.
 #include "epilogue/store.cuh"
 #include "mma/block.cuh"
+#include "mma/groups.cuh"
 
 // Constants, defined by the launch.
 constexpr int A_KIND = CONFIG_A_KIND;  // KIND_* of A
@@ -29,11 +30,6 @@ static_assert(OUT >= OUT_FP16 && OUT <= OUT_FP32, "OUT");
 
 extern __shared__ __align__(128) u8 shared_memory[];
 
-template <class T>
-struct Array {
-    T value[CAPACITY];
-};
-
 // Tile (row0, column0) of rows up to row_end of A times B, to `out` [.., B.rows].
 __device__ __forceinline__ void compute_tile(const Matrix& a, int row0, int row_end, const Matrix& b, int column0,
                                              float scale_a, float scale_b, u8* out) {
@@ -48,70 +44,22 @@ __device__ __forceinline__ void compute_tile(const Matrix& a, int row0, int row_
 
 // __grid_constant__ lets a group's entry be read by index where the parameters lie, without a copy in local memory.
 extern "C" __global__ void __launch_bounds__(Shape::THREADS)
-    nvfp4_sm80_group_gemm_list(const __grid_constant__ Array<const u8*> a_data,
-                               const __grid_constant__ Array<const u8*> a_scales,
-                               const __grid_constant__ Array<const float*> a_tensor_scale,
-                               const __grid_constant__ Array<const u8*> b_data,
-                               const __grid_constant__ Array<const u8*> b_scales,
-                               const __grid_constant__ Array<const float*> b_tensor_scale,
-                               const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<int> m,
-                               const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k) {
-    int tile = blockIdx.x;
-    int group = 0, tiles_m = 0;
-    for (; group < CAPACITY; ++group) {
-        tiles_m = (m.value[group] + TILE_M - 1) / TILE_M;
-        const int tiles = tiles_m * ((n.value[group] + TILE_N - 1) / TILE_N);
-        if (tile < tiles) break;
-        tile -= tiles;
-    }
-    if (group == CAPACITY) return;
+    nvfp4_sm80_group_gemm_list(const __grid_constant__ Array<const u8*, CAPACITY> a_data,
+                               const __grid_constant__ Array<const u8*, CAPACITY> a_scales,
+                               const __grid_constant__ Array<const float*, CAPACITY> a_tensor_scale,
+                               const __grid_constant__ Array<const u8*, CAPACITY> b_data,
+                               const __grid_constant__ Array<const u8*, CAPACITY> b_scales,
+                               const __grid_constant__ Array<const float*, CAPACITY> b_tensor_scale,
+                               const __grid_constant__ Array<u8*, CAPACITY> out, const __grid_constant__ Array<int, CAPACITY> m,
+                               const __grid_constant__ Array<int, CAPACITY> n, const __grid_constant__ Array<int, CAPACITY> k) {
+    const ListTile tile = find_tile<TILE_M, TILE_N>(m, n, blockIdx.x);
+    if (tile.group < 0) return;
 
-    const int rows = m.value[group];
+    const int group = tile.group, rows = m.value[group];
     const Matrix a{a_data.value[group], a_scales.value[group], rows, k.value[group]};
     const Matrix b{b_data.value[group], b_scales.value[group], n.value[group], k.value[group]};
-    compute_tile(a, tile % tiles_m * TILE_M, rows, b, tile / tiles_m * TILE_N,
-                 tensor_scale(a_tensor_scale.value[group], 0, 0), tensor_scale(b_tensor_scale.value[group], 0, 0),
-                 out.value[group]);
-}
-
-// The group that holds tile `tile` along M, and its rows.
-struct Slice {
-    int group;  // -1: there is no such tile
-    int row0;   // of the tile
-    int row_end;  // of the group
-};
-
-// Every warp searches alone: 32 groups at a time, a lane each, with a prefix sum of their tiles. Offsets are clamped to 0..rows
-// and to the offset before, so that no value of theirs can lead outside of A or C.
-__device__ __forceinline__ Slice find_slice(const int* offsets, int groups, int rows, int tile) {
-    const int lane = threadIdx.x % 32;
-    int tiles_before = 0, last_end = 0;
-    for (int base = 0; base < groups; base += 32) {
-        int end = base + lane < groups ? min(max(offsets[base + lane], 0), rows) : 0;
-        for (int step = 1; step < 32; step *= 2) {  // running maximum: no group ends before it starts
-            const int other = __shfl_up_sync(0xFFFFFFFFu, end, step);
-            end = lane >= step ? max(end, other) : end;
-        }
-        end = max(end, last_end);
-        const int previous = __shfl_up_sync(0xFFFFFFFFu, end, 1);
-        const int start = lane == 0 ? last_end : previous;
-        const int tiles = (end - start + TILE_M - 1) / TILE_M;
-        int total = tiles;
-        for (int step = 1; step < 32; step *= 2) {
-            const int other = __shfl_up_sync(0xFFFFFFFFu, total, step);
-            total += lane >= step ? other : 0;
-        }
-        const u32 beyond = __ballot_sync(0xFFFFFFFFu, tiles_before + total > tile);
-        if (beyond != 0) {
-            const int found = __ffs(beyond) - 1;
-            const int first_tile = tiles_before + __shfl_sync(0xFFFFFFFFu, total - tiles, found);
-            const int first_row = __shfl_sync(0xFFFFFFFFu, start, found);
-            return {base + found, first_row + (tile - first_tile) * TILE_M, __shfl_sync(0xFFFFFFFFu, end, found)};
-        }
-        tiles_before += __shfl_sync(0xFFFFFFFFu, total, 31);
-        last_end = __shfl_sync(0xFFFFFFFFu, end, 31);
-    }
-    return {-1, 0, 0};
+    compute_tile(a, tile.row0, rows, b, tile.column0, tensor_scale(a_tensor_scale.value[group], 0, 0),
+                 tensor_scale(b_tensor_scale.value[group], 0, 0), out.value[group]);
 }
 
 extern "C" __global__ void __launch_bounds__(Shape::THREADS)
@@ -119,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(Shape::THREADS)
                                   const u8* b_scales, const float* b_tensor_scale, int b_tensor_stride,
                                   const int* offsets, u8* out, int groups, int rows, int n, int k) {
     const int tiles_m = rows / TILE_M + groups;
-    const Slice slice = find_slice(offsets, groups, rows, blockIdx.x % tiles_m);
+    const Slice slice = find_slice<TILE_M>(offsets, groups, rows, blockIdx.x % tiles_m);
     if (slice.group < 0) return;
 
     const int blocks = k / 16;

@@ -1,0 +1,120 @@
+"""`nvfp4.group_dual_gemm`: the dual GEMM of many groups at once: half of the gated MLP of every expert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+
+from nvfp4.backends.base import Operand
+from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.tensor import NVFP4Tensor
+
+_STACKED = _dispatch.Spec("group_dual_gemm", "group_dual_gemm", _validate.group_dual_gemm_stacked)
+_LISTS = _dispatch.Spec("group_dual_gemm", "group_dual_gemm_lists", _validate.group_dual_gemm_list)
+_library.register(_STACKED, ("a",), ("b1", "b2"), stacked=True)
+_library.register_lists(_LISTS, ("a", "b1", "b2"))
+
+
+@overload
+def group_dual_gemm(
+    a: Sequence[Operand],
+    b1: Sequence[NVFP4Tensor],
+    b2: Sequence[NVFP4Tensor],
+    *,
+    offsets: None = None,
+    out_dtype: torch.dtype = torch.float16,
+    out: Sequence[torch.Tensor] | None = None,
+    backend: str | None = None,
+) -> list[torch.Tensor]: ...
+
+
+@overload
+def group_dual_gemm(
+    a: Operand,
+    b1: NVFP4Tensor,
+    b2: NVFP4Tensor,
+    *,
+    offsets: torch.Tensor,
+    out_dtype: torch.dtype = torch.float16,
+    out: torch.Tensor | None = None,
+    backend: str | None = None,
+) -> torch.Tensor: ...
+
+
+def group_dual_gemm(
+    a: Sequence[Operand] | Operand,
+    b1: Sequence[NVFP4Tensor] | NVFP4Tensor,
+    b2: Sequence[NVFP4Tensor] | NVFP4Tensor,
+    *,
+    offsets: torch.Tensor | None = None,
+    out_dtype: torch.dtype = torch.float16,
+    out: Sequence[torch.Tensor] | torch.Tensor | None = None,
+    backend: str | None = None,
+) -> list[torch.Tensor] | torch.Tensor:
+    """silu(A_g B1_g^T) * (A_g B2_g^T) for every group g, where silu(v) = v / (1 + exp(-v)) in fp32.
+
+    In a mixture of experts this is the gate and up projection: the hidden rows of all experts in one call, of which the
+    down projection is a `group_gemm` with the same `offsets`. The two forms are those of `group_gemm`:
+
+    List form: `a`, `b1` and `b2` are lists with one operand for each group, whose sizes may all differ.
+
+    Stacked form: the rows of all groups lie one after another in `a`, the weights are stacked in `b1` and `b2`, and
+    `offsets` holds the end row of each group, on the device. Kernels read them there, so the sizes of the groups may
+    change between replays of a CUDA graph. (Backend torch_ops waits for the device outside of graphs.) Ends must not
+    decrease nor exceed T; their values are not checked.
+
+    Products and sums are fp32; tensor scales are applied to the fp32 sums before SiLU; the result is rounded once.
+
+    Args:
+        a: NVFP4, or float16 or bfloat16 activations. List form: [M_g, K_g] each; stacked form: [T, K].
+        b1: The gates, NVFP4. List form: [N_g, K_g] each, all in one format; stacked form: [G, N, K]. Checkpoints that
+            hold both matrices as one [G, 2 N, K] are cut in two once, when they are loaded.
+        b2: The other factors, NVFP4, in the shapes and the format of `b1`; tensor scales of their own.
+        offsets: Stacked form only: int32 [G].
+        out_dtype: float16, bfloat16 or float32.
+        out: Where results go: contiguous, of `out_dtype`, apart from the inputs and each other. None allocates them.
+        backend: Name of a backend to use instead of the preferred one.
+
+    Returns:
+        List form: a list of [M_g, N_g], which may be parts of one allocation. Stacked form: [T, N]; rows from
+        ``offsets[-1]`` on belong to no group and are not written: pass ``out=torch.zeros(...)`` to have zeros there.
+
+    Raises:
+        InputError: An argument is wrong; nothing was launched.
+        UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
+    """
+    if offsets is None:
+        lists = _validate.as_lists("group_dual_gemm", {"a": a, "b1": b1, "b2": b2}, out)
+        return _lists(lists, out_dtype, out, backend)  # type: ignore[arg-type]
+    _validate.not_lists("group_dual_gemm", {"a": a, "b1": b1, "b2": b2}, out)
+    return _stacked(a, b1, b2, offsets, out_dtype, out, backend)  # type: ignore[arg-type]
+
+
+def _lists(
+    lists: dict[str, tuple[Operand, ...]],
+    out_dtype: torch.dtype,
+    out: Sequence[torch.Tensor] | None,
+    backend: str | None,
+) -> list[torch.Tensor]:
+    results = _dispatch.call_lists(_LISTS, tuple(lists.values()), out_dtype, out, backend)
+    if results is None:
+        results = _library.dispatch_lists(_LISTS, lists, out_dtype, out, backend)
+    return results
+
+
+def _stacked(
+    a: Operand,
+    b1: NVFP4Tensor,
+    b2: NVFP4Tensor,
+    offsets: torch.Tensor,
+    out_dtype: torch.dtype,
+    out: torch.Tensor | None,
+    backend: str | None,
+) -> torch.Tensor:
+    result = _dispatch.call(_STACKED, (a,), (b1, b2), offsets, out_dtype, out, backend)
+    if result is None:
+        operands: dict[str, object] = {"a": a, "b1": b1, "b2": b2}
+        result = _library.dispatch(_STACKED, operands, offsets, out_dtype, out, backend)
+    return result
