@@ -60,6 +60,11 @@ def popcorn_seed() -> int | None:
     return int(value) if value.isdigit() else None
 
 
+def python_path(first: Path) -> str:
+    """``PYTHONPATH`` of a child that looks into `first` before what this process' variable names."""
+    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH", ""))))
+
+
 def child_environment(changes: dict[str, str | None]) -> dict[str, str]:
     """This process's environment with `changes` for a child; None removes a variable."""
     merged: dict[str, str | None] = {**os.environ, **changes}

@@ -1,6 +1,7 @@
 """Bundles: one file that needs no nvfp4, keeps the rules, and whose own sources are right in the emulator."""
 
 import ast
+import ctypes
 import importlib.util
 from typing import ClassVar
 
@@ -11,8 +12,7 @@ from nvfp4.contest import inputs, lint
 from nvfp4.contest.bundle import bundle, rename
 from nvfp4.contest.cases import parse_line
 from nvfp4.contest.evaluate import Options, evaluate
-from nvfp4.contest.official import run_official
-from nvfp4.contest.tasks import GEMM, GEMV, GROUP_GEMM, TASKS, task_of
+from nvfp4.contest.tasks import GEMM, GEMV, GROUP_GEMM, TASKS
 from nvfp4.errors import InputError, UnsupportedError
 
 LINES = {
@@ -128,38 +128,38 @@ def test_a_call_writes_addresses_and_launches(tmp_path, monkeypatch, task):
     first, second = (inputs.generate(task, cases[0], seed=seed) for seed in (1, 2))
     result = module.custom_kernel(first)
     assert len([c for c in driver.launches if c[0] == "cuLaunchKernelEx"]) == 1
-    ((steps, _),) = module._prepared.values()
-    launch = steps[0].__closure__
-    words = next(cell.cell_contents for cell in launch if type(cell.cell_contents).__name__.startswith("c_ulong"))
     for data in (first, second):
         result = module.custom_kernel(data)
+        _, _, _, pointers, _ = driver.launches[-1]
+        ((_, _, *steps),) = module.PROGRAMS.values()
+        arguments = steps[0][7]
+        places = (ctypes.c_void_p * len(arguments)).from_address(pointers)
+        words = []
+        for place, argument in zip(places, arguments, strict=True):
+            count = {"p": 1, "ps": argument[1]}.get(argument[0], 0)
+            words += (ctypes.c_uint64 * count).from_address(place)
         tensors, outputs = inputs.tensors(task, data)
         assert [x.data_ptr() for x in (result if task is GROUP_GEMM else [result])] == [c.data_ptr() for c in outputs]
         used = {x.data_ptr() for x in outputs} | {x.data_ptr() for x in tensors}
         assert {word for word in words if word} <= used
         assert {c.data_ptr() for c in outputs} <= set(words)
     assert len([c for c in driver.launches if c[0] == "cuLaunchKernelEx"]) == 3
+    assert len(module._ready) == 2
 
 
-def test_official_checkouts_are_run_as_they_are(tmp_path):
-    problem = tmp_path / "checkout" / "problems" / "nvidia" / "nvfp4_gemm"
-    problem.mkdir(parents=True)
-    (problem / "task.yml").write_text(
-        'files:\n  - {"name": "submission.py", "source": "@SUBMISSION@"}\n'
-        '  - {"name": "task.py", "source": "task.py"}\n  - {"name": "eval.py", "source": "../evaluator.py"}\n'
-    )
-    (problem / "task.py").write_text("VALUE = 5\n")
-    (problem.parent / "evaluator.py").write_text(
-        "import os, sys, task, submission\n"
-        "lines = open(sys.argv[2]).read().split(chr(10))\n"
-        "text = f'check: {sys.argv[1]} {task.VALUE} {submission.X} {lines[0]}\\n'\n"
-        "os.write(int(os.environ['POPCORN_FD']), text.encode())\n"
-        "print('seed', os.environ.get('POPCORN_SEED'))\nsys.exit(112)\n"
-    )
-    submission = tmp_path / "mine.py"
-    submission.write_text("X = 7\n")
-    code, text = run_official(tmp_path / "checkout", submission, GEMM, "test", GEMM.tests[:1], seed=3)
-    assert code == 112
-    assert text == "check: test 5 7 m: 128; n: 256; k: 256; l: 1; seed: 1111\nseed 3\n"
-    with pytest.raises(InputError, match=r"task\.yml"):
-        run_official(tmp_path / "checkout", submission, task_of("gemv"), "test", GEMM.tests[:1])
+def test_memory_that_has_become_another_size_is_laid_out_anew(tmp_path, monkeypatch):
+    cases = tuple(parse_line(GEMM, f"m: {m}; n: 64; k: 256; l: 1") for m in (128, 64))
+    path = tmp_path / "submission.py"
+    path.write_text(bundle(GEMM, "sm_90a", strategy="sm80", cases=cases).text)
+    module = load(path)
+    monkeypatch.setattr(module, "_driver", FakeDriver)
+    monkeypatch.setattr(module, "_function", lambda name: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    large = inputs.generate(GEMM, cases[0])
+    small = tuple(x[:64] if x.dim() == 3 and x.shape[0] == 128 else x for x in large)
+    assert [x.data_ptr() for x in small] == [x.data_ptr() for x in large]
+    for data in (large, small, large):
+        module.custom_kernel(data)
+        ((sizes, _),) = module._ready.values()
+        assert sizes[0] == data[0].shape
+    assert len(module._launches) == 2

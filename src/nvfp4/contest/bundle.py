@@ -108,7 +108,7 @@ def _used(task: Task, data: inputs.Data) -> list[torch.Tensor]:
         dense = cast(inputs.Dense, data)
         return [dense[i] for i in _FIELDS[task.op]]
     abc, _, tiled, _ = cast(inputs.Grouped, data)
-    return [x for (a, b, c), (sfa, sfb) in zip(abc, tiled, strict=True) for x in (a, b, sfa, sfb, c)]
+    return [x for group in (*abc, *tiled) for x in group]
 
 
 def _key(task: Task, data: inputs.Data) -> Any:

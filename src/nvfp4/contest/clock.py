@@ -63,23 +63,33 @@ class Clock(Protocol):
         ...
 
 
+class _Threads:
+    """The threads of the process, and waiting for those that were started since."""
+
+    def __init__(self) -> None:
+        self._sleep, self._count = time.sleep, threading.active_count
+        self._at_start = self._count()
+
+    def settle(self) -> None:
+        """Give work in other threads time to end, up to a second."""
+        for _ in range(100):
+            if self._count() <= self._at_start:
+                break
+            self._sleep(0.01)
+
+
 class CpuClock:
     """Wall-clock time on the CPU."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
         self._now = time.perf_counter
-        self._sleep = time.sleep
-        self._threads = threading.active_count
-        self._at_start = threading.active_count()
+        self._threads = _Threads()
         self._flush = torch.empty(4 << 20, dtype=torch.uint8)
 
     def synchronize(self) -> None:
-        """Give work in other threads time to end, up to a second: there is no queue to wait for."""
-        for _ in range(100):
-            self._sleep(0.01)
-            if self._threads() <= self._at_start:
-                break
+        """Give work in other threads time to end: there is no queue to wait for."""
+        self._threads.settle()
 
     def sample(self, calls: Sequence[Call], capture: Capture, *, probe: bool) -> Sample:
         """See `Clock.sample`; the tail is unknown here, and 0."""
@@ -112,6 +122,7 @@ class CudaClock:
         self._raw: Any = torch._C._cuda_getCurrentRawStream
         self._spin: Any = torch.cuda._sleep
         self._wait: Any = torch._C._cuda_synchronize
+        self._threads = _Threads()
         self._index = int(torch.cuda.current_device())
         properties = torch.cuda.get_device_properties(self.device)
         # Four times the L2 cache: whatever was left there is gone, on any card.
@@ -129,7 +140,9 @@ class CudaClock:
         return size.value if query(ctypes.byref(size), _LIMIT_PERSISTING_L2) == libcuda.SUCCESS else 0
 
     def synchronize(self) -> None:
-        """Wait for all work of the device."""
+        """Wait for all work of the device, and for threads that may give it more."""
+        self._wait()
+        self._threads.settle()
         self._wait()
 
     def _event(self) -> Any:
