@@ -1,6 +1,13 @@
 // SiLU in fp32.
 #pragma once
 
-// x * sigmoid(x), as x / (1 + exp(-x)). For large negative x the denominator is infinite and the result -0, as it should be;
-// x * sigmoid(x) or x - x / (1 + exp(x)) would lose the digits, and tanh.approx has only 11 bits.
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
+#include "ptx/rcp.cuh"
+
+// x * sigmoid(x) = x / (1 + exp(-x)), for negative x as x * exp(x) / (1 + exp(x)): the exponential is then at most 1 and the denominator
+// within [1, 2], where the approximate reciprocal is as good as a division and nothing overflows. (A division would take its slow
+// path wherever exp(-x) is infinite: 15 us for the tiles of a contest shape.) x - x / (1 + exp(x)) would lose the digits of large
+// negative x, and tanh.approx has only 11 bits.
+__device__ __forceinline__ float silu(float x) {
+    const float e = expf(-fabsf(x)), r = rcp_approx_ftz_f32(1.0f + e);
+    return (x < 0.0f ? x * e : x) * r;
+}
