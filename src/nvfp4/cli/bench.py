@@ -12,6 +12,7 @@ from nvfp4.bench.records import Record, to_json
 from nvfp4.bench.run import Environment, Settings, benchmark_problems
 from nvfp4.bench.run import bench as run_bench
 from nvfp4.cli import output
+from nvfp4.cli.strategies import show
 from nvfp4.errors import InputError
 from nvfp4.problem import Problem
 
@@ -33,6 +34,12 @@ def bench(
     out: Annotated[str, typer.Option(help="fp16, bf16 or fp32.")] = "fp16",
     commit: Annotated[str, typer.Option(help="What the records name as the commit; git is asked by default.")] = "",
     record: Annotated[Path | None, typer.Option(help="Append the records to this JSONL file.")] = None,
+    strategies: Annotated[
+        bool, typer.Option("--strategies", help="Compare ways to put the operation together, from library calls on.")
+    ] = False,
+    emulate: Annotated[
+        str, typer.Option(help="With --strategies and no GPU: the architecture whose fused kernel is emulated.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time everything that runs a problem, interleaved, with cold inputs; answers are checked before they are timed."""
@@ -44,6 +51,9 @@ def bench(
     else:
         problems = [problem for what in chosen for problem in benchmark_problems(what.value)]
     problems = [output.formats(problem, activations, scale_layout, out) for problem in problems]
+    if strategies:
+        commits, most = commit or None, samples or None
+        show(problems, emulate=emulate or None, samples=most, commit=commits, record=record, as_json=as_json)
     names, peers = output.split(backend), output.split(peer)
     settings = Settings(
         backends=tuple(names) or None,
