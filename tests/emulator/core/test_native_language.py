@@ -147,3 +147,49 @@ def test_a_cpu_without_half_conversions_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(jit.llvm, "get_host_cpu_features", lambda: {**features, "f16c": False})
     with pytest.raises(EmulatorError, match="lacks f16c"):
         jit.compile_ir("define void @f() {\n  ret void\n}", 0, False)
+
+
+def test_vectors(tmp_path: Path) -> None:
+    code = build(
+        """
+@native
+def work(x: P[u32], y: P[f32], out: P[u32], sums: P[f64], table: P[u64]) -> u32:
+    a = pointer(V[u32, 16], x)[0]
+    big = a > 7
+    b = select(big, a * 3 - 1, a ^ iota(V[u32, 16]))
+    pointer(V[u32, 16], out)[0] = ~b if any(a == 99) else b
+    low = cast(V[f64, 8], part(pointer(V[f32, 16], y)[0], 0, 8))
+    high = cast(V[f64, 8], part(pointer(V[f32, 16], y)[0], 8, 8))
+    pointer(V[f64, 8], sums)[0] = fma(low, high, cast(V[f64, 8], 0.5))
+    pointer(V[f64, 8], sums)[1] = max(low, high) / 2.0
+    even = part(a, 0, 8, 2)
+    pointer(V[u32, 16], out)[1] = weave(even, part(a, 1, 8, 2))
+    picked = gather(table, even & 3) + (cast(V[u64, 8], even) << 32)
+    pointer(V[u64, 8], out + 32)[0] = picked
+    pointer(V[u32, 16], out)[3] = reinterpret(V[u32, 16], join(part(picked, 0, 4), -part(picked, 4, 4)))
+    return mask_of(big) + (u32(65536) if all(a < 100) else 0)
+""",
+        tmp_path,
+    )
+    x, y = np.arange(16, dtype=np.uint32), np.linspace(-3, 4, 16, dtype=np.float32)
+    table = np.array([5, 1 << 40, 7, 9], np.uint64)
+    out, sums = np.zeros(64, np.uint32), np.zeros(16)
+    work = code.function("work", ctypes.c_uint32, *[ctypes.c_uint64] * 5)
+    assert work(*(int(v.ctypes.data) for v in (x, y, out, sums, table))) == 0xFF00 + 65536
+    assert (out[:16] == np.where(x > 7, x * 3 - 1, 0)).all()
+    assert (out[16:32] == x).all()
+    wide = y.astype(np.float64)
+    assert (sums[:8] == wide[:8] * wide[8:] + 0.5).all()
+    assert (sums[8:] == np.maximum(wide[:8], wide[8:]) / 2).all()
+    picked = table[x[::2] & 3] + (x[::2].astype(np.uint64) << np.uint64(32))
+    assert (out[32:48].view(np.uint64) == picked).all()
+    assert (out[48:].view(np.uint64) == np.concatenate([picked[:4], -picked[4:]])).all()
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["return cast(V[u32, 4], part(pointer(V[u32, 8], x)[0], 0, 8))[0]", "return any(pointer(V[u32, 8], x)[0])"],
+)
+def test_vector_misuse_is_refused(body: str, tmp_path: Path) -> None:
+    with pytest.raises(NativeError):
+        build(f"\n@native\ndef bad(x: P[u32]) -> u32:\n    {body}\n", tmp_path)

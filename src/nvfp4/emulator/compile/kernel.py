@@ -211,7 +211,8 @@ class _Kernel:
         # Block-local values are already in registers and constants folded, so the middle end has little to add; code
         # generation without optimisation is slower to run and hardly faster to compile (measured in
         # benchmarks/emulator.py).
-        code = compile_ir(text, 0 if lines > 6000 else (1 if lines > 1500 else 2), False, runtime().addresses())
+        level = 0 if lines > 6000 else (1 if lines > 1500 else 2)
+        code = compile_ir(text, level, False, runtime().addresses() | matrix.product_addresses())
         table = code.words("block_table", len(self.functions))
         uses = {i.base for i in self.instructions}
         if any(self.synchronises(i) for i in self.instructions):

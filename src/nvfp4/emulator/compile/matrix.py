@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import functools
+
+from ..native.jit import NativeModule, compile_ir
 from ..ptx.ast import Instruction, Operand, Vec
 from .convert import MINIS, decode_mini
-from .emitter import SCRATCH_ADDRESS, SCRATCH_OUT, SCRATCH_VALUES, Emitter, Unsupported, vec
-from .floating import canonical, unpack
+from .emitter import SCRATCH_ADDRESS, SCRATCH_OUT, SCRATCH_VALUES, Emitter, KernelLayout, Unsupported, vec
+from .floating import _odd_sum, canonical, unpack
+from .flow import Flow
 from .warp import _converge
 
-__all__ = ["HANDLERS", "mma_is_native"]
+__all__ = ["HANDLERS", "mma_is_native", "product_addresses"]
 
 _NATIVE = {"f16": 2, "bf16": 2, "tf32": 1, "e4m3": 4, "e5m2": 4}
 
@@ -100,9 +104,8 @@ def _mma(e: Emitter, i: Instruction) -> None:
     operands = [e.read(o, 32) for o in (*a.items, *b.items)]
     for index, value in enumerate((*operands, *accumulators)):
         e.store_scratch(SCRATCH_VALUES + 128 * index, value, 32)
-    if name not in e.helpers:
-        e.helpers[name] = ""
-        e.helpers[name] = _mma_function(e, name, kind_a, kind_b, groups, per_register)
+    _product(kind_a, kind_b, groups, per_register)
+    e.declare(f"declare void @{name}(ptr, ptr)")
     e.do(f"call void @{name}(ptr {e.scratch(SCRATCH_VALUES)}, ptr {e.scratch(SCRATCH_OUT)})")
     from ..runtime.layout import CONTEXT, Counter
 
@@ -129,8 +132,32 @@ def _decode(e: Emitter, value: str, kind: str) -> list[str]:
     return out
 
 
+_products: dict[str, NativeModule] = {}
+
+
+def product_addresses() -> dict[str, int]:
+    """Where the functions of the forms of mma.sync used so far lie."""
+    return {name: module.address(name) for name, module in _products.items()}
+
+
+@functools.cache
+def _product(kind_a: str, kind_b: str, groups: int, per_register: int) -> None:
+    """Compile one form of mma.sync: apart from the kernels, so that all of them share machine code that LLVM had time
+    to optimise."""
+    name = f"mma_{kind_a}_{kind_b}_{groups * 4 * per_register}"
+    flow = Flow(name, [], {}, {}, {}, {}, set(), {})
+    e = Emitter(flow, KernelLayout(), {}, set())
+    body = _mma_function(e, name, kind_a, kind_b, groups, per_register)
+    text = "\n".join([*sorted(e.declared), *e.helpers.values(), body])
+    _products[name] = compile_ir(text, 3, True)
+
+
+# Rows of D that are computed side by side: enough chains of additions to hide the latency of one.
+_ROWS = 8
+
+
 def _mma_function(e: Emitter, name: str, kind_a: str, kind_b: str, groups: int, per_register: int) -> str:
-    """A helper that reads A, B, C registers from memory and leaves D: exact products, summed in f64, rounded once to
+    """A function that reads A, B, C registers from memory and leaves D: exact products, summed in f64, rounded once to
     f32.
 
     Decoded, register r of A is [8 rows g][4 E values in K order] for rows g + 8 (r % 2); register r of B is [8
@@ -161,72 +188,66 @@ def _mma_function(e: Emitter, name: str, kind_a: str, kind_b: str, groups: int, 
         return inner.op(f"shufflevector <64 x float> {first}, <64 x float> {second}, <128 x i32> {mask}")
 
     for r in range(2 * groups):
-        value = decoded(r, kind_a)
-        where = inner.op(f"getelementptr [{2 * groups * lanes} x float], ptr %a, i64 0, i64 {r * lanes}")
-        inner.do(f"store <{lanes} x float> {value}, ptr {where}, align 64")
+        wide = inner.op(f"fpext <{lanes} x float> {decoded(r, kind_a)} to <{lanes} x double>")
+        where = inner.op(f"getelementptr double, ptr %a, i64 {r * lanes}")
+        inner.do(f"store <{lanes} x double> {wide}, ptr {where}, align 64")
     for r in range(groups):
         value = decoded(2 * groups + r, kind_b)
         for j in range(row):
             mask = "<" + ", ".join(f"i32 {column * row + j}" for column in range(8)) + ">"
             column = inner.op(f"shufflevector <{lanes} x float> {value}, <{lanes} x float> poison, <8 x i32> {mask}")
             wide = inner.op(f"fpext <8 x float> {column} to <8 x double>")
-            where = inner.op(f"getelementptr [{groups * row} x <8 x double>], ptr %b, i64 0, i64 {r * row + j}")
+            where = inner.op(f"getelementptr <8 x double>, ptr %b, i64 {r * row + j}")
             inner.do(f"store <8 x double> {wide}, ptr {where}, align 64")
     prologue = "\n".join(inner.lines)
     inner.lines = []
-    total = "zeroinitializer"
-    inner.declare("declare <8 x double> @llvm.fma.v8f64(<8 x double>, <8 x double>, <8 x double>)")
+    t = "<8 x double>"
+    inner.declare(f"declare {t} @llvm.fma.v8f64({t}, {t}, {t})")
+    totals = ["zeroinitializer"] * _ROWS
+    # Rows in turn: g and g + 8 (the odd registers of A), then the next g.
+    rows = [(n // 2, n % 2) for n in range(_ROWS)]
     for r in range(groups):
-        at = inner.op(f"add i64 %base, {2 * r * lanes}")
         for j in range(row):
-            where = inner.op(f"getelementptr float, ptr %a, i64 {inner.op(f'add i64 {at}, {j}')}")
-            scalar = inner.op(f"fpext float {inner.op(f'load float, ptr {where}')} to double")
-            one = inner.op(f"insertelement <8 x double> poison, double {scalar}, i32 0")
-            spread = inner.op(f"shufflevector <8 x double> {one}, <8 x double> poison, <8 x i32> zeroinitializer")
-            column = inner.op(f"getelementptr [{groups * row} x <8 x double>], ptr %b, i64 0, i64 {r * row + j}")
-            value = inner.op(f"load <8 x double>, ptr {column}, align 64")
-            total = inner.op(
-                f"call <8 x double> @llvm.fma.v8f64(<8 x double> {spread}, <8 x double> {value}, <8 x double> {total})"
-            )
-    c_at = inner.op("getelementptr float, ptr %c, i64 %out")
-    even = inner.op(f"load <4 x float>, ptr {c_at}, align 4")
-    odd = inner.op(f"load <4 x float>, ptr {inner.op(f'getelementptr float, ptr {c_at}, i64 32')}, align 4")
-    mixed = inner.op(
-        f"shufflevector <4 x float> {even}, <4 x float> {odd}, <8 x i32> <i32 0, i32 4, i32 1, i32 5, "
-        f"i32 2, i32 6, i32 3, i32 7>"
-    )
-    addend = inner.op(f"fpext <8 x float> {mixed} to <8 x double>")
-    from .floating import _odd_sum
-
-    total = _odd_sum(inner, total, addend, 8, "double")
-    single = inner.op(f"fptrunc <8 x double> {total} to <8 x float>")
-    raw = inner.op(f"bitcast <8 x float> {single} to <8 x i32>")
-    raw = canonical(inner, raw, "f32", 8, single, "<8 x float>")
-    for half, mask in ((0, "<i32 0, i32 2, i32 4, i32 6>"), (1, "<i32 1, i32 3, i32 5, i32 7>")):
-        part = inner.op(f"shufflevector <8 x i32> {raw}, <8 x i32> poison, <4 x i32> {mask}")
-        d_at = inner.op(f"getelementptr float, ptr %d, i64 {inner.op(f'add i64 %out, {32 * half}')}")
-        inner.do(f"store <4 x i32> {part}, ptr {d_at}, align 4")
+            column = inner.op(f"getelementptr {t}, ptr %b, i64 {r * row + j}")
+            value = inner.op(f"load {t}, ptr {column}, align 64")
+            for n, (g, half) in enumerate(rows):
+                at = inner.op(f"add i64 %base, {(2 * r + half) * lanes + g * row + j}")
+                scalar = inner.op(f"load double, ptr {inner.op(f'getelementptr double, ptr %a, i64 {at}')}, align 8")
+                one = inner.op(f"insertelement {t} poison, double {scalar}, i32 0")
+                spread = inner.op(f"shufflevector {t} {one}, {t} poison, <8 x i32> zeroinitializer")
+                totals[n] = inner.op(f"call {t} @llvm.fma.v8f64({t} {spread}, {t} {value}, {t} {totals[n]})")
+    for n, (g, half) in enumerate(rows):
+        out = inner.op(f"add i64 %out, {4 * g + 64 * half}")
+        c_at = inner.op(f"getelementptr float, ptr %c, i64 {out}")
+        even = inner.op(f"load <4 x float>, ptr {c_at}, align 4")
+        odd = inner.op(f"load <4 x float>, ptr {inner.op(f'getelementptr float, ptr {c_at}, i64 32')}, align 4")
+        mixed = inner.op(
+            f"shufflevector <4 x float> {even}, <4 x float> {odd}, <8 x i32> <i32 0, i32 4, i32 1, i32 5, "
+            f"i32 2, i32 6, i32 3, i32 7>"
+        )
+        total = _odd_sum(inner, totals[n], inner.op(f"fpext <8 x float> {mixed} to {t}"), 8, "double")
+        single = inner.op(f"fptrunc {t} {total} to <8 x float>")
+        raw = canonical(inner, inner.op(f"bitcast <8 x float> {single} to <8 x i32>"), "f32", 8, single, "<8 x float>")
+        d_at = inner.op(f"getelementptr float, ptr %d, i64 {out}")
+        for parity, mask in ((0, "<i32 0, i32 2, i32 4, i32 6>"), (1, "<i32 1, i32 3, i32 5, i32 7>")):
+            part = inner.op(f"shufflevector <8 x i32> {raw}, <8 x i32> poison, <4 x i32> {mask}")
+            where = inner.op(f"getelementptr float, ptr {d_at}, i64 {32 * parity}")
+            inner.do(f"store <4 x i32> {part}, ptr {where}, align 4")
     body = "\n".join(inner.lines)
-    return f"""define internal void @{name}(ptr %values, ptr %d) noinline nounwind {{
+    return f"""define void @{name}(ptr noalias %values, ptr noalias %d) nounwind {{
 entry:
-  %a = alloca [{2 * groups * lanes} x float], align 64
-  %b = alloca [{groups * row} x <8 x double>], align 64
+  %a = alloca [{2 * groups * lanes} x double], align 64
+  %b = alloca [{groups * row} x {t}], align 64
   %c = getelementptr i8, ptr %values, i64 {128 * 3 * groups}
 {prologue}
   br label %loop
 loop:
-  %n = phi i64 [ 0, %entry ], [ %next, %loop ]
-  %g = lshr i64 %n, 1
-  %half = and i64 %n, 1
-  %skip = mul i64 %half, {lanes}
-  %start = mul i64 %g, {row}
-  %base = add i64 %start, %skip
-  %lane = mul i64 %g, 4
-  %plane = mul i64 %half, 64
-  %out = add i64 %lane, %plane
+  %g = phi i64 [ 0, %entry ], [ %next, %loop ]
+  %base = mul i64 %g, {row}
+  %out = mul i64 %g, 4
 {body}
-  %next = add i64 %n, 1
-  %more = icmp ult i64 %next, 16
+  %next = add i64 %g, {_ROWS // 2}
+  %more = icmp ult i64 %next, 8
   br i1 %more, label %loop, label %done
 done:
   ret void

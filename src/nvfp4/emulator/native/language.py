@@ -3,8 +3,8 @@
 Why: the runtime of the emulator (memory with shadow state, barriers, the warp scheduler) runs for every warp
 instruction, so it must be native; users have no C compiler; and generated IR would not be readable. Functions marked
 ``@native`` are parsed, never executed by Python. They know numbers, typed pointers ``P[u32]``, structs (always by
-pointer), ``if``, ``while``, ``for i in range(...)``, calls among themselves, and the intrinsics in
-`_Compiler.intrinsic`.
+pointer), vectors ``V[u32, 16]`` (see vectors.py), ``if``, ``while``, ``for i in range(...)``, calls among themselves,
+and the intrinsics in `_Compiler.intrinsic`.
 
 Rules: a variable gets its type from its first assignment. Literals adopt the type of the other operand. Mixed widths
 widen; at one width unsigned wins. ``and``/``or`` short-circuit. ``/`` is for floats, ``//`` and ``%`` for integers.
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .types import BOOL, SCALARS, Pointer, Scalar, StructType, Type, parse_type
+from .types import BOOL, SCALARS, Pointer, Scalar, StructType, Type, Vector, alignment, parse_type
 
 __all__ = ["Library", "NativeError"]
 
@@ -55,6 +55,7 @@ class Library:
     def __init__(self) -> None:
         self.signatures: dict[str, _Signature] = {}
         self.constants: dict[str, int] = {}
+        self.declared: set[str] = set()
 
     def constant(self, **values: int) -> None:
         """Make integer constants known to the native functions."""
@@ -89,7 +90,7 @@ class Library:
     def compile(self) -> str:
         """LLVM IR of the whole library."""
         parts = [_Compiler(self, signature).run() for signature in self.signatures.values()]
-        return "\n".join([*parts, _MERGE, *_INTRINSIC_DECLARATIONS])
+        return "\n".join([*parts, _MERGE, *_INTRINSIC_DECLARATIONS, *sorted(self.declared)])
 
 
 _INTRINSIC_DECLARATIONS = [
@@ -242,7 +243,7 @@ class _Compiler:
             return
         place, kind = self.place(target)
         found = self.convert(found, kind, target)
-        self.emit(f"store {kind.llvm} {found.text}, ptr {place}, align {kind.size}")
+        self.emit(f"store {kind.llvm} {found.text}, ptr {place}, align {alignment(kind)}")
 
     def if_statement(self, node: ast.If) -> None:
         then, other, end = (self.fresh(n) for n in ("then", "else", "end"))
@@ -346,6 +347,8 @@ class _Compiler:
                 if found.literal:
                     self.fail(node, "only 0 converts to a pointer")
                 return _Value("null", kind)
+            if isinstance(kind, Vector):
+                return _Value(f"splat ({kind.of.llvm} {self.convert(found, kind.of, node).text})", kind)
             assert isinstance(kind, Scalar)
             if kind.floating:
                 import struct as _struct
@@ -360,9 +363,17 @@ class _Compiler:
             return _Value(str(masked), kind)
         if found.type == kind or (isinstance(kind, Pointer) and isinstance(found.type, Pointer)):
             return _Value(found.text, kind)
-        if not (isinstance(kind, Scalar) and isinstance(found.type, Scalar)):
-            self.fail(node, f"cannot convert {found.type} to {kind}")
+        if isinstance(kind, Vector) and isinstance(found.type, Scalar):
+            return splat(self, self.convert(found, kind.of, node), kind)
         a, b = found.type, kind
+        if isinstance(a, Vector) and isinstance(b, Vector):
+            fits = a.count == b.count
+        else:
+            fits = isinstance(a, Scalar) and isinstance(b, Scalar)
+        if not fits:
+            self.fail(node, f"cannot convert {a} to {b}")
+        assert isinstance(a, (Scalar, Vector))
+        assert isinstance(b, (Scalar, Vector))
         if a.floating and b.floating:
             return self.value(f"{'fpext' if a.bits < b.bits else 'fptrunc'} {a.llvm} {found.text} to {b.llvm}", b)
         if a.floating:
@@ -377,24 +388,28 @@ class _Compiler:
             return self.value(f"trunc {a.llvm} {found.text} to {b.llvm}", b)
         return self.value(f"{'sext' if a.signed else 'zext'} {a.llvm} {found.text} to {b.llvm}", b)
 
-    def unify(self, a: _Value, b: _Value, node: ast.AST) -> tuple[_Value, _Value, Scalar]:
-        if a.type is None and b.type is None:
+    def unify(self, a: _Value, b: _Value, node: ast.AST) -> tuple[_Value, _Value, Scalar | Vector]:
+        vector = next((v.type for v in (a, b) if isinstance(v.type, Vector)), None)
+        kinds = [v.type.of if isinstance(v.type, Vector) else v.type for v in (a, b)]
+        first, second = kinds
+        if first is None and second is None:
             kind: Type = F64 if isinstance(a.literal, float) or isinstance(b.literal, float) else I64
-        elif a.type is None or b.type is None:
-            known = a.type if b.type is None else b.type
+        elif first is None or second is None:
+            known = first if second is None else second
             assert known is not None
-            kind = I32 if known == BOOL else known
+            kind = I32 if known == BOOL and vector is None else known
         else:
-            if not (isinstance(a.type, Scalar) and isinstance(b.type, Scalar)):
+            if not (isinstance(first, Scalar) and isinstance(second, Scalar)):
                 self.fail(node, "operands do not fit")
-            if a.type.floating != b.type.floating:
-                kind = a.type if a.type.floating else b.type
-            elif a.type.bits != b.type.bits:
-                kind = a.type if a.type.bits > b.type.bits else b.type
+            if first.floating != second.floating:
+                kind = first if first.floating else second
+            elif first.bits != second.bits:
+                kind = first if first.bits > second.bits else second
             else:
-                kind = b.type if a.type.signed else a.type
+                kind = second if first.signed else first
         assert isinstance(kind, Scalar)
-        return self.convert(a, kind, node), self.convert(b, kind, node), kind
+        whole = kind if vector is None else Vector(kind, vector.count)
+        return self.convert(a, whole, node), self.convert(b, whole, node), whole
 
     def expression(self, node: ast.expr, allow_void: bool = False) -> _Value:
         if isinstance(node, ast.Constant):
@@ -421,7 +436,7 @@ class _Compiler:
             place, kind = self.place(node)
             if isinstance(kind, StructType):
                 return _Value(place, Pointer(kind))
-            return self.value(f"load {kind.llvm}, ptr {place}, align {kind.size}", kind)
+            return self.value(f"load {kind.llvm}, ptr {place}, align {alignment(kind)}", kind)
         if isinstance(node, ast.Call):
             return self.call(node, allow_void)
         return self.fail(node, "expression is not in the language")
@@ -457,13 +472,14 @@ class _Compiler:
             assert found.literal is not None
             number = -found.literal if isinstance(node.op, ast.USub) else ~int(found.literal)
             return _Value("", None, number)
-        assert isinstance(found.type, Scalar)
+        assert isinstance(found.type, (Scalar, Vector))
         kind = found.type
+        if isinstance(node.op, ast.USub) and kind.floating:
+            return self.value(f"fneg {kind.llvm} {found.text}", kind)
+        constant = self.convert(_Value("", None, 0 if isinstance(node.op, ast.USub) else -1), kind, node).text
         if isinstance(node.op, ast.USub):
-            if kind.floating:
-                return self.value(f"fneg {kind.llvm} {found.text}", kind)
-            return self.value(f"sub {kind.llvm} 0, {found.text}", kind)
-        return self.value(f"xor {kind.llvm} {found.text}, -1", kind)
+            return self.value(f"sub {kind.llvm} {constant}, {found.text}", kind)
+        return self.value(f"xor {kind.llvm} {found.text}, {constant}", kind)
 
     def compare(self, node: ast.Compare) -> _Value:
         a, b = self.expression(node.left), self.expression(node.comparators[0])
@@ -474,10 +490,11 @@ class _Compiler:
             a, b = self.convert(a, pointer, node), self.convert(b, pointer, node)
             return self.value(f"icmp {name} ptr {a.text}, {b.text}", BOOL)
         a, b, kind = self.unify(a, b, node)
+        truth = Vector(BOOL, kind.count) if isinstance(kind, Vector) else BOOL
         if kind.floating:
-            return self.value(f"fcmp {'une' if name == 'ne' else 'o' + name} {kind.llvm} {a.text}, {b.text}", BOOL)
+            return self.value(f"fcmp {'une' if name == 'ne' else 'o' + name} {kind.llvm} {a.text}, {b.text}", truth)
         prefix = "" if name in ("eq", "ne") else ("s" if kind.signed else "u")
-        return self.value(f"icmp {prefix}{name} {kind.llvm} {a.text}, {b.text}", BOOL)
+        return self.value(f"icmp {prefix}{name} {kind.llvm} {a.text}, {b.text}", truth)
 
     def binary(self, op: ast.operator, a: _Value, b: _Value, node: ast.AST) -> _Value:
         if isinstance(a.type, Pointer):
@@ -496,7 +513,7 @@ class _Compiler:
             assert b.literal is not None
             return _Value("", None, _fold(op, a.literal, b.literal))
         if isinstance(op, (ast.LShift, ast.RShift)) and a.type is not None:
-            assert isinstance(a.type, Scalar)
+            assert isinstance(a.type, (Scalar, Vector))
             kind = a.type
             b = self.convert(b, kind, node)
             code = "shl" if isinstance(op, ast.LShift) else ("ashr" if kind.signed else "lshr")
@@ -603,6 +620,8 @@ class _Compiler:
             )
             self.allocas.append(f"  {slot} = alloca {element}, align 64")
             return _Value(slot, Pointer(kind))
+        if name in VECTOR_INTRINSICS:
+            return VECTOR_INTRINSICS[name](self, node)
         arguments = [self.expression(a) for a in node.args]
         if name == "address":
             return self.value(f"ptrtoint ptr {arguments[0].text} to i64", U64)
@@ -622,8 +641,9 @@ class _Compiler:
             else:
                 order = ("s" if kind2.signed else "u") + ("lt" if name == "min" else "gt")
                 test = f"icmp {order} {kind2.llvm} {a.text}, {b.text}"
-            chosen = self.value(test, BOOL)
-            return self.value(f"select i1 {chosen.text}, {kind2.llvm} {a.text}, {kind2.llvm} {b.text}", kind2)
+            truth = Vector(BOOL, kind2.count) if isinstance(kind2, Vector) else BOOL
+            chosen = self.value(test, truth)
+            return self.value(f"select {truth.llvm} {chosen.text}, {kind2.llvm} {a.text}, {kind2.llvm} {b.text}", kind2)
         if name == "copy":
             size = self.convert(arguments[2], U64, node)
             self.emit(
@@ -653,6 +673,9 @@ class _Compiler:
             c = self.convert(arguments[2], kind3, node)
             suffix = "f32" if kind3.bits == 32 else "f64"
             t = kind3.llvm
+            if isinstance(kind3, Vector):
+                suffix = f"v{kind3.count}{suffix}"
+                self.library.declared.add(f"declare {t} @llvm.fma.{suffix}({t}, {t}, {t})")
             return self.value(f"call {t} @llvm.fma.{suffix}({t} {a.text}, {t} {b.text}, {t} {c.text})", kind3)
         if name == "fabs":
             found = arguments[0]
@@ -673,6 +696,10 @@ class _Compiler:
                 f"call i32 {block.text}(ptr {arguments[1].text}, ptr {arguments[2].text}, i32 {mask.text})", I32
             )
         return self.fail(node, f"unknown function {name}")
+
+
+# At the end: vectors.py builds on the compiler.
+from .vectors import VECTOR_INTRINSICS, splat  # noqa: E402
 
 
 def _signed(found: _Value) -> bool:

@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["BOOL", "SCALARS", "Field", "Pointer", "Scalar", "StructType", "Type", "parse_type", "struct"]
+__all__ = [
+    "BOOL",
+    "SCALARS",
+    "Field",
+    "Pointer",
+    "Scalar",
+    "StructType",
+    "Type",
+    "Vector",
+    "alignment",
+    "parse_type",
+    "struct",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,39 @@ SCALARS: dict[str, Scalar] = {
     )
 }
 BOOL = Scalar("bool", "i1", 1, False)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """``count`` numbers side by side: a SIMD value."""
+
+    of: Scalar
+    count: int
+
+    @property
+    def llvm(self) -> str:
+        """LLVM type."""
+        return f"<{self.count} x {self.of.llvm}>"
+
+    @property
+    def bits(self) -> int:
+        """Width of one element."""
+        return self.of.bits
+
+    @property
+    def signed(self) -> bool:
+        """Signedness of the elements."""
+        return self.of.signed
+
+    @property
+    def floating(self) -> bool:
+        """Whether the elements are floating point."""
+        return self.of.floating
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        return self.of.size * self.count
 
 
 @dataclass(frozen=True)
@@ -91,7 +136,12 @@ class StructType:
         return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": self.size})
 
 
-Type = Scalar | Pointer | StructType
+Type = Scalar | Vector | Pointer | StructType
+
+
+def alignment(kind: Type) -> int:
+    """Bytes that a value in memory is aligned to: vectors like their elements."""
+    return kind.of.size if isinstance(kind, Vector) else kind.size
 
 
 def _numpy_code(kind: Type) -> str:
@@ -103,7 +153,7 @@ _STRUCTS: dict[str, StructType] = {}
 
 
 def parse_type(text: str) -> Type:
-    """``u32``, ``P[u8]`` (pointer) or the name of a struct."""
+    """``u32``, ``V[u32, 16]`` (vector), ``P[u8]`` (pointer) or the name of a struct."""
     text = text.strip()
     if text in SCALARS:
         return SCALARS[text]
@@ -111,6 +161,9 @@ def parse_type(text: str) -> Type:
         return BOOL
     if text.startswith("P[") and text.endswith("]"):
         return Pointer(parse_type(text[2:-1]))
+    if text.startswith("V[") and text.endswith("]"):
+        of, count = text[2:-1].split(",")
+        return Vector(SCALARS[of.strip()], int(count))
     if text in _STRUCTS:
         return _STRUCTS[text]
     raise TypeError(f"unknown native type {text!r}")
