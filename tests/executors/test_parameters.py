@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import struct
 
@@ -12,6 +11,7 @@ import torch
 from nvfp4.errors import InputError
 from nvfp4.executors import parameters
 from nvfp4.executors.launch import Pointer, PointerArray, Scalar, ScalarArray, TensorMap, TensorMapArray
+from nvfp4.executors.parameters import AddressRun
 
 T = [torch.zeros(4) for _ in range(6)]
 MAP = TensorMap(T[4], "f32", (4, 1), (16,), (4, 1))
@@ -39,50 +39,54 @@ def test_every_argument_is_a_parameter_in_signature_order():
     assert spans[-1][0] + spans[-1][1] <= len(block.data)
     assert all(offset % alignment == 0 for offset, alignment in zip(block.offsets, alignments, strict=True))
 
-    memory = bytearray(b"\xff" * len(block.data))
-    memory[:] = block.data
-    block.addresses.pack_into(memory, 0, 10, 11, 12, 13)
-
     def value(i: int, form: str):
-        return struct.unpack_from("=" + form, memory, block.offsets[i])
+        return struct.unpack_from("=" + form, block.data, block.offsets[i])
 
     assert value(0, "i") == (-2,)
-    assert value(1, "Q") == (10,)
-    assert value(3, "4Q") == (11, 12, 0, 0)
+    assert value(1, "Q") == value(7, "Q") == (0,)
+    assert value(3, "4Q") == (0, 0, 0, 0)
     assert value(4, "3f") == (1.5, -2.0, 0.0)
     assert value(5, "Q") == (2**63,)
-    assert value(7, "Q") == (13,)
     assert value(8, "f") == (0.25,)
     assert value(9, "q") == (-(2**40),)
-    assert block.pointers == 4
+    assert block.runs == (AddressRun(1, 1, 1), AddressRun(3, 2, 4), AddressRun(7, 1, 1))
     assert [slot.offset for slot in block.maps] == [block.offsets[2], block.offsets[6], block.offsets[6] + 128]
     # In the order in which a call passes addresses: pointers, then maps.
     assert parameters.tensors(args) == (T[0], T[1], None, None, T[4], T[4], T[4])
 
 
 @pytest.mark.parametrize(
-    ("args", "words"),
+    ("args", "sources", "starts", "copies"),
     [
-        ((Scalar("u64", 9), Pointer(None), Pointer(T[0])), [1, 2, 9]),
-        ((PointerArray((None,), 3), Pointer(None)), [1, 0, 0, 2]),
-        ((Pointer(None), PointerArray((None,), 2), Scalar("u64", 9)), [1, 2, 0, 9]),
+        # In the order of the call: nothing is copied.
+        ((Pointer(T[1]), PointerArray((T[0], T[1], T[2]), 3)), [1, 0, 1, 2], (1, 0), ()),
+        # Another order, or room that must be null.
+        ((PointerArray((T[1], T[0]), 2),), [1, 0], (3,), (1, 0)),
+        ((PointerArray((T[0], T[1]), 4), Pointer(T[2])), [0, 1, 2], (3, 2), (0, 1, None, None)),
+        ((PointerArray((T[0], None), 2),), [0, None], (3,), (0, None)),
+        # Null words come first, as many as the largest array wants.
+        ((Pointer(None), PointerArray((None, None), 4), Pointer(T[0])), [None, None, None, 0], (0, 0, 4), ()),
     ],
 )
-def test_the_writer_fills_in_addresses_and_nothing_else(args, words):
-    block = parameters.build(args)
-    memory = ctypes.create_string_buffer(b"\xee" * 16 + block.data + b"\xee" * 16)
-    write = parameters.writer(block, memory, 16)
-    for factor in (1, 5):
-        write([factor, 2 * factor])
-        expected = [factor * word if word in (1, 2) else word for word in words]
-        assert struct.unpack_from(f"={len(words)}Q", memory, 16) == tuple(expected)
-    assert memory.raw[:16] == memory.raw[16 + len(block.data) : 32 + len(block.data)] == b"\xee" * 16
+def test_every_address_has_a_place_in_one_table(args, sources, starts, copies):
+    table = parameters.share([parameters.build(args)], [sources], 3)
+    assert (table.starts, table.copies, table.count) == ((starts,), copies, 3)
+
+
+def test_launches_share_a_table():
+    blocks = [
+        parameters.build((PointerArray((T[0], T[1]), 2), Pointer(T[1]))),
+        parameters.build((PointerArray((T[0], T[1]), 4), Pointer(None), PointerArray((T[1], T[0]), 2))),
+    ]
+    table = parameters.share(blocks, [[0, 1, 1], [0, 1, None, 1, 0]], 3)
+    assert table.nulls == 1
+    assert table.starts == ((1, 2), (4, 0, 8))
+    assert table.copies == (0, 1, None, None, 1, 0)
 
 
 def test_no_arguments():
     block = parameters.build(())
-    assert block.offsets == ()
-    block.addresses.pack_into(bytearray(8), 0)
+    assert block.offsets == block.runs == block.maps == ()
 
 
 @pytest.mark.parametrize(

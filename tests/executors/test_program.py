@@ -1,4 +1,4 @@
-"""Programs without a GPU: which address goes to which parameter, with a driver that only records."""
+"""Programs without a GPU: what each kernel of a call would see, with a driver that only records."""
 
 from __future__ import annotations
 
@@ -6,59 +6,67 @@ import types
 
 import pytest
 import torch
+from tests.executors.conftest import Recorder
 
-from nvfp4.backends import operands as backend_operands
-from nvfp4.backends.operands import flatten, repeated
+from nvfp4 import executors
+from nvfp4.backends.operands import addresses, flatten, repeated
 from nvfp4.backends.sm80 import BACKEND
+from nvfp4.backends.sm90 import BACKEND as SM90
 from nvfp4.check import inputs
 from nvfp4.device import known
-from nvfp4.errors import InputError
-from nvfp4.executors import driver, parameters, program
-from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar
+from nvfp4.errors import InputError, LaunchError
+from nvfp4.executors import libcuda, program
+from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMap, TensorMapArray
 from nvfp4.executors.program import Program
 from nvfp4.problem import Format, Op, Problem
 
 KERNEL = Kernel("probe.cu", "probe_increment", (), "sm_90a")
-T = [torch.zeros(4) for _ in range(4)]
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """Every launch that a program makes: (launch, addresses)."""
-    made: list[tuple[Launch, list[int]]] = []
-
-    def prepare(launch: Launch, index: int):
-        assert index == 0
-        return lambda addresses, queue: made.append((launch, list(addresses)))
-
-    monkeypatch.setattr(driver, "prepare", prepare)
-    monkeypatch.setattr(driver, "device_index", lambda launches: 0)
-    monkeypatch.setattr(driver, "current_queue", lambda index: 0)
-    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)
-    return made
+T = [torch.zeros(4) for _ in range(6)]
+NVFP4, FP16 = Format("nvfp4", "tiled", True), Format("fp16", "")
 
 
 def launch(*args) -> Launch:
     return Launch(KERNEL, (1, 1, 1), (32, 1, 1), args)
 
 
-def test_addresses_go_where_their_tensors_were(calls):
-    first = launch(Pointer(T[2]), Scalar("i32", 1), PointerArray((T[0], None, T[2]), 4), Pointer(T[1]))
-    second = launch(Pointer(T[1]))
-    third = launch(Pointer(T[0]), Pointer(T[1]), Pointer(T[2]), Pointer(None))
-    ran = Program((first, second, third), [T[0], T[1], T[2], None])
-    ran([10, 11, 12, 0])
-    assert calls == [(first, [12, 10, 0, 12, 11]), (second, [11]), (third, [10, 11, 12, 0])]
-    ran([20, 21, 22, 0])
-    assert [addresses for _, addresses in calls[3:]] == [[22, 20, 0, 22, 21], [21], [20, 21, 22, 0]]
+def tensor_map(tensor: torch.Tensor, offset: int = 0) -> TensorMap:
+    return TensorMap(tensor, "f32", (4, 1), (16,), (4, 1), offset=offset)
 
 
-def test_a_view_of_a_tensor_counts_as_the_tensor(calls):
-    Program([launch(Pointer(T[0].view(torch.uint8)))], [T[1], T[0]])([5, 6])
-    assert calls[0][1] == [6]
+def test_addresses_go_where_their_tensors_were(recorder: Recorder) -> None:
+    recorder.launches = (
+        launch(Pointer(T[2]), Scalar("i32", 1), PointerArray((T[0], None, T[2]), 4), Pointer(T[1])),
+        launch(Pointer(T[1]), ScalarArray("f32", (1.5, -2.0), 3)),
+        launch(Pointer(T[0]), PointerArray((T[0], T[1], T[2]), 3), Pointer(None), PointerArray((None, None), 4)),
+    )
+    ran = Program(recorder.launches, [T[0], T[1], T[2], None])
+    for a, b, c in ((10, 11, 12), (20, 21, 22)):
+        ran([a, b, c, 0])
+        assert recorder.last() == [
+            [c, 1, [a, 0, c, 0], b],
+            [b, [1.5, -2.0, 0.0]],
+            [a, [a, b, c], 0, [0, 0, 0, 0]],
+        ]
 
 
-def test_memory_that_no_call_brings_is_refused(calls):
+def test_tensor_maps_follow_their_tensors(recorder: Recorder) -> None:
+    recorder.launches = (
+        launch(tensor_map(T[1]), Pointer(T[0])),
+        launch(TensorMapArray((tensor_map(T[0]), tensor_map(T[1], 64)), 4), Scalar("u64", 2**40)),
+    )
+    ran = Program(recorder.launches, T[:2])
+    for a, b in ((1024, 2048), (1024, 4096), (8192, 4096), (1024, 2048)):
+        ran([a, b])
+        assert recorder.last() == [[b, a], [[a, b + 64], 2**40]]
+
+
+def test_a_view_of_a_tensor_counts_as_the_tensor(recorder: Recorder) -> None:
+    recorder.launches = [launch(Pointer(T[0].view(torch.uint8)))]
+    Program(recorder.launches, [T[1], T[0]])([5, 6])
+    assert recorder.last() == [[6]]
+
+
+def test_memory_that_no_call_brings_is_refused(recorder: Recorder) -> None:
     with pytest.raises(InputError, match="start of a given tensor"):
         Program([launch(Pointer(T[3]))], [T[0]])
     with pytest.raises(InputError, match="start of a given tensor"):
@@ -67,73 +75,110 @@ def test_memory_that_no_call_brings_is_refused(calls):
         Program([launch(Pointer(T[0]))], [T[0], T[0]])
 
 
-@pytest.mark.parametrize(
-    "problem",
-    [
-        Problem(Op.GEMV, 9, 2, 64),
-        Problem(Op.GEMM, 9, 8, 64, 2, Format("bf16", ""), Format("nvfp4", "tiled", True)),
-        Problem(Op.DUAL_GEMM, 9, 8, 64, a=Format("nvfp4", "linear", True)),
-        Problem(Op.GROUP_GEMM, 12, 8, 64, groups=((5, 8, 64), (0, 8, 64), (7, 8, 32))),
-        Problem(Op.GROUP_GEMM, 12, 8, 64, stacked=3),
-    ],
-    ids=str,
-)
-def test_a_repeated_backend_call_is_the_launch_for_its_operands(problem, calls, monkeypatch):
-    """Every call passes just the addresses that launches built for its own operands would have."""
-    monkeypatch.setattr(
-        backend_operands.executors, "choose", lambda device: types.SimpleNamespace(name="driver", run=None)
-    )
-    plan = BACKEND.plan(known("sm_90a"), problem)
-    compute = repeated(lambda operands, _: BACKEND.launches(plan, problem, operands))
+def test_the_queue_of_the_call_counts(recorder: Recorder) -> None:
+    recorder.launches = (launch(Pointer(T[0])), launch(Pointer(T[1])))
+    ran = Program(recorder.launches, T[:2])
+    for queue in (7, 7, 0, 9):
+        recorder.queue = queue
+        ran([1, 2])
+        assert [seen for seen, _ in recorder.seen[-2:]] == [queue, queue]
+
+
+def test_an_error_names_the_launch_and_leaves_the_program_usable(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.launches = [launch(Pointer(T[0]))]
+    ran = Program(recorder.launches, T[:1])
+    monkeypatch.setattr(libcuda, "error_text", str)
+    recorder.status = 1
+    with pytest.raises(LaunchError, match="probe_increment"):
+        ran([1])
+    recorder.status = 0
+    ran([2])
+    assert recorder.last() == [[2]]
+    with pytest.raises(ValueError, match="same size"):
+        ran([1, 2])
+
+
+PROBLEMS = [
+    Problem(Op.GEMV, 9, 2, 64),
+    Problem(Op.GEMM, 9, 8, 64, 2, Format("bf16", ""), NVFP4),
+    Problem(Op.DUAL_GEMM, 9, 8, 64, a=Format("nvfp4", "linear", True)),
+    Problem(Op.GROUP_GEMM, 12, 8, 64, groups=((5, 8, 64), (0, 8, 64), (7, 8, 64))),
+    Problem(Op.GROUP_GEMM, 32, 8, 64, 1, NVFP4, NVFP4, groups=((8, 8, 64),) * 4),
+    Problem(Op.GROUP_GEMM, 33, 8, 64, 1, FP16, groups=((1, 8, 64),) * 33),
+    Problem(Op.GROUP_GEMM, 12, 8, 64, stacked=3),
+]
+
+
+@pytest.mark.parametrize("backend", [BACKEND, SM90], ids=lambda backend: backend.name)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_a_repeated_call_launches_what_its_own_operands_need(problem: Problem, backend, recorder: Recorder) -> None:
+    """Every kernel sees just what launches that were built for these operands would have shown it."""
+    plan = backend.plan(known("sm_90a"), problem)
+    compute = backend.prepare(plan, problem)
     for seed in range(3):
         operands = inputs.make(problem, "uniform", seed)
+        recorder.launches = backend.launches(plan, problem, operands)
+        count = len(recorder.seen)
         compute(operands)
-        own = BACKEND.launches(plan, problem, operands)
-        made = [addresses for _, addresses in calls[-len(own) :]]
-        wanted = [parameters.tensors(each.args) for each in own]
-        assert made == [[0 if tensor is None else tensor.data_ptr() for tensor in tensors] for tensors in wanted]
-    assert len(calls) == 3 * len(own)
+        assert len(recorder.seen) == count + len(recorder.launches)
+        own = {tensor.data_ptr() for tensor in flatten(operands) if tensor is not None}
+        for found, wanted in zip(recorder.last(), recorder.wanted(), strict=True):
+            for value, right in zip(found, wanted, strict=True):
+                if value == right:
+                    continue
+                # Scratch memory lies elsewhere in every call.
+                values, rights = (x if isinstance(x, list) else [x] for x in (value, right))
+                for one, other in zip(values, rights, strict=True):
+                    assert one == other or not {one, other} & (own | {0})
 
 
-def test_operands_that_alias_are_not_remembered(calls, monkeypatch):
-    ran = []
-    chosen = types.SimpleNamespace(name="driver", run=ran.append)
-    monkeypatch.setattr(backend_operands.executors, "choose", lambda device: chosen)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_addresses_are_those_of_the_flat_list(problem: Problem) -> None:
+    operands = inputs.make(problem)
+    assert addresses(operands) == [0 if tensor is None else tensor.data_ptr() for tensor in flatten(operands)]
+
+
+def test_memory_that_is_freed_and_taken_again_is_looked_at_again(recorder: Recorder) -> None:
+    """Addresses are read in every call: neither the object nor its first address stands for the memory."""
+    problem = Problem(Op.GEMM, 8, 8, 64, 1, FP16, NVFP4)
+    plan = BACKEND.plan(known("sm_90a"), problem)
+    compute = BACKEND.prepare(plan, problem)
+    operands = inputs.make(problem)
+    recorder.launches = BACKEND.launches(plan, problem, operands)
+    compute(operands)
+    weights = operands.b[0]
+    moved = torch.zeros(4096, dtype=torch.uint8)
+    weights.codes.set_(moved.untyped_storage(), 1024, weights.codes.shape)
+    operands.a[0].set_(moved.view(torch.float16).untyped_storage(), 0, operands.a[0].shape)
+    recorder.launches = BACKEND.launches(plan, problem, operands)
+    compute(operands)
+    assert weights.codes.data_ptr() in recorder.last()[0]
+    assert operands.a[0].data_ptr() in recorder.last()[0]
+    assert recorder.last() == recorder.wanted()
+
+
+def test_operands_that_alias_are_not_remembered(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr(executors, "choose", lambda device: types.SimpleNamespace(name="driver", run=ran.append))
     problem = Problem(Op.GEMM, 8, 8, 64)
     plan = BACKEND.plan(known("sm_90a"), problem)
     compute = repeated(lambda operands, _: BACKEND.launches(plan, problem, operands))
     made = inputs.make(problem)
-    compute(type(made)(made.a, made.a, made.out))
+    same = type(made)(made.a, made.a, made.out)
+    compute(same)
     assert len(ran) == 1
-    assert not calls
-    compute(made)
-    compute(type(made)(made.a, made.a, made.out))
+    assert not recorder.seen
+    for operands in (made, same):
+        recorder.launches = BACKEND.launches(plan, problem, operands)
+        compute(operands)
+        assert recorder.last() == recorder.wanted()
     assert len(ran) == 1
-    assert calls[0][1][3] == made.b[0].codes.data_ptr()
-    assert calls[1][1][3] == made.a[0].codes.data_ptr()
 
 
-def test_scratch_is_fresh_for_every_call(calls, monkeypatch):
-    monkeypatch.setattr(
-        backend_operands.executors, "choose", lambda device: types.SimpleNamespace(name="driver", run=None)
-    )
-    kept = []
-
-    def scratch(operands):
-        kept.append(torch.empty(64))
-        return kept[-1:]
-
-    compute = repeated(lambda operands, extra: [launch(Pointer(extra[0]), Pointer(operands.out[0]))], scratch)
-    made = inputs.make(Problem(Op.GEMM, 8, 8, 64))
-    for _ in range(3):
-        compute(made)
-    assert [addresses for _, addresses in calls] == [[t.data_ptr(), made.out[0].data_ptr()] for t in kept]
-    assert len({t.data_ptr() for t in kept}) == 3
-
-
-def test_flatten_lists_everything_once():
-    problem = Problem(Op.GROUP_GEMM, 12, 8, 64, stacked=3)
-    operands = inputs.make(problem)
+def test_flatten_lists_everything_once() -> None:
+    operands = inputs.make(Problem(Op.GROUP_GEMM, 12, 8, 64, stacked=3))
     tensors = flatten(operands)
     assert len(tensors) == 3 + 3 + 1 + 1
     assert tensors[-1] is operands.offsets

@@ -11,6 +11,7 @@ from nvfp4 import executors
 from nvfp4.backends.base import Operand, Operands
 from nvfp4.executors.launch import Launch, Pointer
 from nvfp4.executors.program import Program, aliased
+from nvfp4.executors.scratch import Scratch
 from nvfp4.tensor import NVFP4Tensor
 
 _ALIGNMENT = 16
@@ -69,11 +70,16 @@ def _copy(x: torch.Tensor) -> torch.Tensor:
 
 
 def flatten(operands: Operands) -> list[torch.Tensor | None]:
-    """All tensors of a call: three of each operand as in `Parts`, the results, and the offsets if it has some."""
+    """All tensors of a call: of each side the data, the scales, the tensor scales; the results; offsets if there are.
+
+    Each kind lies together, because kernels take the groups of a list as arrays.
+    """
     tensors: list[torch.Tensor | None] = []
-    for operand in operands.a + operands.b:
-        part = parts(operand)
-        tensors += (part.data, part.scales, part.tensor_scale)
+    for side in (operands.a, operands.b):
+        taken = [parts(operand) for operand in side]
+        tensors += [part.data for part in taken]
+        tensors += [part.scales for part in taken]
+        tensors += [part.tensor_scale for part in taken]
     tensors += operands.out
     if operands.offsets is not None:
         tensors.append(operands.offsets)
@@ -83,14 +89,23 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
 def addresses(operands: Operands) -> list[int]:
     """The addresses of `flatten`, 0 for None; written out, because every call on a GPU does this."""
     found: list[int] = []
-    for x in operands.a + operands.b:
-        if isinstance(x, NVFP4Tensor):
-            scale = x.tensor_scale
-            found += (x.codes.data_ptr(), x.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
+    for side in (operands.a, operands.b):
+        first = side[0]
+        if not isinstance(first, NVFP4Tensor):
+            found += [x.data_ptr() for x in side]  # type: ignore[union-attr]
+            found += [0] * (2 * len(side))
+        elif len(side) == 1:
+            scale = first.tensor_scale
+            found += (first.codes.data_ptr(), first.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
         else:
-            found += (x.data_ptr(), 0, 0)
-    for out in operands.out:
-        found.append(out.data_ptr())
+            # All of a side have one format, so that all or none have a tensor scale.
+            found += [x.codes.data_ptr() for x in side]  # type: ignore[union-attr]
+            found += [x.scales.data_ptr() for x in side]  # type: ignore[union-attr]
+            if first.tensor_scale is None:
+                found += [0] * len(side)
+            else:
+                found += [x.tensor_scale.data_ptr() for x in side]  # type: ignore[union-attr]
+    found += [out.data_ptr() for out in operands.out]
     if operands.offsets is not None:
         found.append(operands.offsets.data_ptr())
     return found
@@ -98,7 +113,7 @@ def addresses(operands: Operands) -> list[int]:
 
 def repeated(
     build: Callable[[Operands, Sequence[torch.Tensor]], Sequence[Launch]],
-    scratch: Callable[[Operands], Sequence[torch.Tensor]] | None = None,
+    scratch: Callable[[Operands], Scratch | None] | None = None,
 ) -> Callable[[Operands], None]:
     """A computation that builds its launches at the first call, and from then on only passes addresses.
 
@@ -106,23 +121,24 @@ def repeated(
         build: Gives the launches for some operands and the tensors of `scratch`. All calls have operands of the same
             shapes, formats, device and number of tensor scales, contiguous and 16-byte aligned. On the CPU the
             launches are built, and run in the emulator, at every call.
-        scratch: Memory that the launches need beside the operands. Called for every call: what torch allocates belongs
-            to the current queue or graph, so that calls in several queues do not share it.
+        scratch: Memory that the launches need beside the operands, the same for all calls; None where they need none.
     """
     program: Program | None = None
 
     def run(operands: Operands) -> None:
         nonlocal program
-        extra = scratch(operands) if scratch is not None else ()
         if program is not None:
-            program([*addresses(operands), *(tensor.data_ptr() for tensor in extra)] if extra else addresses(operands))
+            program(addresses(operands))
             return
+        device = operands.out[0].device
+        needed = scratch(operands) if scratch is not None else None
+        extra = needed.allocate(device) if needed is not None else ()
         launches = build(operands, extra)
-        executor = executors.choose(operands.out[0].device)
-        tensors = [*flatten(operands), *extra]
+        executor = executors.choose(device)
+        tensors = flatten(operands)
         if executor.name == "driver" and not aliased(tensors):
-            program = Program(launches, tensors)
-            program([0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+            program = Program(launches, tensors, needed, extra)
+            program(addresses(operands))
         else:  # The CPU; or such as gemm(a, a), which is right, but tells nothing about other operands.
             executor.run(launches)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import operator
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,44 +151,23 @@ def _allow_shared(function: Function, launch: Launch) -> None:
         _shared_allowed[key] = launch.shared_bytes
 
 
-class Prepared:
-    """A launch that only waits for addresses. Made by `prepare`.
+class _Step:
+    """One launch, laid out: what the driver is called with, and the memory that this refers to."""
 
-    Thread-safe: the parameters are written and handed to the driver under a lock.
+    __slots__ = ("_attributes", "_offsets", "call", "config", "description")
 
-    It holds no tensor of the launch that it was made from, so that it can be kept.
-
-    Attributes:
-        description: The launch, for people.
-        index: CUDA device.
-        function: The loaded kernel.
-    """
-
-    def __init__(self, launch: Launch, index: int) -> None:
-        _check(launch, index)
-        self.description = str(launch)
-        self.index = index
-        self.function = load(launch.kernel, index)
+    def __init__(self, launch: Launch, function: Function, offsets: Sequence[int]) -> None:
         cuda = libcuda.library()
-        _allow_shared(self.function, launch)
+        _allow_shared(function, launch)
         cluster = launch.cluster[0] * launch.cluster[1] * launch.cluster[2]
         if cluster > _PORTABLE_CLUSTER:
-            status = cuda.cuFuncSetAttribute(self.function.handle, libcuda.FUNC_NON_PORTABLE_CLUSTER, 1)
+            status = cuda.cuFuncSetAttribute(function.handle, libcuda.FUNC_NON_PORTABLE_CLUSTER, 1)
             libcuda.check(status, f"clusters of {cluster} for {launch.kernel}")
-
-        block = parameters.build(launch.args)
-        self._memory = ctypes.create_string_buffer(block.data, len(block.data) + parameters.TENSOR_MAP_ALIGNMENT)
-        start = -ctypes.addressof(self._memory) % parameters.TENSOR_MAP_ALIGNMENT
-        base = ctypes.addressof(self._memory) + start
-        ctypes.memmove(base, block.data, len(block.data))
-        self._write = parameters.writer(block, self._memory, start)
-        self._maps = [_MapWriter(slot, base) for slot in block.maps]
-        self._pointers = block.pointers
-        self._offsets = (ctypes.c_void_p * max(len(block.offsets), 1))(*(base + offset for offset in block.offsets))
-
+        self.description = str(launch)
+        self._offsets = (ctypes.c_void_p * max(len(offsets), 1))(*offsets)
         attributes = _attributes(launch)
         self._attributes = (libcuda.LaunchAttribute * max(len(attributes), 1))(*attributes)
-        self._config = libcuda.LaunchConfig(
+        self.config = libcuda.LaunchConfig(
             grid=launch.grid,
             block=launch.block,
             shared_bytes=launch.shared_bytes,
@@ -195,46 +175,131 @@ class Prepared:
             attributes=self._attributes,
             attribute_count=len(attributes),
         )
-        self._call: Any = functools.partial(
+        self.call: Callable[[], int] = functools.partial(
             cuda.cuLaunchKernelEx,
-            ctypes.addressof(self._config),
-            self.function.handle,
+            ctypes.addressof(self.config),
+            function.handle,
             ctypes.addressof(self._offsets),
             None,
         )
+
+
+class Prepared:
+    """Launches that only wait for addresses. Made by `prepare`, and by `program.Program`.
+
+    Thread-safe: the parameters are written and handed to the driver under a lock.
+
+    It holds no tensor of the launches that it was made from, so that it can be kept.
+
+    Args:
+        launches: In order.
+        sources: For each launch, which address of a call goes to each of its `parameters.tensors`; None is null.
+        count: Addresses of a call.
+        index: CUDA device.
+
+    Attributes:
+        description: The launches, for people.
+        index: CUDA device.
+    """
+
+    def __init__(
+        self, launches: Sequence[Launch], sources: Sequence[parameters.Sources], count: int, index: int
+    ) -> None:
+        for launch in launches:
+            _check(launch, index)
+        self.description = "; ".join(map(str, launches))
+        self.index = index
+        blocks = [parameters.build(launch.args) for launch in launches]
+        table = parameters.share(blocks, sources, count)
+        self._memory, bases = _lay_out(table, blocks)
+        self._words: Any = (ctypes.c_uint64 * (count + len(table.copies))).from_address(bases[0] + 8 * table.nulls)
+        # The address behind those of a call stands for null.
+        self._copies = _getter([count if source is None else source for source in table.copies])
+
+        self._steps: list[_Step] = []
+        self._writers: list[_MapWriter] = []
+        mapped: list[int] = []
+        for launch, block, source, starts, base in zip(launches, blocks, sources, table.starts, bases[1:], strict=True):
+            offsets = [base + offset for offset in block.offsets]
+            for run, start in zip(block.runs, starts, strict=True):
+                offsets[run.parameter] = bases[0] + 8 * start
+            self._steps.append(_Step(launch, load(launch.kernel, index), offsets))
+            self._writers += [_MapWriter(slot, base) for slot in block.maps]
+            for address in source[len(source) - len(block.maps) :]:
+                assert address is not None, "tensor maps have tensors"
+                mapped.append(address)
+        self._mapped = _getter(mapped)
+        self._encoded: Sequence[int] = ()
+        self._calls = [step.call for step in self._steps]
         self._queue = 0
         self._lock = threading.Lock()
 
     def __call__(self, addresses: Sequence[int], queue: int) -> None:
-        """Launch with other memory of the same shape.
+        """Launch with other memory of the same shapes.
 
         Args:
-            addresses: One for each of `parameters.tensors` of the launch: that of its first element, 0 for null.
+            addresses: As many as `count`: of first elements, 0 for null.
             queue: ``cudaStream_t`` of this device, which is current.
 
         Raises:
             LaunchError: The driver refuses.
         """
-        with self._lock:
-            if self._maps:
-                self._write(addresses[: self._pointers])
-                for writer, address in zip(self._maps, addresses[self._pointers :], strict=True):
-                    writer.write(address)
+        self._lock.acquire()  # half the time of `with`
+        try:
+            if self._copies is None:
+                self._words[:] = addresses
             else:
-                self._write(addresses)
+                self._words[:] = (*addresses, *self._copies((*addresses, 0)))
+            if self._mapped is not None:
+                encoded = self._mapped(addresses)
+                if encoded != self._encoded:
+                    for writer, address in zip(self._writers, encoded, strict=True):
+                        writer.write(address)
+                    self._encoded = encoded
             if queue != self._queue:
-                self._config.stream = self._queue = queue
-            status = self._call()
-            if status:
-                self._recover(status)
+                for step in self._steps:
+                    step.config.stream = queue
+                self._queue = queue
+            for call in self._calls:
+                status = call()
+                if status:
+                    self._recover(call, status)
+        finally:
+            self._lock.release()
 
-    def _recover(self, status: int) -> None:
+    def _recover(self, call: Callable[[], int], status: int) -> None:
         """A thread that has not used CUDA yet has no context: give it one and try again; the rest are errors."""
         if status == libcuda.INVALID_CONTEXT:
             with torch.cuda.device(self.index):
                 _make_current(self.index)
-                status = self._call()
-        libcuda.check(status, f"launch of {self.description}")
+                status = call()
+        libcuda.check(status, f"launch of {self._steps[self._calls.index(call)].description}")
+
+
+def _lay_out(
+    table: parameters.AddressTable, blocks: Sequence[parameters.ParameterBlock]
+) -> tuple[ctypes.Array[ctypes.c_char], list[int]]:
+    """Memory with the table and a copy of each block, and the address of each."""
+    alignment = parameters.TENSOR_MAP_ALIGNMENT
+    sizes = [8 * (table.nulls + table.count + len(table.copies)), *(len(block.data) for block in blocks)]
+    memory = ctypes.create_string_buffer(sum(sizes) + (len(sizes) + 1) * alignment)
+    end, bases = ctypes.addressof(memory), []
+    for size in sizes:
+        bases.append(-(-end // alignment) * alignment)
+        end = bases[-1] + size
+    for base, block in zip(bases[1:], blocks, strict=True):
+        ctypes.memmove(base, block.data, len(block.data))
+    return memory, bases
+
+
+def _getter(indices: Sequence[int]) -> Callable[[Sequence[int]], tuple[int, ...]] | None:
+    """What takes the values at `indices` out of a sequence; None when there are none to take."""
+    if not indices:
+        return None
+    if len(indices) == 1:  # itemgetter gives a lone item itself, and not a tuple of it
+        (only,) = indices
+        return lambda values: (values[only],)
+    return operator.itemgetter(*indices)
 
 
 def _check(launch: Launch, index: int) -> None:
@@ -269,7 +334,7 @@ def device_index(launches: Sequence[Launch]) -> int:
 
 
 def prepare(launch: Launch, index: int | None = None) -> Prepared:
-    """Compile, load and lay out `launch`, ready to be called with addresses.
+    """Compile, load and lay out `launch`, ready to be called with the address of each of its `parameters.tensors`.
 
     Args:
         launch: What to run.
@@ -280,7 +345,8 @@ def prepare(launch: Launch, index: int | None = None) -> Prepared:
         InputError: Sizes that cannot be, or tensors elsewhere.
         LaunchError: The driver rejects the kernel or its resources.
     """
-    return Prepared(launch, device_index((launch,)) if index is None else index)
+    count = len(parameters.tensors(launch.args))
+    return Prepared((launch,), (range(count),), count, device_index((launch,)) if index is None else index)
 
 
 def run(launches: Sequence[Launch]) -> None:

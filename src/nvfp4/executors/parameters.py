@@ -1,17 +1,14 @@
 """Kernel parameters as bytes: where each argument of a Launch lies, and which parts are addresses.
 
 Each `Argument` is a kernel parameter of its own; the driver is given the address of each (``kernelParams``), so they
-may lie in any order. Addresses come first and together, so that one ``struct.pack_into`` writes all that change from
-call to call.
+may lie in any order, and a parameter that launches have in common may lie in one place for all of them. `share` finds
+such places: then one assignment writes all addresses that change from call to call.
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import operator
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,21 +44,34 @@ class MapSlot:
 
 
 @dataclass(frozen=True)
+class AddressRun:
+    """A parameter that holds addresses.
+
+    Attributes:
+        parameter: Its position in the kernel's signature.
+        count: Addresses.
+        capacity: Addresses that there is room for; those beyond `count` are null.
+    """
+
+    parameter: int
+    count: int
+    capacity: int
+
+
+@dataclass(frozen=True)
 class ParameterBlock:
     """The parameters of a launch.
 
     Attributes:
         data: The block, with scalars filled in, and zeros for addresses and tensor maps.
         offsets: Where each parameter starts, in the order of the kernel's signature.
-        pointers: How many addresses there are, not counting those of tensor maps.
-        addresses: Writes the addresses of the pointers, in order, to the start of the block.
+        runs: The parameters that hold addresses.
         maps: The tensor maps.
     """
 
     data: bytes
     offsets: tuple[int, ...]
-    pointers: int
-    addresses: struct.Struct
+    runs: tuple[AddressRun, ...]
     maps: tuple[MapSlot, ...]
 
 
@@ -89,7 +99,8 @@ def _align(offset: int, alignment: int) -> int:
 def build(args: tuple[Argument, ...]) -> ParameterBlock:
     """Lay out `args`: addresses, then tensor maps, then numbers."""
     offsets = [0] * len(args)
-    code, end, pointers = "=", 0, 0
+    runs: list[AddressRun] = []
+    end = 0
     for i, argument in enumerate(args):
         if isinstance(argument, (Pointer, PointerArray)):
             count = 1 if isinstance(argument, Pointer) else len(argument.tensors)
@@ -97,9 +108,8 @@ def build(args: tuple[Argument, ...]) -> ParameterBlock:
             if count > capacity:
                 raise InputError("launch", "tensors", f"at most {capacity}", count, "Raise the capacity.")
             offsets[i] = end
-            code += f"{count}Q{8 * (capacity - count)}x"
+            runs.append(AddressRun(i, count, capacity))
             end += 8 * capacity
-            pointers += count
 
     maps: list[MapSlot] = []
     for i, argument in enumerate(args):
@@ -120,7 +130,7 @@ def build(args: tuple[Argument, ...]) -> ParameterBlock:
             numbers += bytes(_align(len(numbers), 8) - len(numbers))
             offsets[i] = len(numbers)
             numbers += data
-    return ParameterBlock(bytes(numbers), tuple(offsets), pointers, struct.Struct(code), tuple(maps))
+    return ParameterBlock(bytes(numbers), tuple(offsets), tuple(runs), tuple(maps))
 
 
 def tensors(args: tuple[Argument, ...]) -> tuple[torch.Tensor | None, ...]:
@@ -139,11 +149,53 @@ def tensors(args: tuple[Argument, ...]) -> tuple[torch.Tensor | None, ...]:
     return (*pointers, *maps)
 
 
-def writer(block: ParameterBlock, memory: ctypes.Array[ctypes.c_char], start: int) -> Callable[[Sequence[int]], None]:
-    """What writes the addresses of a call, as many as `ParameterBlock.pointers`, to the block at `memory` + `start`."""
-    if block.addresses.size == 8 * block.pointers:
-        # Without gaps a slice of an array takes them: 0.2 us less than packing.
-        words = (ctypes.c_uint64 * block.pointers).from_buffer(memory, start)
-        return functools.partial(operator.setitem, words, slice(None))
-    pack = block.addresses.pack_into
-    return lambda addresses: pack(memory, start, *addresses)
+@dataclass(frozen=True)
+class AddressTable:
+    """One array of words from which all launches of a call take their addresses.
+
+    It has three parts: words that are always null; the addresses that a call brings, in their order; and those that a
+    launch wants in another order once more.
+
+    Attributes:
+        nulls: How many words stay null.
+        count: Addresses that a call brings.
+        copies: For each word of the last part, which address of the call it repeats; None is null.
+        starts: For each launch, the word at which each of its `ParameterBlock.runs` starts.
+    """
+
+    nulls: int
+    count: int
+    copies: tuple[int | None, ...]
+    starts: tuple[tuple[int, ...], ...]
+
+
+Sources = Sequence[int | None]
+"""For each address of a launch, in the order of `tensors`, which address of a call it is; None is null."""
+
+
+def share(blocks: Sequence[ParameterBlock], sources: Sequence[Sources], count: int) -> AddressTable:
+    """Find a place for every address of some launches, given which of the `count` addresses of a call each takes."""
+    wanted = [list(_wanted(block.runs, source)) for block, source in zip(blocks, sources, strict=True)]
+    # The driver reads all of the capacity, which must be null beyond the addresses.
+    nulls = max((len(run) for runs in wanted for run in runs if not any(x is not None for x in run)), default=0)
+    copies: list[int | None] = []
+
+    def place(run: list[int | None]) -> int:
+        first = run[0]
+        if all(x is None for x in run):
+            return 0
+        if first is not None and run == list(range(first, first + len(run))):
+            return nulls + first
+        copies.extend(run)
+        return nulls + count + len(copies) - len(run)
+
+    starts = tuple(tuple(place(run) for run in runs) for runs in wanted)
+    return AddressTable(nulls, count, tuple(copies), starts)
+
+
+def _wanted(runs: Sequence[AddressRun], source: Sources) -> Iterator[list[int | None]]:
+    """The addresses that each parameter wants, as many as it has room for."""
+    begin = 0
+    for run in runs:
+        yield [*source[begin : begin + run.count], *[None] * (run.capacity - run.count)]
+        begin += run.count

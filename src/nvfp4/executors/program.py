@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import itemgetter
+from collections.abc import Sequence
 
 import torch
 
 from nvfp4.errors import InputError
 from nvfp4.executors import driver, parameters
 from nvfp4.executors.launch import Launch
+from nvfp4.executors.scratch import Scratch, kept
 
 Tensors = Sequence[torch.Tensor | None]
-
-_Pick = Callable[[Sequence[int]], Sequence[int]]
 
 
 class Program:
@@ -23,56 +21,64 @@ class Program:
     from. A later call passes the addresses of a list in the same order, and costs little more than the driver's time.
 
     Args:
-        launches: What `LaunchBackend.launches` gave for `tensors`.
-        tensors: All tensors that the launches refer to, distinct; None where an optional one is absent. A later call
+        launches: What `LaunchBackend.launches` gave for `tensors` and `extra`.
+        tensors: All operands that the launches refer to, distinct; None where an optional one is absent. A later call
             must have tensors of the same shapes and alignment, and null at the same places.
+        scratch: What else the launches need. A call takes it from what is kept for its thread and queue; one that is
+            captured, or needs much, from an allocation of its own.
+        extra: The tensors of `scratch` that the launches were built with.
 
     Raises:
-        InputError: A launch refers to memory that is not the start of one of `tensors`, or two of them share it.
+        InputError: A launch refers to memory that is not the start of one of these tensors, or two of them share it.
     """
 
-    def __init__(self, launches: Sequence[Launch], tensors: Tensors) -> None:
-        if aliased(tensors):
+    def __init__(
+        self, launches: Sequence[Launch], tensors: Tensors, scratch: Scratch | None = None, extra: Tensors = ()
+    ) -> None:
+        every = [*tensors, *extra]
+        if aliased(every):
             raise InputError("Program", "tensors", "distinct memory", "shared memory", "Run these launches once.")
         self.index = driver.device_index(launches)
-        self._steps = [(driver.prepare(launch, self.index), _picks(launch, tensors)) for launch in launches]
+        sources = [_sources(launch, every) for launch in launches]
+        self._prepared = driver.Prepared(launches, sources, len(every), self.index)
+        self._scratch = scratch
+        self._keeps = scratch is not None and scratch.keepable
+        self._device = torch.device("cuda", self.index)
 
     def __call__(self, addresses: Sequence[int]) -> None:
         """Run in torch's current queue.
 
         Args:
-            addresses: That of each tensor, 0 for None, in the order of the list that the program was made from.
+            addresses: That of each operand, 0 for None, in the order of the list that the program was made from.
         """
-        if torch._C._cuda_getDevice() == self.index:
-            self._launch(addresses)
+        index = self.index
+        if torch._C._cuda_getDevice() != index:
+            with torch.cuda.device(index):
+                self(addresses)
+            return
+        # What torch.cuda.current_stream(index).cuda_stream returns, without building the object: 0.1 us instead of 1.
+        queue = torch._C._cuda_getCurrentRawStream(index)  # type: ignore[attr-defined, unused-ignore]
+        if self._scratch is None:
+            self._prepared(addresses, queue)
+        elif self._keeps and not torch._C._cuda_isCurrentStreamCapturing():
+            self._prepared([*addresses, *kept(self._scratch, self._device, queue)], queue)
         else:
-            with torch.cuda.device(self.index):
-                self._launch(addresses)
-
-    def _launch(self, addresses: Sequence[int]) -> None:
-        queue = driver.current_queue(self.index)
-        for prepared, pick in self._steps:
-            prepared(addresses if pick is None else pick(addresses), queue)
+            # Freed when this returns, which in torch means: free for what is queued later.
+            memory = self._scratch.allocate(self._device)
+            self._prepared([*addresses, *(tensor.data_ptr() for tensor in memory)], queue)
 
 
-def _picks(launch: Launch, tensors: Tensors) -> _Pick | None:
-    """What takes the addresses of `launch` out of those of `tensors`; None when they are the same in the same order."""
+def _sources(launch: Launch, tensors: Tensors) -> parameters.Sources:
+    """Which of `tensors` each address of `launch` is; None is null."""
     # By address and not by identity: a launch may hold a view of a tensor, such as its bytes.
     where = {tensor.data_ptr(): i for i, tensor in enumerate(tensors) if tensor is not None}
-    picks: list[int] = []
-    for i, tensor in enumerate(parameters.tensors(launch.args)):
-        if tensor is None:
-            picks.append(i if i < len(tensors) and tensors[i] is None else -1)
-        elif tensor.data_ptr() in where:
-            picks.append(where[tensor.data_ptr()])
-        else:
+    sources: list[int | None] = []
+    for tensor in parameters.tensors(launch.args):
+        if tensor is not None and tensor.data_ptr() not in where:
             got = f"memory of a tensor of shape {tuple(tensor.shape)}"
             raise InputError("Program", "launches", "the start of a given tensor", got, "Pass every tensor in use.")
-    if picks == list(range(len(tensors))):
-        return None
-    if len(picks) < 2 or -1 in picks:  # itemgetter gives a lone item itself and not a tuple of it, and knows no null
-        return lambda addresses: [addresses[i] if i >= 0 else 0 for i in picks]
-    return itemgetter(*picks)
+        sources.append(None if tensor is None else where[tensor.data_ptr()])
+    return sources
 
 
 def aliased(tensors: Tensors) -> bool:

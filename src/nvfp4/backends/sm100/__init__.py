@@ -18,6 +18,7 @@ from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch
+from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Op, Problem
 
 ARCHS = ("sm_100a", "sm_103a")
@@ -96,41 +97,24 @@ class Sm100Backend:
         """
         return repeated(
             lambda operands, extra: build(plan, problem, operands, extra),
-            lambda operands: scratch(plan, problem, operands),
+            lambda _: needs(plan, problem),
         )
 
 
-def scratch(plan: Plan, problem: Problem, operands: Operands) -> tuple[torch.Tensor, ...]:
-    """Partial sums and zeroed counters where K is shared by blocks; nothing elsewhere."""
+def needs(plan: Plan, problem: Problem) -> Scratch | None:
+    """Partial sums and counters where K is shared by blocks; nothing elsewhere."""
     if not isinstance(plan, ProductPlan) or plan.splits == 1:
-        return ()
+        return None
     x_rows, y_rows = (problem.n, problem.m) if plan.swapped else (problem.m, problem.n)
     tiles = gemm.tile_count(plan, x_rows, y_rows, problem.l)
     floats, counters = gemm.scratch_sizes(plan, tiles)
-    device = operands.out[0].device
-    return (
-        torch.empty(floats, dtype=torch.float32, device=device),
-        _zeros(counters, device),
-    )
+    return Scratch((Piece((floats,), torch.float32), Piece((counters,), torch.int32, zeroed=True)))
 
 
-# Counters of each device and queue: kernels leave them as they found them, so that clearing them once is enough.
-_counters: dict[tuple[int, int], torch.Tensor] = {}
-
-
-def _zeros(count: int, device: torch.device) -> torch.Tensor:
-    """`count` zeros, int32, that the kernels in the current queue may count with, and leave zero.
-
-    A graph gets its own: it may be replayed in any queue.
-    """
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return torch.zeros(count, dtype=torch.int32, device=device)
-    index = device.index if device.index is not None else torch.cuda.current_device()
-    key = (index, int(torch.cuda.current_stream(index).cuda_stream))
-    found = _counters.get(key)
-    if found is None or found.numel() < count:
-        found = _counters[key] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-    return found
+def scratch(plan: Plan, problem: Problem, operands: Operands) -> tuple[torch.Tensor, ...]:
+    """The memory of `needs` for one call."""
+    needed = needs(plan, problem)
+    return needed.allocate(operands.out[0].device) if needed is not None else ()
 
 
 def kernel_of(plan: Plan, problem: Problem) -> Kernel | None:

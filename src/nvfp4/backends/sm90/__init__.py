@@ -10,7 +10,7 @@ from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90 import gemm, gemv, group_gemm
-from nvfp4.backends.sm90.launching import scratch
+from nvfp4.backends.sm90.launching import needs, scratch
 from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, plan
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch
@@ -74,7 +74,7 @@ class Sm90Backend:
         chosen = cast(GemmPlan, plan)
         return repeated(
             lambda operands, extra: _LAUNCHES[problem.op](chosen, problem, operands, extra),
-            lambda operands: scratch(chosen, problem, operands),
+            lambda operands: needs(chosen, problem, operands),
         )
 
 

@@ -11,6 +11,7 @@ from nvfp4.backends.operands import Parts
 from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
 from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMap
+from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
 from nvfp4.tensor import NVFP4Tensor
 
@@ -20,30 +21,23 @@ _DECODE_THREADS = 256
 _DECODED_ELEMENTS = 8  # that a thread of sm90_decode.cu writes
 _WARPGROUPS = 2  # that multiply
 
-_counters: dict[tuple[int, int], torch.Tensor] = {}
+
+def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
+    """Memory beside the operands: sums and counters of shared tiles, and decoded activations if they are NVFP4."""
+    registers = plan.blocks * plan.tokens // 2
+    slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
+    pieces = [
+        Piece((slots * _WARPGROUPS * 128 * registers,), torch.float32),
+        Piece((plan.grid * _WARPGROUPS,), torch.int32, zeroed=True),
+    ]
+    if problem.a.kind == "nvfp4":
+        pieces += [Piece(tuple(x.shape), torch.float16) for x in operands.a]
+    return Scratch(tuple(pieces))
 
 
 def scratch(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[torch.Tensor, ...]:
-    """Memory beside the operands: sums and counters of shared tiles, and decoded activations if they are NVFP4."""
-    device = operands.out[0].device
-    registers = plan.blocks * plan.tokens // 2
-    slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
-    sums = torch.empty(slots * _WARPGROUPS * 128 * registers, dtype=torch.float32, device=device)
-    extra = (sums, _zeroed_counters(plan.grid * _WARPGROUPS, device))
-    if problem.a.kind != "nvfp4":
-        return extra
-    return (*extra, *(torch.empty(x.shape, dtype=torch.float16, device=device) for x in operands.a))
-
-
-def _zeroed_counters(count: int, device: torch.device) -> torch.Tensor:
-    """Zeros, which the kernel leaves as it finds them: a tensor for each queue, and for each call that is captured."""
-    if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
-        return torch.zeros(count, dtype=torch.int32, device=device)
-    queue = torch.cuda.current_stream(device)
-    key = (queue.device_index, queue.cuda_stream)
-    if key not in _counters or _counters[key].numel() < count:
-        _counters[key] = torch.zeros(max(count, 1024), dtype=torch.int32, device=device)
-    return _counters[key]
+    """The memory of `needs` for one call."""
+    return needs(plan, problem, operands).allocate(operands.out[0].device)
 
 
 def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constants: dict[str, int]) -> Kernel:

@@ -1,0 +1,166 @@
+"""Memory that launches need beside the operands of a call: described as data, and kept from call to call.
+
+Kept memory belongs to one queue and one thread. Kernels of a queue follow each other, so the next call of the thread
+may overwrite what the one before used; another thread could queue its kernels between the two launches of a call. What
+is captured in a graph gets memory of its own, because the graph may be replayed in any queue, beside any other work.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+ALIGNMENT = 1024
+"""Bytes: where a piece of kept memory may start."""
+
+KEPT_BYTES = 64 << 20
+"""Calls that need more allocate it: they are long, and their memory is too much to hold on to."""
+
+_ZEROS = 1024  # counters that a queue gets at once
+_SPACES = 64  # queues that a thread keeps memory for; with more of them all is given back
+_KNOWN = 8192  # calls whose addresses are remembered
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor.
+
+    Attributes:
+        shape, dtype: Of the tensor.
+        zeroed: Zeros, int32, that launches leave as they find them; other memory is not initialised.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    zeroed: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Size, rounded up to where the next piece may start."""
+        return -(-math.prod(self.shape) * self.dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True, eq=False)
+class Scratch:
+    """What the launches of one kind of call need.
+
+    Attributes:
+        pieces: In the order in which launches are built with them.
+    """
+
+    pieces: tuple[Piece, ...]
+
+    def allocate(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """New memory for one call."""
+        return tuple(
+            (torch.zeros if piece.zeroed else torch.empty)(piece.shape, dtype=piece.dtype, device=device)
+            for piece in self.pieces
+        )
+
+    @functools.cached_property
+    def keepable(self) -> bool:
+        """Whether this is little enough to be kept."""
+        return self.bytes(False) + self.bytes(True) <= KEPT_BYTES
+
+    def bytes(self, zeroed: bool) -> int:
+        """Bytes of all pieces that are zeroed, or of all others."""
+        return sum(piece.bytes for piece in self.pieces if piece.zeroed == zeroed)
+
+    def places(self, memory: int, zeros: int) -> Iterator[int]:
+        """The address of each piece, where those of each kind lie one behind another from these addresses on."""
+        ends = {False: memory, True: zeros}
+        for piece in self.pieces:
+            yield ends[piece.zeroed]
+            ends[piece.zeroed] += piece.bytes
+
+
+class _Space:
+    """The memory of a queue, and where each kind of call finds its pieces there."""
+
+    def __init__(self) -> None:
+        self.memory = self.zeros = torch.empty(0, dtype=torch.uint8)
+        self.known: dict[Scratch, tuple[int, ...]] = {}
+
+
+class _Spaces(threading.local):
+    """Of this thread, by (device, queue)."""
+
+    def __init__(self) -> None:
+        self.by_queue: dict[tuple[int, int], _Space] = {}
+
+
+_spaces = _Spaces()
+
+
+def kept(scratch: Scratch, device: torch.device, queue: int) -> tuple[int, ...]:
+    """The addresses of the pieces for a call in `queue`, in memory that later calls of this thread use again.
+
+    Args:
+        scratch: What is needed; `Scratch.keepable`.
+        device: The current device, with its index.
+        queue: ``cudaStream_t`` of the current queue, which is not being captured.
+    """
+    space = _spaces.by_queue.get((device.index, queue))
+    if space is not None:
+        found = space.known.get(scratch)
+        if found is not None:
+            return found
+    return _reserve(scratch, device, queue)
+
+
+def _reserve(scratch: Scratch, device: torch.device, queue: int) -> tuple[int, ...]:
+    spaces = _spaces.by_queue
+    key = (device.index, queue)
+    if key not in spaces:
+        if len(spaces) >= _SPACES:
+            spaces.clear()
+        spaces[key] = _Space()
+    space = spaces[key]
+    needs = scratch.bytes(False), max(scratch.bytes(True), 4 * _ZEROS)
+    if needs[0] > space.memory.nbytes or needs[1] > space.zeros.nbytes:
+        sizes = max(needs[0], space.memory.nbytes), max(needs[1], space.zeros.nbytes)
+        space.known.clear()
+        # What is given up here is used again only behind the kernels that are in the queue now: torch sees to that.
+        space.memory, space.zeros = _outside_pools(sizes, device, queue)
+    if len(space.known) >= _KNOWN:
+        space.known.clear()
+    found = space.known[scratch] = tuple(scratch.places(space.memory.data_ptr(), space.zeros.data_ptr()))
+    return found
+
+
+def _outside_pools(sizes: tuple[int, int], device: torch.device, queue: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """So many bytes, and so many zeroed, of `queue`.
+
+    In a thread of its own: where torch sends all that a thread allocates to the pool of a graph (as it does when
+    torch.compile warms one up), memory that outlives the call would be taken for a leak, and be overwritten.
+    """
+
+    def allocate() -> tuple[torch.Tensor, torch.Tensor]:
+        memory, zeros = sizes
+        with _current(device, queue):
+            return (
+                torch.empty(memory, dtype=torch.uint8, device=device),
+                torch.zeros(zeros, dtype=torch.uint8, device=device),
+            )
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(allocate).result()
+
+
+def _current(device: torch.device, queue: int) -> torch.cuda.StreamContext:
+    """`queue` as the current one."""
+    # A handle of zero, the default queue, would make torch choose one from its pool.
+    if not queue:
+        return torch.cuda.stream(torch.cuda.default_stream(device))
+    return torch.cuda.stream(torch.cuda.ExternalStream(queue, device=device))  # type: ignore[no-untyped-call]
+
+
+def release() -> None:
+    """Give back the memory that this thread keeps."""
+    _spaces.by_queue.clear()
