@@ -73,16 +73,17 @@ def test_shared_memory_fits_the_smallest_device():
             assert launch.shared_bytes <= smallest
 
 
-def test_many_groups_take_several_launches_and_empty_ones_none():
+@pytest.mark.parametrize("op", [Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM])
+def test_many_groups_take_several_launches_and_empty_ones_none(op):
     sizes = tuple((i % 5, 8 + i % 3, 32) for i in range(3 * MAX_GROUPS))
-    problem = Problem(Op.GROUP_GEMM, sum(s[0] for s in sizes), 10, 32, groups=sizes)
+    problem = Problem(op, sum(s[0] for s in sizes), 10, 32, groups=sizes)
     operands = inputs.make(problem)
     launches = BACKEND.launches(BACKEND.plan(known("sm_90a"), problem), problem, operands)
     present = [i for i, (m, _, _) in enumerate(sizes) if m]
     assert len(launches) == -(-len(present) // MAX_GROUPS)
     seen = []
     for launch in launches:
-        outs = launch.args[6]
+        outs = launch.args[3 + 3 * op.matrices]
         assert isinstance(outs, PointerArray)
         seen += [id(tensor) for tensor in outs.tensors]
         assert launch.grid[0] == len(outs.tensors)  # every group is a single tile here

@@ -34,6 +34,8 @@ def problems(a: Format, b: Format, narrow: str = "bf16") -> list[Problem]:
         Problem(Op.DUAL_GEMM, 33, 70, 112, 1, a, b, narrow),
         Problem(Op.GROUP_GEMM, 60, 90, 96, 1, a, b, "fp16", groups=((20, 50, 96), (33, 90, 48), (7, 16, 16))),
         Problem(Op.GROUP_GEMM, 90, 40, 96, 1, a, b, "fp32", stacked=4),
+        Problem(Op.GROUP_DUAL_GEMM, 27, 90, 96, 1, a, b, "fp16", groups=((20, 50, 96), (7, 90, 48))),
+        Problem(Op.GROUP_DUAL_GEMM, 90, 40, 96, 1, a, b, narrow, stacked=4),
     ]
 
 
@@ -77,7 +79,7 @@ def compiled(arch: str, problem: Problem, plan: TritonPlan) -> str:
     function = kernels.gemv_kernel if plan.kernel == "gemv" else kernels.gemm_kernel
     left, right = (problem.b, problem.a) if problem.op is Op.GEMV else (problem.a, problem.b)
     operands = {"a": problem.a, "x": problem.b} if plan.kernel == "gemv" else {"a": left, "b": right, "b2": None}
-    if problem.op is Op.DUAL_GEMM:
+    if problem.op.dual:
         operands["b2"] = right
     types: dict[str, str] = {"out": {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32"}[problem.out_dtype]}
     for name, form in operands.items():
@@ -93,7 +95,7 @@ def compiled(arch: str, problem: Problem, plan: TritonPlan) -> str:
     types |= {"M": "i32", "N": "i32"}
     tiled = {f"{name.upper()}_TILED": bool(form) and form.scale_layout == "tiled" for name, form in operands.items()}
     constants: dict[str, object] = {
-        **{"K": problem.k, "A_STRIDE": 0, "B_STRIDE": 0, "X_STRIDE": 0, "NATIVE": plan.native},
+        **{"K": problem.k, "A_STRIDE": 0, "B_STRIDE": 0, "B2_STRIDE": 0, "X_STRIDE": 0, "NATIVE": plan.native},
         **{"BLOCK_M": plan.block_m, "BLOCK_N": plan.block_n, "BLOCK_K": plan.block_k, **tiled},
         "TYPE": tl.bfloat16 if plan.operand == "bf16" else tl.float16,
     }
@@ -118,6 +120,7 @@ COMPILED = [
     Problem(Op.GEMM, 8, 7168, 2048, 1, FP16, TILED, "bf16"),
     Problem(Op.DUAL_GEMM, 256, 4096, 7168, 1, LINEAR, LINEAR),
     Problem(Op.GROUP_GEMM, 1024, 4096, 7168, 1, BF16, TILED, "bf16", stacked=8),
+    Problem(Op.GROUP_DUAL_GEMM, 1024, 2048, 7168, 1, BF16, TILED, "bf16", stacked=8),
 ]
 
 

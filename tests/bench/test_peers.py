@@ -1,9 +1,13 @@
 """Peers compute what they claim (on the CPU, where their products run too), and refuse with a reason."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from nvfp4 import reference
 from nvfp4.backends.base import Operands
+from nvfp4.bench import inputs as bench_inputs
 from nvfp4.bench import peers
 from nvfp4.contest import inputs
 from nvfp4.contest.tasks import DUAL_GEMM, GEMM, GEMV, GROUP_GEMM, Case
@@ -86,7 +90,7 @@ def test_refusals_give_reasons():
     assert "sm_100" in refusal("cublas-nvfp4", "sm_90a", gemm)[0]
     assert refusal("cublas-nvfp4", "sm_100a", gemm) == ()
     assert "both" in refusal("cublas-nvfp4", "sm_100a", Problem(Op.GEMM, 1, 256, 256, a=Format("bf16")))[0]
-    assert "grouped" in refusal("grouped-mm-bf16", "sm_90a", gemm)[0]
+    assert "groups" in refusal("grouped-mm-bf16", "sm_90a", gemm)[0]
     ragged = GROUP_GEMM.problem(GROUP_GEMM.tests[0])
     assert "agree" in refusal("grouped-mm-bf16", "sm_90a", ragged)[0]
 
@@ -170,6 +174,46 @@ def test_stacked_groups_on_decoded_operands():
     call = peers.peer("grouped-mm-bf16").prepare(problem, Operands((dense,), (weights,), (out,), ends))
     want = truth(Problem(Op.GROUP_GEMM, 56, 64, 256), listed)
     torch.testing.assert_close(call().float(), torch.cat(want), rtol=2e-2, atol=1.0)
+
+
+def experts(form: str) -> tuple[Problem, Operands, list[torch.Tensor]]:
+    """A grouped dual GEMM with an empty group where it is stacked, and its results in float32."""
+    groups = ((16, 32, 64), (40, 32, 64)) if form == "list" else ()
+    problem = Problem(Op.GROUP_DUAL_GEMM, 56, 32, 64, a=Format("bf16", ""), groups=groups, stacked=0 if groups else 3)
+    made = bench_inputs.make(problem, seed=1, device="cpu")
+    if not groups:
+        made = dataclasses.replace(made, offsets=torch.tensor([16, 16, 56], dtype=torch.int32))
+    return problem, made, [x.rounded(torch.float32) for x in expected_of(problem, made)]
+
+
+def expected_of(problem: Problem, operands: Operands):
+    if problem.groups:
+        count = len(problem.groups)
+        return reference.group_dual_gemm(operands.a, operands.b[:count], operands.b[count:])
+    return [reference.group_dual_gemm(operands.a[0], *operands.b, offsets=operands.offsets)]
+
+
+@pytest.mark.parametrize("form", ["list", "stacked"])
+@pytest.mark.parametrize("name", ["cublas-fp16", "cublas-bf16", "grouped-mm-bf16", "humming"])
+def test_gate_and_up_of_experts(monkeypatch, name, form):
+    import sys
+    import types
+
+    module = types.ModuleType("humming.layer")
+    module.HummingLayer = FakeLayer
+    monkeypatch.setitem(sys.modules, "humming", types.ModuleType("humming"))
+    monkeypatch.setitem(sys.modules, "humming.layer", module)
+    problem, operands, want = experts(form)
+    call = peers.peer(name).prepare(problem, operands)
+    for got, right in zip(results(call, want), want, strict=True):
+        torch.testing.assert_close(got, right, rtol=2e-2, atol=2e-2 * right.abs().max().item())
+
+
+@pytest.mark.parametrize("form", ["list", "stacked"])
+def test_products_of_experts_without_silu(form):
+    problem, operands, _ = experts(form)
+    got = peers.peer("cublas-fp16-products").prepare(problem, operands)()
+    assert [tuple(x.shape) for x in got] == [(16, 64), (40, 64)]  # of the groups that have rows
 
 
 def test_unknown_peers_are_an_error():

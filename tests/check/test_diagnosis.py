@@ -1,10 +1,14 @@
 """Each diagnosis with its fault planted: the cause named first must be the planted one, and a right result has none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nvfp4.check import inputs
 from nvfp4.check.diagnosis import Product, Side, diagnose, side
+from nvfp4.check.run import poison_outputs
+from nvfp4.check.verdict import expected, judge
 from nvfp4.problem import Format, Op, Problem
 
 EPS = 2.0**-11
@@ -231,3 +235,37 @@ def test_dual_faults():
     }
     for cause, got in cases.items():
         assert _first(_case(Op.DUAL_GEMM, a, b, got)) == cause
+
+
+def _grouped_dual(groups=(), stacked=0):
+    m, n, k = 60, 48, 320
+    problem = Problem(Op.GROUP_DUAL_GEMM, m, n, k, out_dtype="fp32", groups=groups, stacked=stacked)
+    operands = inputs.make(problem, "contest", 0)
+    return problem, *poison_outputs(operands)
+
+
+def _cause(problem, operands, outputs) -> str:
+    verdict = judge(problem, operands, outputs)
+    assert not verdict.ok
+    return verdict.diagnoses[0].cause
+
+
+@pytest.mark.parametrize("form", ["list", "stacked"])
+def test_grouped_dual_gate_and_up_exchanged(form):
+    groups = ((20, 48, 320), (40, 48, 320)) if form == "list" else ()
+    problem, operands, outputs = _grouped_dual(groups, 0 if groups else 3)
+    count = len(groups) or 1
+    exchanged = replace(operands, b=operands.b[count:] + operands.b[:count])
+    for out, want in zip(operands.out, expected(problem, exchanged), strict=True):
+        out.copy_(want.rounded)
+    assert _cause(problem, operands, outputs) == "B1 and B2 are exchanged"
+
+
+def test_grouped_dual_reads_the_weights_of_another_group():
+    groups = ((20, 48, 320), (40, 48, 320))
+    problem, operands, outputs = _grouped_dual(groups)
+    b = operands.b
+    wrong = replace(operands, b=(b[1], b[1], b[3], b[3]))
+    for out, want in zip(operands.out, expected(problem, wrong), strict=True):
+        out.copy_(want.rounded)
+    assert _cause(problem, operands, outputs) == "B1 and B2 of group 1 are read instead"

@@ -20,6 +20,8 @@ PROBLEMS = [
     Problem(Op.DUAL_GEMM, 40, 24, 160),
     Problem(Op.GROUP_GEMM, 50, 40, 96, groups=((20, 40, 96), (30, 16, 32))),
     Problem(Op.GROUP_GEMM, 50, 40, 96, b=Format(tensor_scale=True), stacked=4),
+    Problem(Op.GROUP_DUAL_GEMM, 50, 40, 96, groups=((20, 40, 96), (30, 16, 32))),
+    Problem(Op.GROUP_DUAL_GEMM, 50, 40, 96, b=Format(tensor_scale=True), stacked=4),
 ]
 
 

@@ -129,6 +129,18 @@ def test_explain_names_a_plan_and_every_refusal():
     assert all(data["refusals"].values())
 
 
+def test_gate_and_up_of_experts_from_the_command_line():
+    data = _json("check", "--op", "group_dual_gemm", "--seeds", "2", "--size", "40,96")
+    assert data["ok"] is True
+    data = _json(
+        "explain", "group_dual_gemm", "--m", "64", "--n", "2048", "--k", "7168", "--groups", "8", "--arch", "sm_80"
+    )
+    assert data["choice"]["backend"] == "sm80"
+    assert {"sm90", "sm100"} <= set(data["refusals"])
+    data = _json("solve", "--op", "group_dual_gemm", "--shape", "3x16x32+5x24x48", "--device", "cpu")
+    assert data["ok"] is True
+
+
 def test_doctor_finds_this_machine_in_order():
     data = _json("doctor")
     status = {finding["name"]: finding["status"] for finding in data["findings"]}

@@ -34,6 +34,12 @@ SMALL: tuple[Problem, ...] = (
     Problem(Op.GROUP_GEMM, 150, 40, 80, 1, LINEAR, LINEAR, "fp16", stacked=3),
     Problem(Op.GROUP_GEMM, 70, 65, 64, 1, SCALED_TILED, SCALED_TILED, "fp32", stacked=40),
     Problem(Op.GROUP_GEMM, 30, 24, 48, 1, FP16, SCALED_LINEAR, "fp16", stacked=2),
+    # gate and up of experts: several groups of lists, more groups than a warp has lanes, empty groups, each kind of A.
+    Problem(Op.GROUP_DUAL_GEMM, 88, 70, 96, 1, LINEAR, TILED, "fp16", groups=((3, 17, 32), (20, 70, 96), (65, 64, 16))),
+    Problem(Op.GROUP_DUAL_GEMM, 18, 33, 64, 1, BF16, SCALED_TILED, "fp32", groups=((1, 33, 64), (17, 5, 48))),
+    Problem(Op.GROUP_DUAL_GEMM, 150, 40, 80, 1, SCALED_TILED, SCALED_LINEAR, "bf16", stacked=3),
+    Problem(Op.GROUP_DUAL_GEMM, 70, 65, 64, 1, LINEAR, SCALED_TILED, "fp32", stacked=40),
+    Problem(Op.GROUP_DUAL_GEMM, 30, 24, 48, 1, FP16, SCALED_LINEAR, "fp16", stacked=2),
 )
 
 DISTRIBUTIONS = ("uniform", "largest", "smallest", "one-hot")

@@ -138,6 +138,61 @@ CASES: dict[str, tuple[Callable[[], object], str, str, str]] = {
         "out",
         "a list",
     ),
+    "group_dual_gemm, gate and up differ in shape": (
+        lambda: nvfp4.group_dual_gemm(X, EXPERTS, weights(3, 16, 64), offsets=OFFSETS),
+        "group_dual_gemm",
+        "b2",
+        "(3, 32, 64)",
+    ),
+    "group_dual_gemm, gate and up differ in a group": (
+        lambda: nvfp4.group_dual_gemm([A, A], [B, B], [B, weights(32, 64, layout="tiled")]),
+        "group_dual_gemm",
+        "b2[1]",
+        "linear",
+    ),
+    "group_dual_gemm, one tensor scale": (
+        lambda: nvfp4.group_dual_gemm(X, EXPERTS, weights(3, 32, 64, scale=2.0), offsets=OFFSETS),
+        "group_dual_gemm",
+        "b2",
+        "nvfp4[linear]",
+    ),
+    "group_dual_gemm, lengths differ": (
+        lambda: nvfp4.group_dual_gemm([A, A], [B, B], [B]),
+        "group_dual_gemm",
+        "b2",
+        "2 tensors",
+    ),
+    "group_dual_gemm, no groups": (lambda: nvfp4.group_dual_gemm([], [], []), "group_dual_gemm", "a", "one group"),
+    "group_dual_gemm, K differs in a group": (
+        lambda: nvfp4.group_dual_gemm([A, weights(8, 32)], [B, B], [B, B]),
+        "group_dual_gemm",
+        "a[1]",
+        "K = 64",
+    ),
+    "group_dual_gemm, a list among stacked operands": (
+        lambda: nvfp4.group_dual_gemm(X, EXPERTS, [B], offsets=OFFSETS),  # type: ignore[call-overload]
+        "group_dual_gemm",
+        "b2",
+        "a tensor",
+    ),
+    "group_dual_gemm, stacked without offsets": (
+        lambda: nvfp4.group_dual_gemm(X, EXPERTS, EXPERTS),  # type: ignore[call-overload]
+        "group_dual_gemm",
+        "offsets",
+        "end row",
+    ),
+    "group_dual_gemm, too many ends": (
+        lambda: nvfp4.group_dual_gemm(X, EXPERTS, EXPERTS, offsets=torch.tensor([0, 2, 5, 8], dtype=torch.int32)),
+        "group_dual_gemm",
+        "offsets",
+        "[3]",
+    ),
+    "group_dual_gemm, out is an input": (
+        lambda: nvfp4.group_dual_gemm(X, weights(3, 64, 64), weights(3, 64, 64), offsets=OFFSETS, out=X),
+        "group_dual_gemm",
+        "out",
+        "apart from `a`",
+    ),
     "group_gemm, stacked without offsets": (lambda: stacked(offsets=None), "group_gemm", "offsets", "end row"),
     "group_gemm, lists with offsets": (lambda: stacked(a=[X], b=[B]), "group_gemm", "a", "a tensor"),
     "group_gemm, int64 offsets": (lambda: stacked(offsets=OFFSETS.long()), "group_gemm", "offsets", "int32"),

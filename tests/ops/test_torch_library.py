@@ -31,6 +31,11 @@ def samples(device: str) -> dict[str, tuple[str, tuple[object, ...], tuple[int, 
         "gemm, activations": ("gemm", (*flat(a=x, b=b), "bf16", "torch_ops"), (5, 20)),
         "dual_gemm": ("dual_gemm", (*flat(a=a, b1=b, b2=b2), "fp16", None), (5, 20)),
         "group_gemm": ("group_gemm", (*flat(a=x, b=experts), offsets, "fp16", None), (5, 20)),
+        "group_dual_gemm": (
+            "group_dual_gemm",
+            (*flat(a=x, b1=experts, b2=weights(2, 20, 64, seed=5, device=device)), offsets, "bf16", None),
+            (5, 20),
+        ),
     }
 
 
@@ -56,6 +61,17 @@ def test_opcheck_of_lists(device: str) -> None:
     torch.library.opcheck(torch.ops.nvfp4.group_gemm_lists_out.default, (*arguments, outs))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_opcheck_of_dual_lists(device: str) -> None:
+    a = [activations(m, 64).to(device) for m in (3, 4)]
+    b1, b2 = ([weights(n, 64, layout="tiled", seed=seed, device=device) for n in (5, 6)] for seed in (1, 2))
+    lists = (part for name, x in (("a", a), ("b1", b1), ("b2", b2)) for part in _library.flatten_list("t", name, x))
+    arguments = (*lists, "fp16", None)
+    torch.library.opcheck(torch.ops.nvfp4.group_dual_gemm_lists.default, arguments)
+    outs = [torch.zeros(m, n, dtype=torch.float16, device=device) for m, n in ((3, 5), (4, 6))]
+    torch.library.opcheck(torch.ops.nvfp4.group_dual_gemm_lists_out.default, (*arguments, outs))
+
+
 def programs(device: str) -> dict[str, tuple[Callable[..., object], tuple[object, ...]]]:
     """A function around every operation, and its arguments."""
     a, b, b2 = (weights(rows, 64, layout="tiled", scale=0.5, seed=rows, device=device) for rows in (5, 20, 20))
@@ -75,6 +91,14 @@ def programs(device: str) -> dict[str, tuple[Callable[..., object], tuple[object
         "gemm, out": (into, (x, b)),
         "dual_gemm": (lambda p, q, r: nvfp4.dual_gemm(p, q, r) + 1, (a, b, b2)),
         "group_gemm": (lambda p, q, o: nvfp4.group_gemm(p + 1, q, offsets=o) * 2, (x, experts, offsets)),
+        "group_dual_gemm": (
+            lambda p, q, r, o: nvfp4.group_dual_gemm(p + 1, q, r, offsets=o) * 2,
+            (x, experts, weights(2, 20, 64, seed=5, device=device), offsets),
+        ),
+        "group_dual_gemm, lists": (
+            lambda p, q, r: nvfp4.group_dual_gemm([p * 2, p], [q, r], [r, q])[0] + 1,
+            (x, b, weights(20, 64, layout="tiled", scale=0.5, seed=7, device=device)),
+        ),
         "group_gemm, lists": (lambda p, q: nvfp4.group_gemm([p * 2, p], [q, q])[0] + 1, (x, b)),
     }
 

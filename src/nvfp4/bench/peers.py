@@ -167,7 +167,7 @@ def _refuse_cublas(silu: bool) -> Callable[[Capability, Problem], tuple[str, ...
     def refuse(capability: Capability, problem: Problem) -> tuple[str, ...]:
         reasons = _needs_gpu(capability)
         if not silu and not problem.op.dual:
-            reasons += ("only dual operations have an activation to leave out",)
+            reasons += ("only dual GEMM has an activation to leave out",)
         return reasons
 
     return refuse

@@ -308,6 +308,7 @@ def _structure_candidates(sample: _Sample) -> Iterator[_Candidate]:
                 kept = slice(0, k - remainder)
                 value = _combine(p.op, a[sample.rows][:, kept], [b[sample.columns][:, kept] for b in bs])
                 yield f"the last {remainder} elements along K are lost", "Check the tail of the K loop.", value
+    weights = " and ".join(names)
     for name, other_a, other_b in p.others:
         yield (
             f"{first} of {name} is read instead",
@@ -316,12 +317,12 @@ def _structure_candidates(sample: _Sample) -> Iterator[_Candidate]:
         )
         if other_b[0].values().shape[0] > int(sample.columns.max()):
             yield (
-                f"{names[0]} of {name} is read instead",
+                f"{weights} of {name} {'is' if len(names) == 1 else 'are'} read instead",
                 "Check the offset of the batch or group.",
                 sample.compute(p.a, other_b),
             )
             yield (
-                f"{first} and {names[0]} of {name} are read instead",
+                f"{first}{', ' if len(names) > 1 else ' and '}{weights} of {name} are read instead",
                 "Check the offset of the batch.",
                 sample.compute(other_a, other_b),
             )
