@@ -70,15 +70,7 @@ def main() -> None:
         done: list[records.Record] = []
         for record in bench(chosen, settings, env, path=path):
             done.append(record)
-            for entry in record.entries:
-                fraction = record.light.fraction(entry.samples.median)
-                print(
-                    f"{record.problem} | {entry.name:22} {entry.median_us:9.2f} us {fraction:6.1%} "
-                    f"spread {entry.samples.spread:5.1%} host {entry.host_us:6.1f} us {entry.verdict}",
-                    flush=True,
-                )
-            for name, reason in record.refusals.items():
-                print(f"{record.problem} | {name:22} {reason}", flush=True)
+            print("\n".join(tables.lines(record)), flush=True)
         print(tables.markdown(done), flush=True)
 
 

@@ -76,6 +76,24 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What a `Problem` does not say of its groups: whose they are, and how many have rows.
+
+    Attributes:
+        layer: Of which model, and which projection, such as ``"DeepSeek-V3 down"``.
+        tokens, top_k: Tokens of the call, and experts that each goes to.
+        routing: How the experts were drawn: ``"uniform"`` or ``"skewed"``.
+        active: Groups that have rows, whose weights must be read.
+    """
+
+    layer: str
+    tokens: int
+    top_k: int
+    routing: str
+    active: int
+
+
+@dataclass(frozen=True)
 class Record:
     """One problem, timed.
 
@@ -94,6 +112,7 @@ class Record:
         entries: The subjects; none twice.
         official_us: The contest's speed of light on a B200 in microseconds, for its benchmark shapes.
         refusals: Subjects that were asked for and could not run, with the reason.
+        workload: The mixture of experts that the groups are from; None elsewhere.
     """
 
     problem: Problem
@@ -109,6 +128,12 @@ class Record:
     entries: tuple[Entry, ...]
     official_us: float | None = None
     refusals: dict[str, str] = field(default_factory=dict)
+    workload: Workload | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that must be moved: those of the problem without the weights of groups that have no rows."""
+        return self.problem.bytes if self.workload is None else self.problem.bytes_of(self.workload.active)
 
     def entry(self, name: str) -> Entry | None:
         """The subject of that name, if it was timed."""
@@ -140,7 +165,7 @@ def to_json(record: Record) -> dict[str, Any]:
         "time": record.time,
         "problem": problem,
         "title": str(record.problem),
-        "bytes": record.problem.bytes,
+        "bytes": record.bytes,
         "flops": record.problem.flops,
         "light_us": round(record.light.seconds * 1e6, 5),
         "bound": record.light.bound,
@@ -154,6 +179,7 @@ def to_json(record: Record) -> dict[str, Any]:
         "inputs": record.inputs,
         "entries": [{**dataclasses.asdict(entry), **_derived(entry, record.light)} for entry in record.entries],
         "refusals": record.refusals,
+        "workload": None if record.workload is None else dataclasses.asdict(record.workload),
     }
 
 
@@ -176,7 +202,9 @@ def from_json(data: dict[str, Any]) -> Record:
     try:
         problem = _problem(data["problem"])
         limits = Limits(**data["limits"])
-        light = speed_of_light(problem, limits)
+        # Records of before there were workloads have none.
+        workload = Workload(**data["workload"]) if data.get("workload") else None
+        light = speed_of_light(problem, limits, None if workload is None else workload.active)
         kept = [field.name for field in dataclasses.fields(Entry)]
         entries = tuple(
             Entry(**{**{name: entry[name] for name in kept}, "samples_us": tuple(entry["samples_us"])})
@@ -196,6 +224,7 @@ def from_json(data: dict[str, Any]) -> Record:
             entries=entries,
             official_us=data["official_us"],
             refusals=dict(data["refusals"]),
+            workload=workload,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"record: cannot be read: {type(error).__name__}: {error}") from error
@@ -211,7 +240,7 @@ def _validate(record: Record, data: dict[str, Any]) -> None:
         if stored != true and not close:
             wrong.append(f"{what}: stored {stored!r}, but it is {true!r}")
 
-    expect("bytes", data["bytes"], record.problem.bytes)
+    expect("bytes", data["bytes"], record.bytes)
     expect("flops", data["flops"], record.problem.flops)
     expect("light_us", data["light_us"], round(record.light.seconds * 1e6, 5))
     names = [entry.name for entry in record.entries]
@@ -262,10 +291,10 @@ def load(path: Path | str) -> tuple[Record, ...]:
 
 
 def newest(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The latest record of each problem, device and protocol."""
-    latest: dict[tuple[Problem, str, str], Record] = {}
+    """The latest record of each problem, workload, device and protocol."""
+    latest: dict[tuple[Problem, Workload | None, str, str], Record] = {}
     for record in records:
-        key = (record.problem, str(record.device["name"]), record.protocol.name)
+        key = (record.problem, record.workload, str(record.device["name"]), record.protocol.name)
         if key not in latest or record.time >= latest[key].time:
             latest[key] = record
     return tuple(latest.values())

@@ -115,9 +115,16 @@ def limits_of(device: str) -> Limits:
     return found
 
 
-def light(problem: Problem, limits: Limits) -> Light:
-    """The speed of light of a problem within some limits."""
-    return Light(problem.bytes / limits.bandwidth, problem.flops / limits.rate(problem))
+def light(problem: Problem, limits: Limits, active: int | None = None) -> Light:
+    """The speed of light of a problem within some limits.
+
+    Args:
+        problem: What is computed.
+        limits: Of the device.
+        active: How many of the stacked groups have rows, where that is known; None: all of them.
+    """
+    moved = problem.bytes if active is None else problem.bytes_of(active)
+    return Light(moved / limits.bandwidth, problem.flops / limits.rate(problem))
 
 
 def official_light(problem: Problem) -> float | None:

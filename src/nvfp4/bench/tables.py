@@ -6,16 +6,17 @@ A marker names what it shows, and everything up to its end is generated::
     <!-- /table -->
 
 The name is ``DEVICE/OPERATION[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes; an operation,
-or ``summary`` for those of the contest; one of the timing protocols (``back-to-back`` when left out). Rendering is
+``summary`` for those of the contest, ``sweep`` for M from 32 to 8192, or ``mixtures`` of experts; one of the timing protocols (``back-to-back`` when left out). Rendering is
 idempotent, and a test compares what is committed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from nvfp4.bench import sweep
 from nvfp4.bench.records import Entry, Record, newest
 from nvfp4.bench.timing import PROTOCOLS, geomean, paired_ratio
 from nvfp4.contest.tasks import benchmarks_of, case_of
@@ -73,11 +74,18 @@ def _cell(entry: Entry | None, record: Record, fastest: Entry | None) -> str:
 
 
 def select(records: Iterable[Record], device: str, op: Op, protocol: str) -> tuple[Record, ...]:
-    """The newest record of every problem of an operation on a device, in the order of a table."""
+    """The newest record of every problem of an operation on a device, in the order of a table.
+
+    The sweep over M and mixtures of experts have tables of their own (`model_tables`).
+    """
     found = [
         record
         for record in newest(records)
-        if slug(str(record.device["name"])) == device and record.problem.op is op and record.protocol.name == protocol
+        if slug(str(record.device["name"])) == device
+        and record.problem.op is op
+        and record.protocol.name == protocol
+        and record.workload is None
+        and not sweep.belongs(record.problem)
     ]
     return tuple(sorted(found, key=_order))
 
@@ -110,7 +118,7 @@ def markdown(records: Sequence[Record]) -> str:
     text = "\n".join(lines) + "\n"
     if len(ratios) == len(records) > 1:
         text += f"\nGeometric mean of best peer / ours: {geomean(ratios):.2f}.\n"
-    return text + "\n" + _caption(records)
+    return text + "\n" + caption(records)
 
 
 def summary(records: Iterable[Record], device: str, protocol: str) -> str:
@@ -149,10 +157,23 @@ def summary(records: Iterable[Record], device: str, protocol: str) -> str:
     if not shown:
         return "No records yet.\n"
     note = "Speed of light and ratio are geometric means over the contest's benchmark shapes.\n"
-    return "\n".join(lines) + "\n\n" + note + _caption(shown)
+    return "\n".join(lines) + "\n\n" + note + caption(shown)
 
 
-def _caption(records: Sequence[Record]) -> str:
+def lines(record: Record) -> list[str]:
+    """A record as lines for a terminal: one for each subject, timed or not."""
+    found = []
+    for entry in record.entries:
+        fraction = record.light.fraction(entry.samples.median)
+        found.append(
+            f"{record.problem} | {entry.name:22} {entry.median_us:9.2f} us {fraction:6.1%} "
+            f"spread {entry.samples.spread:5.1%} host {entry.host_us:6.1f} us {entry.verdict}"
+        )
+    return found + [f"{record.problem} | {name:22} {reason}" for name, reason in record.refusals.items()]
+
+
+def caption(records: Sequence[Record]) -> str:
+    """What the figures of a table are, and where and when they were taken."""
     first = records[0]
     days = sorted({record.time[:10] for record in records})
     commits = sorted({_short(record.commit) for record in records})
@@ -182,14 +203,23 @@ def generate(name: str, records: Iterable[Record]) -> str:
     Raises:
         InputError: The name is not ``DEVICE/OPERATION[/PROTOCOL]``.
     """
+    from nvfp4.bench import model_tables
+
     parts = name.split("/")
-    operations: dict[str, Op | None] = {**{op.value: op for op in Op}, "summary": None}
-    if len(parts) not in (2, 3) or parts[1] not in operations or (len(parts) == 3 and parts[2] not in PROTOCOLS):
-        expected = f"DEVICE/OPERATION[/PROTOCOL], operation one of {', '.join(operations)}"
+    operations = {op.value: op for op in Op}
+    others: dict[str, Callable[[Iterable[Record], str, str], str]] = {
+        "summary": summary,
+        "sweep": model_tables.sweep_table,
+        "mixtures": model_tables.mixture_table,
+    }
+    known = (*operations, *others)
+    if len(parts) not in (2, 3) or parts[1] not in known or (len(parts) == 3 and parts[2] not in PROTOCOLS):
+        expected = f"DEVICE/OPERATION[/PROTOCOL], operation one of {', '.join(known)}"
         raise InputError("tables", "marker", expected, repr(name), "Correct the marker in the document.")
     protocol = parts[2] if len(parts) == 3 else "back-to-back"
-    op = operations[parts[1]]
-    return summary(records, parts[0], protocol) if op is None else markdown(select(records, parts[0], op, protocol))
+    if parts[1] in others:
+        return others[parts[1]](records, parts[0], protocol)
+    return markdown(select(records, parts[0], operations[parts[1]], protocol))
 
 
 def render(text: str, records: Sequence[Record]) -> str:
