@@ -54,14 +54,10 @@ def test_takes_every_other_problem(arch: str) -> None:
     for op in Op:
         for seed in range(60):
             problem = fuzz(op, seed).problem
-            if BACKEND.refuse(known(arch), problem):
-                unit = 64 if op is Op.GEMV else 32
-                ks = [k for m, n, k in problem.groups if m and n] or [problem.k]
-                assert (
-                    "fp" in f"{problem.a.kind} {problem.b.kind}".replace("nvfp4", "")
-                    or any(k % unit for k in ks)
-                    or ("bf16" in (problem.a.kind, problem.b.kind))
-                ), problem
+            reasons = BACKEND.refuse(known(arch), problem)
+            if reasons:
+                known_ones = ("must be NVFP4", "K must be a positive multiple", "has no kernel for group_dual_gemm")
+                assert all(any(word in reason for word in known_ones) for reason in reasons), (problem, reasons)
                 continue
             taken += 1
             plan = BACKEND.plan(known(arch), problem)
@@ -85,6 +81,10 @@ def test_plans_that_cannot_run_say_why() -> None:
         (replace(good, finish=1), "finish"),
         (replace(good, products=2, swapped=True, buffers=1), "swapped"),
         (replace(good, splits=0), "parts"),
+        (replace(good, share_scales=True), "cluster"),
+        (replace(good, staged=True, swapped=True), "rows of C"),
+        (replace(good, stages=6, staged=True), "shared memory"),
+        (replace(good, cluster=Cluster.HALVES), "whole tiles"),
     ):
         assert any(word in text for text in plan.wrong(limit)), (plan, plan.wrong(limit))
 
@@ -149,11 +149,23 @@ def kernels(arch: str) -> list[Launch]:
     base = {problem.op: problem for problem in OFFICIAL}
     linear = Format("nvfp4", "linear")
     for cluster in Cluster:
-        plan = ProductPlan(arch, tile_n=192, stages=3, cluster=cluster, schedule=Schedule.TAKEOVER, interleave=True)
+        width = 256 if cluster is Cluster.HALVES else 192
+        plan = ProductPlan(
+            arch, tile_n=width, stages=3, cluster=cluster, schedule=Schedule.TAKEOVER, interleave=True, staged=True
+        )
+        plan = replace(plan, share_scales=cluster is not Cluster.NONE)
         add(plan, replace(base[Op.GEMM], a=linear, b=linear, out_dtype="fp32"))
-        dual = replace(plan, products=2, buffers=1, sets=2, finish=2, stages=3, tile_n=128)
+        add(
+            plan,
+            replace(base[Op.GEMM], a=replace(linear, scale_layout="tiled"), b=replace(linear, scale_layout="tiled")),
+        )
+        dual = replace(plan, products=2, buffers=1, sets=2, finish=2, stages=2 if width == 256 else 3)
+        dual = replace(dual, tile_n=256 if width == 256 else 128)
         add(dual, replace(base[Op.DUAL_GEMM], a=linear, k=288))
-        add(replace(plan, swapped=True), Problem(Op.GROUP_GEMM, 64, 64, 96, 1, linear, linear, "bf16", stacked=8))
+        add(
+            replace(plan, swapped=True, staged=False),
+            Problem(Op.GROUP_GEMM, 64, 64, 96, 1, linear, linear, "bf16", stacked=8),
+        )
     add(ProductPlan(arch, tile_n=256, buffers=1, stages=4, splits=4, early=True), base[Op.GEMM])
     add(GemvPlan(arch, 4, 8, 8, 2, early=True), base[Op.GEMV])
     add(GemvPlan(arch, 1, 1, 4, 1), replace(base[Op.GEMV], n=16))

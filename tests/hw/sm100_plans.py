@@ -58,6 +58,8 @@ def plan_of(rng: random.Random, op: Op, k_chunks: int) -> ProductPlan:
             collect=rng.random() < 0.5,
             hints=rng.random() < 0.5,
             prefetch=rng.choice((0, 1, 8)),
+            share_scales=rng.random() < 0.5,
+            staged=rng.random() < 0.5,
             early=rng.random() < 0.5,
             programmatic=rng.random() < 0.5,
             band=rng.choice((1, 2, 16)),
@@ -66,6 +68,10 @@ def plan_of(rng: random.Random, op: Op, k_chunks: int) -> ProductPlan:
         )
         if products == 2 and plan.splits == 1:
             plan = replace(plan, finish=rng.randint(0, sets))
+        if plan.cluster is Cluster.NONE:
+            plan = replace(plan, share_scales=False)
+        if plan.swapped:
+            plan = replace(plan, staged=False)
         if not plan.wrong(SHARED):
             return plan
 

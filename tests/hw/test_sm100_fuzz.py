@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from nvfp4.backends.sm100.constants import Cluster, Schedule
+
 from . import sm100_plans
 from .sm100_plans import SHARED, family
 
@@ -40,11 +42,12 @@ def test_families_cover_every_technique() -> None:
     plans = [family(seed).plan for seed in range(FAMILIES)]
     for name in ("tile_n", "stages", "buffers", "sets", "cluster", "schedule", "swapped", "signed", "interleave"):
         assert len({getattr(plan, name) for plan in plans}) >= 2, name
-    for name in ("collect", "hints", "early", "programmatic"):
+    for name in ("collect", "hints", "early", "programmatic", "share_scales", "staged"):
         assert {getattr(plan, name) for plan in plans} == {False, True}, name
     assert {plan.products for plan in plans} == {1, 2}
     assert {plan.tile_n for plan in plans} == {64, 128, 192, 256}
-    assert len({plan.cluster for plan in plans}) == len({plan.schedule for plan in plans}) == 3
+    assert {plan.cluster for plan in plans} == set(Cluster)
+    assert {plan.schedule for plan in plans} == set(Schedule)
     assert any(plan.splits > 1 for plan in plans)
     assert any(plan.finish for plan in plans)
     problems = [family(seed).problem for seed in range(FAMILIES)]

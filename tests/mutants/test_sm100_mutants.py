@@ -35,6 +35,10 @@ PAIR, SHARED_X = replace(PLAIN, cluster=Cluster.PAIR), replace(PLAIN, cluster=Cl
 SPLIT = replace(PLAIN, splits=2, sms=148)
 TAKEOVER = replace(PLAIN, schedule=Schedule.TAKEOVER)
 DUAL = replace(PLAIN, products=2, finish=2)
+HALVES = replace(PLAIN, cluster=Cluster.HALVES, tile_n=256)
+STAGED = replace(PLAIN, staged=True)
+ONE_COPY = replace(SHARED_X, share_scales=True)  # of the scales of X, for both blocks
+PAIR_COPY = replace(PAIR, share_scales=True)  # of the scales of Y
 DUAL_PROBLEM = Problem(Op.DUAL_GEMM, 130, 130, 1024, 1, TILED, TILED, "fp32")
 
 
@@ -119,8 +123,8 @@ MUTANTS = (
     Mutant(
         "no wait for tensor memory",
         STORE,
-        "d + p * S::TILE_N + column);\n            tcgen05_wait_ld();",
-        "d + p * S::TILE_N + column);",
+        "d + p * S::D_COLUMNS + column);\n            tcgen05_wait_ld();",
+        "d + p * S::D_COLUMNS + column);",
         "race|wait|uninit",
     ),
     Mutant("wrong lanes", STORE, "const u32 lanes = thread / 32 * 32 << 16;", "const u32 lanes = 0;", "lane"),
@@ -142,8 +146,8 @@ MUTANTS = (
     Mutant(
         "one row too far",
         GEMM,
-        "made.x = {&x_codes, &x_scale_map, nullptr, x_row(index),",
-        "made.x = {&x_codes, &x_scale_map, nullptr, x_row(index) + 1,",
+        "                  x_row(index), x_rows, index.batch,",
+        "                  x_row(index) + 1, x_rows, index.batch,",
         WRONG,
     ),
     Mutant(
@@ -266,6 +270,71 @@ MUTANTS = (
         "race|uninit",
         DUAL,
         DUAL_PROBLEM,
+    ),
+    Mutant(
+        "both halves of the lanes with the same scales",
+        ROLES,
+        "tcgen05_cp_64x128b_warpx2_01_23<S::GROUP>(to,",
+        "tcgen05_cp_32x128b_warpx4<S::GROUP>(to,",
+        WRONG,
+        HALVES,
+    ),
+    Mutant(
+        "both halves of the lanes to the same columns",
+        STORE,
+        "static_cast<int>(thread) / S::X_ROWS * S::D_COLUMNS;",
+        "0;",
+        "race|wrong",
+        HALVES,
+    ),
+    Mutant(
+        "rows of the leader twice",
+        "kernels/sm100_gemm.cu",
+        "(S::PAIR ? static_cast<int>(rank) * S::X_ROWS : 0)",
+        "0",
+        "race|wrong",
+        HALVES,
+    ),
+    Mutant(
+        "the same half of the scales from both blocks",
+        ROLES,
+        "const int first = static_cast<int>(rank) * HALF;\n        to +=",
+        "const int first = 0;\n        to +=",
+        "race|uninit|wrong",
+        ONE_COPY,
+    ),
+    Mutant(
+        "scales of a pair counted by each block",
+        ROLES,
+        "cp_async_bulk_tensor_3d_multicast_cta_group_2_policy(to, map, 0,",
+        "cp_async_bulk_tensor_3d_multicast_policy(to, map, 0,",
+        "race|mbarrier|deadlock|uninit",
+        PAIR_COPY,
+    ),
+    Mutant(
+        "staged results seen by generic writes only",
+        STORE,
+        "                fence_proxy_async_shared_cta();\n                __syncwarp();\n",
+        "                __syncwarp();\n",
+        "proxy",
+        STAGED,
+    ),
+    Mutant("one square for two", STORE, "                turn ^= 1;\n", "", "race", STAGED),
+    Mutant(
+        "a square overwritten while it is read",
+        STORE,
+        "if (lane == 0) cp_async_bulk_wait_group_read<1>();  // by the copy before the last one, which was from here\n",
+        "",
+        "race",
+        STAGED,
+    ),
+    Mutant(
+        "shared memory left before results have been read",
+        STORE,
+        "if (STAGED && threadIdx.x % 32 == 0) cp_async_bulk_wait_group<0>();",
+        "",
+        "exit|bulk|race|complete",
+        STAGED,
     ),
 )
 assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)

@@ -6,6 +6,7 @@ None has run on silicon yet: they are checked in the emulator, and ranked by a m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -72,7 +73,7 @@ class Sm100Backend:
             threads, shared, expected = 32 * plan.warps, 0, model.vector(plan, problem)
         else:
             product = cast(ProductPlan, plan)
-            threads, shared = product.threads(problem), product.shared_bytes
+            threads, shared = product.threads(problem), product.shared_bytes_of(problem.out_dtype)
             expected = model.product(product, problem)
         spills = f", {resources.local_bytes} bytes of local memory" if resources.local_bytes else ", no spills"
         return (
@@ -133,6 +134,8 @@ def build(plan: Plan, problem: Problem, operands: Operands, extra: Sequence[torc
     if isinstance(plan, GemvPlan):
         return gemv.launch(plan, problem, operands)
     products = cast(ProductPlan, plan)
+    if products.staged and any(out.data_ptr() % 16 for out in operands.out):
+        products = replace(products, staged=False)  # tensor maps begin at multiples of 16 bytes
     if problem.op is Op.GROUP_GEMM:
         return group.launch(products, problem, operands)
     memory = (extra[0], extra[1]) if extra else None

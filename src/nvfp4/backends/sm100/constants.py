@@ -14,8 +14,11 @@ CHUNK = 256
 STEPS = 4
 """Instructions of 64 elements in a chunk."""
 
-ROWS = 128
-"""Rows of X that a block multiplies: the instruction's M, or half of it with a pair of blocks."""
+LANES = 128
+"""Lanes of tensor memory: rows of an accumulator, and threads that store it."""
+
+STAGED_ROWS = 32
+"""Rows and columns of the squares of results that a warp lays out in shared memory."""
 
 SCALE_TILE_BYTES = 512
 """A tile of 128 x 4 scales."""
@@ -35,11 +38,21 @@ SHARED_SLACK = 1024
 
 
 class Cluster(IntEnum):
-    """What two blocks of a cluster share: nothing (no cluster), the tile of X, or one instruction."""
+    """What two blocks of a cluster share.
+
+    NONE: nothing, there is no cluster. MULTICAST: the tile of X. PAIR: one instruction, for 128 rows of X in each
+    block. HALVES: one instruction, for 64 rows of X in each.
+    """
 
     NONE = 0
     MULTICAST = 1
     PAIR = 2
+    HALVES = 3
+
+    @property
+    def pairs(self) -> bool:
+        """Whether one instruction works for both blocks."""
+        return self in (Cluster.PAIR, Cluster.HALVES)
 
 
 class Schedule(IntEnum):

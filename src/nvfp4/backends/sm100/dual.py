@@ -6,7 +6,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm100.gemm import grid, maps, tile_count
+from nvfp4.backends.sm100.gemm import grid, maps, out_map, tile_count
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Problem
@@ -34,11 +34,12 @@ def launch(
             grid=(grid(plan, items), 1, 1),
             block=(plan.threads(problem), 1, 1),
             cluster=(plan.blocks, 1, 1),
-            shared_bytes=plan.shared_bytes,
+            shared_bytes=plan.shared_bytes_of(problem.out_dtype),
             programmatic=plan.programmatic,
             args=(
                 *(codes for codes, _ in pairs),
                 *(scales for _, scales in pairs),
+                out_map(plan, problem, operands.out[0], (problem.m, problem.n, 1)) or pairs[0][0],
                 *(Pointer(x.scales) for x in (a, b1, b2)),
                 *(Pointer(x.tensor_scale) for x in (a, b1, b2)),
                 Pointer(operands.out[0]),

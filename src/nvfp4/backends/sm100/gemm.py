@@ -6,7 +6,17 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts, parts
-from nvfp4.backends.sm100.constants import CHUNK, ROWS, STEPS, Cluster, ScaleMode, Schedule, ceil_div
+from nvfp4.backends.sm100.constants import (
+    CHUNK,
+    LANES,
+    OUT_BYTES,
+    STAGED_ROWS,
+    STEPS,
+    Cluster,
+    ScaleMode,
+    Schedule,
+    ceil_div,
+)
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.executors.launch import Launch, Pointer, Scalar, TensorMap
 from nvfp4.problem import Problem
@@ -25,25 +35,49 @@ def code_map(codes: torch.Tensor, rows: int, k: int, batch: int, box_rows: int) 
     )
 
 
-def scale_map(scales: torch.Tensor, rows: int, k: int, batch: int, tiles: int) -> TensorMap:
-    """Tiled scales [batch * ceil(rows/128), ceil(K/64), 512 bytes] in boxes of a chunk by `tiles`.
+def scale_map(scales: torch.Tensor, rows: int, k: int, batch: int, box: tuple[int, int]) -> TensorMap:
+    """Tiled scales [batch * ceil(rows/128), ceil(K/64), 512 bytes] in boxes of `box` (tiles, steps).
 
+    A step of a box has its tiles side by side.
     A side of a box has at most 256 elements, hence elements of two bytes.
     """
     columns = ceil_div(k, 64)
     return TensorMap(
         scales,
         "u16",
-        shape=(256, columns, batch * ceil_div(rows, 128)),
-        strides=(512, 512 * columns),
-        box=(256, STEPS, tiles),
+        shape=(256, batch * ceil_div(rows, 128), columns),
+        strides=(512 * columns, 512),
+        box=(256, *box),
         l2_promotion=256,
     )
 
 
 def x_box(plan: ProductPlan) -> int:
     """Rows of X that one copy brings."""
-    return ROWS // 2 if plan.cluster is Cluster.MULTICAST else ROWS
+    return plan.x_rows // (2 if plan.cluster is Cluster.MULTICAST else 1)
+
+
+def scale_box(plan: ProductPlan, x: bool) -> tuple[int, int]:
+    """Tiles and steps of scales of X or Y that one copy brings."""
+    if plan.share_scales and (plan.cluster is Cluster.MULTICAST if x else plan.cluster.pairs):
+        return 1 if x else plan.y_tiles, STEPS // 2
+    return 1 if x else plan.y_tiles, STEPS
+
+
+def out_map(plan: ProductPlan, problem: Problem, out: torch.Tensor, sizes: tuple[int, int, int]) -> TensorMap | None:
+    """C of `sizes` (rows, columns, batch) in squares, swizzled by the length of a row; None where threads store."""
+    if not plan.stages_results(problem):
+        return None
+    rows, columns, batch = sizes
+    size = OUT_BYTES[problem.out_dtype]
+    return TensorMap(
+        out,
+        "u16" if size == 2 else "u32",
+        shape=(columns, rows, batch),
+        strides=(columns * size, rows * columns * size),
+        box=(STAGED_ROWS, STAGED_ROWS, 1),
+        swizzle=STAGED_ROWS * size,
+    )
 
 
 def maps(
@@ -56,7 +90,7 @@ def maps(
     if mode is not ScaleMode.TENSOR_MAP:
         return codes, codes
     assert operand.scales is not None
-    return codes, scale_map(operand.scales, rows, k, batch, 1 if x else plan.y_tiles)
+    return codes, scale_map(operand.scales, rows, k, batch, scale_box(plan, x))
 
 
 def tile_count(plan: ProductPlan, x_rows: int, y_rows: int, batch: int = 1) -> int:
@@ -76,7 +110,7 @@ def scratch_sizes(plan: ProductPlan, tiles: int) -> tuple[int, int]:
     if plan.splits == 1:
         return 0, 0
     blocks = tiles * plan.blocks
-    return blocks * plan.splits * plan.products * plan.tile_n * ROWS, blocks
+    return blocks * plan.splits * plan.products * plan.d_columns * LANES, blocks
 
 
 def launch(
@@ -99,13 +133,14 @@ def launch(
             grid=(grid(plan, items), 1, 1),
             block=(plan.threads(problem), 1, 1),
             cluster=(plan.blocks, 1, 1),
-            shared_bytes=plan.shared_bytes,
+            shared_bytes=plan.shared_bytes_of(problem.out_dtype),
             programmatic=plan.programmatic,
             args=(
                 x_codes,
                 y_codes,
                 x_scales,
                 y_scales,
+                out_map(plan, problem, operands.out[0], (problem.m, problem.n, problem.l)) or x_codes,
                 Pointer(x.scales),
                 Pointer(y.scales),
                 Pointer(x.tensor_scale),

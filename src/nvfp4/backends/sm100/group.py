@@ -7,7 +7,7 @@ from dataclasses import replace
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm100.constants import Cluster, ScaleMode, ceil_div
-from nvfp4.backends.sm100.gemm import code_map, grid, maps, scale_map, tile_count, x_box
+from nvfp4.backends.sm100.gemm import code_map, grid, maps, out_map, scale_box, scale_map, tile_count, x_box
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
@@ -37,7 +37,7 @@ def _entry(plan: ProductPlan, problem: Problem, groups: int) -> Launch:
         grid=(1, 1, 1),
         block=(plan.threads(problem), 1, 1),
         cluster=(plan.blocks, 1, 1),
-        shared_bytes=plan.shared_bytes,
+        shared_bytes=plan.shared_bytes_of(problem.out_dtype),
         programmatic=plan.programmatic,
         args=(),
     )
@@ -62,6 +62,8 @@ def _list(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[Laun
         a_maps = [maps(plan, a_mode, x, (m, k, 1), not plan.swapped) for x, (m, _, k) in zip(a, sizes, strict=True)]
         b_maps = [maps(plan, b_mode, x, (n, k, 1), plan.swapped) for x, (_, n, k) in zip(b, sizes, strict=True)]
         tiles = sum(tile_count(plan, *((n, m) if plan.swapped else (m, n))) for m, n, _ in sizes)
+        outs = [out_map(plan, problem, operands.out[i], (*problem.groups[i][:2], 1)) for i in chosen]
+        out_maps = tuple(made for made in outs if made is not None)
         entry = _entry(plan, problem, len(chosen))
         result.append(
             replace(
@@ -72,6 +74,7 @@ def _list(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[Laun
                     TensorMapArray(tuple(codes for codes, _ in b_maps), capacity),
                     TensorMapArray(tuple(scales for _, scales in a_maps), capacity),
                     TensorMapArray(tuple(scales for _, scales in b_maps), capacity),
+                    TensorMapArray(out_maps, capacity) if out_maps else TensorMapArray((a_maps[0][0],), 1),
                     PointerArray(tuple(x.scales for x in a), capacity),
                     PointerArray(tuple(x.scales for x in b), capacity),
                     PointerArray(tuple(x.tensor_scale for x in a), capacity),
@@ -95,8 +98,7 @@ def _stacked(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[L
     b_scales = b_codes
     if b_mode is ScaleMode.TENSOR_MAP:
         assert b.scales is not None
-        row_tiles = 1 if plan.swapped else plan.y_tiles
-        b_scales = scale_map(b.scales, problem.n, problem.k, problem.stacked, row_tiles)
+        b_scales = scale_map(b.scales, problem.n, problem.k, problem.stacked, scale_box(plan, plan.swapped))
     at_once = 2 if plan.cluster is Cluster.MULTICAST else 1
     a_tile, b_tile = plan.tile_m, plan.tile_n * at_once
     if plan.swapped:
@@ -111,6 +113,7 @@ def _stacked(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[L
                 a_codes,
                 b_codes,
                 b_scales,
+                out_map(plan, problem, operands.out[0], (problem.m, problem.n, 1)) or a_codes,
                 Pointer(a.scales),
                 Pointer(b.scales),
                 Pointer(a.tensor_scale),

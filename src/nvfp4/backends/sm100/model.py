@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nvfp4.backends.sm100.constants import CHUNK, OUT_BYTES, ROWS, SCALE_TILE_BYTES, STEPS, Cluster, ceil_div
+from nvfp4.backends.sm100.constants import CHUNK, LANES, OUT_BYTES, SCALE_TILE_BYTES, STEPS, Cluster, ceil_div
 from nvfp4.backends.sm100.gemv import UNIT, GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.problem import Problem
@@ -96,29 +96,34 @@ class Prediction:
 
 def instruction_cycles(plan: ProductPlan, machine: Machine) -> float:
     """Cycles of one step of 64 elements: `products` instructions, each bound by multipliers or by shared memory."""
-    compute = ROWS * plan.tile_n * 64 / machine.macs
-    x, y = ROWS * 32 / machine.shared_bytes, plan.y_rows * 32 / machine.shared_bytes
+    compute = plan.x_rows * plan.tile_n * 64 / machine.macs
+    x, y = plan.x_rows * 32 / machine.shared_bytes, plan.y_rows * 32 / machine.shared_bytes
     first, later = x + y, (y if plan.collect else x + y)
     return max(compute, first) + (plan.products - 1) * max(compute, later)
 
 
 def chunk_cycles(plan: ProductPlan, machine: Machine) -> float:
     """Cycles of a chunk of 256 elements in a multiprocessor: its instructions, or bringing the operands."""
-    x = ROWS // (2 if plan.cluster is Cluster.MULTICAST else 1)
-    scales = (1 + plan.products * plan.y_tiles) * STEPS * SCALE_TILE_BYTES
+    x = plan.x_rows // (2 if plan.cluster is Cluster.MULTICAST else 1)
+    # What both blocks need, each brings half of.
+    x_scales = 0.5 if plan.share_scales and plan.cluster is Cluster.MULTICAST else 1
+    y_scales = 0.5 if plan.share_scales and plan.cluster.pairs else 1
+    scales = (x_scales + plan.products * plan.y_tiles * y_scales) * STEPS * SCALE_TILE_BYTES
     loaded = (x + plan.products * plan.y_rows) * CHUNK // 2 + scales
     return max(STEPS * instruction_cycles(plan, machine), loaded / machine.l2_bytes)
 
 
 def epilogue_cycles(plan: ProductPlan, problem: Problem, machine: Machine) -> float:
     """Cycles from accumulators in tensor memory to results in L2, of one tile in a multiprocessor."""
-    read = plan.products * plan.tile_n * ROWS * 4 / machine.tensor_bytes
-    written = plan.tile_n * ROWS * OUT_BYTES[problem.out_dtype]
+    values = plan.d_columns * LANES
+    read = plan.products * values * 4 / machine.tensor_bytes
+    written = values * OUT_BYTES[problem.out_dtype]
     # A row a thread: a store of a warp touches 32 rows, half a sector each.
-    write = written / (machine.l2_bytes / 2 if not plan.swapped else machine.l2_bytes)
+    whole = plan.swapped or plan.stages_results(problem)
+    write = written / (machine.l2_bytes if whole else machine.l2_bytes / 2)
     # Scaling, conversion and addresses: about six instructions an element of a thread, more with SiLU.
     # The gate of a dual GEMM is hidden, if its sums are finished early.
-    work = plan.tile_n * 4 * (20 if plan.products == 2 and not plan.finish else 6) / machine.issues
+    work = plan.d_columns * 4 * (20 if plan.products == 2 and not plan.finish else 6) / machine.issues
     return read + max(write, work)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -24,24 +25,25 @@ def candidates(capability: Capability, problem: Problem) -> Iterator[ProductPlan
     # Groups are many tiles already, and may have any K.
     splits = [s for s in _SPLITS if s == 1 or (problem.op is not Op.GROUP_GEMM and s <= chunks // 2)]
     for tile_n in TILE_NS:
-        for cluster in Cluster:
-            for swapped in (False,) if products == 2 else (False, True):
-                for split in splits:
-                    plan = ProductPlan(
-                        capability.arch,
-                        products,
-                        tile_n,
-                        cluster=cluster,
-                        swapped=swapped,
-                        splits=split,
-                        prefetch=_PREFETCH,
-                        sms=capability.sms,
-                    )
-                    plan = fitting(plan, capability.shared_bytes)
-                    if products == 2 and split == 1:
-                        plan = replace(plan, finish=min(2, plan.sets))
-                    if not plan.wrong(capability.shared_bytes):
-                        yield plan
+        for cluster, swapped, staged in itertools.product(Cluster, (False, True), (False, True)):
+            for split in splits:
+                plan = ProductPlan(
+                    capability.arch,
+                    products,
+                    tile_n,
+                    cluster=cluster,
+                    swapped=swapped,
+                    staged=staged,
+                    share_scales=cluster is not Cluster.NONE,
+                    splits=split,
+                    prefetch=_PREFETCH,
+                    sms=capability.sms,
+                )
+                plan = fitting(plan, capability.shared_bytes)
+                if products == 2 and split == 1:
+                    plan = replace(plan, finish=min(2, plan.sets))
+                if not plan.wrong(capability.shared_bytes):
+                    yield plan
 
 
 @functools.lru_cache(maxsize=1024)

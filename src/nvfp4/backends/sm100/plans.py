@@ -6,11 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from nvfp4.backends.sm100.constants import (
     CHUNK,
+    LANES,
     OUT,
-    ROWS,
+    OUT_BYTES,
     SCALE_TILE_BYTES,
     SHARED_LEAST,
     SHARED_SLACK,
+    STAGED_ROWS,
     STEPS,
     TENSOR_COLUMNS,
     Cluster,
@@ -34,7 +36,8 @@ class ProductPlan:
     Attributes:
         arch: Compilation target.
         products: Products of a tile: 2 for a dual GEMM.
-        tile_n: Rows of Y of a tile: 64, 128, 192 or 256. A block has 128 rows of X, a pair 256.
+        tile_n: Rows of Y of a tile: 64, 128, 192 or 256. A block has 128 rows of X, a pair 256, or 128
+            with `Cluster.HALVES`.
         stages: Chunks of 256 elements along K in shared memory.
         buffers: Accumulators in tensor memory: with 2 the epilogue of a tile overlaps the products of the next.
         sets: Sets of scale columns in tensor memory that take turns; 1 leaves to the hardware that a copy of scales
@@ -48,6 +51,10 @@ class ProductPlan:
         collect: Dual GEMM: the second product of a step takes A from the collector buffer.
         hints: L2 keeps activations and lets weights go.
         prefetch: Chunks by which tiled scales are fetched into L2 before they are copied; 0 for never.
+        share_scales: Scales that both blocks of a cluster need (of X with multicast, of Y with a pair) are loaded once,
+            half by each block for both.
+        staged: Results go to shared memory, and from there to C by tensor copies; for a C whose rows are multiples of
+            16 bytes, else they are stored by threads.
         early: The weights are not written by the kernel before in the queue, and are fetched before it has ended.
         programmatic: Launched before the previous kernel has ended (programmatic dependent launch).
         band: Tiles of Y that follow one another for each tile of X.
@@ -72,6 +79,8 @@ class ProductPlan:
     collect: bool = True
     hints: bool = True
     prefetch: int = 0
+    share_scales: bool = False
+    staged: bool = False
     early: bool = False
     programmatic: bool = True
     band: int = 16
@@ -88,12 +97,22 @@ class ProductPlan:
     @property
     def tile_m(self) -> int:
         """Rows of X that one instruction multiplies."""
-        return ROWS * (2 if self.cluster is Cluster.PAIR else 1)
+        return self.x_rows * (2 if self.cluster.pairs else 1)
+
+    @property
+    def x_rows(self) -> int:
+        """Rows of X in the shared memory of a block."""
+        return LANES // 2 if self.cluster is Cluster.HALVES else LANES
 
     @property
     def y_rows(self) -> int:
         """Rows of Y in the shared memory of a block."""
-        return self.tile_n // (2 if self.cluster is Cluster.PAIR else 1)
+        return self.tile_n // (2 if self.cluster.pairs else 1)
+
+    @property
+    def d_columns(self) -> int:
+        """Columns of tensor memory that the sums of a product take."""
+        return self.tile_n // (2 if self.cluster is Cluster.HALVES else 1)
 
     @property
     def y_tiles(self) -> int:
@@ -103,19 +122,26 @@ class ProductPlan:
     @property
     def stage_bytes(self) -> int:
         """Shared memory of one stage."""
-        codes = (ROWS + self.products * self.y_rows) * CHUNK // 2
+        codes = (self.x_rows + self.products * self.y_rows) * CHUNK // 2
         return codes + (1 + self.products * self.y_tiles) * STEPS * SCALE_TILE_BYTES
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory of a block."""
-        return max(self.stages * self.stage_bytes + SHARED_SLACK, SHARED_LEAST)
+        """Dynamic shared memory of a block, if results take four bytes."""
+        return self.shared_bytes_of("fp32")
+
+    def shared_bytes_of(self, out_dtype: str) -> int:
+        """Dynamic shared memory of a block with results of that type."""
+        # Two squares for each warp.
+        squares = LANES // STAGED_ROWS * 2 * STAGED_ROWS**2 * OUT_BYTES[out_dtype] if self.staged else 0
+        return max(self.stages * self.stage_bytes + squares + SHARED_SLACK, SHARED_LEAST)
 
     @property
     def tensor_columns(self) -> int:
         """Columns of tensor memory in use: accumulators, then sets of scales."""
-        scales = 4 * STEPS * (1 + self.products * self.y_tiles)
-        return self.buffers * self.products * self.tile_n + self.sets * scales
+        y_tiles = 1 if self.cluster is Cluster.HALVES else self.y_tiles
+        scales = 4 * STEPS * (1 + self.products * y_tiles)
+        return self.buffers * self.products * self.d_columns + self.sets * scales
 
     def scale_modes(self, problem: Problem) -> tuple[ScaleMode, ScaleMode]:
         """How the scales of X and Y come to shared memory."""
@@ -125,9 +151,15 @@ class ProductPlan:
                 return ScaleMode.FROM_LINEAR
             return ScaleMode.FROM_TILED if ragged else ScaleMode.TENSOR_MAP
 
-        # The rows of a group of the stacked form begin anywhere in A.
-        modes = (mode(problem.a, problem.stacked > 0), mode(problem.b, False))
-        return (modes[1], modes[0]) if self.swapped else modes
+        # Rows of a group of the stacked form begin anywhere in A, those of the second of two halves within a tile.
+        x, y = (problem.b, problem.a) if self.swapped else (problem.a, problem.b)
+        ragged_x, ragged_y = problem.stacked > 0 and not self.swapped, problem.stacked > 0 and self.swapped
+        return mode(x, ragged_x or self.cluster is Cluster.HALVES), mode(y, ragged_y)
+
+    def stages_results(self, problem: Problem) -> bool:
+        """Whether results go through shared memory: tensor maps want rows of a multiple of 16 bytes."""
+        ns = [n for m, n, _ in problem.groups if m and n] or [problem.n]
+        return self.staged and all(n * OUT_BYTES[problem.out_dtype] % 16 == 0 for n in ns)
 
     def inspects(self, problem: Problem) -> bool:
         """Whether scale warps look at scales that are copied as they are."""
@@ -157,6 +189,12 @@ class ProductPlan:
             reasons.append(f"K in {self.splits} parts")
         if self.finish and not (self.products == 2 and self.splits == 1 and 0 < self.finish <= self.sets):
             reasons.append("finish is for a dual GEMM with K in one part, and at most the sets of scales")
+        if self.cluster is Cluster.HALVES and self.tile_n != 256:
+            reasons.append("each half of the lanes takes whole tiles of scales: 128 rows of Y")
+        if self.share_scales and self.cluster is Cluster.NONE:
+            reasons.append("scales are shared within a cluster")
+        if self.staged and self.swapped:
+            reasons.append("staged results are rows of C, not columns")
         if self.shared_bytes + _STATIC_BYTES > shared_limit:
             reasons.append(f"{self.shared_bytes} bytes of shared memory")
         if self.tensor_columns > TENSOR_COLUMNS:
@@ -183,6 +221,8 @@ class ProductPlan:
             "HINTS": int(self.hints),
             "EARLY": int(self.early),
             "PREFETCH": self.prefetch,
+            "SHARE_SCALES": int(self.share_scales),
+            "STAGED": int(self.stages_results(problem)),
             "BAND": self.band,
             "TAKEOVER": int(self.schedule is Schedule.TAKEOVER),
             "FINISH": self.finish,
@@ -200,11 +240,12 @@ class ProductPlan:
     def describe(self) -> str:
         """One line for people."""
         clusters = {Cluster.NONE: "", Cluster.MULTICAST: "X shared by two blocks", Cluster.PAIR: "pairs of blocks"}
+        clusters[Cluster.HALVES] = "pairs of blocks with 64 rows each"
         schedules = {Schedule.SINGLE: "a tile a block", Schedule.STATIC: "", Schedule.TAKEOVER: "tiles taken over"}
         parts = [
             f"tcgen05.mma mxf4nvf4, {self.tile_m}x{self.tile_n} tiles",
             f"{self.stages} stages of {self.stage_bytes / 1024:g} KB",
-            f"{self.tensor_columns} columns of tensor memory ({self.buffers} x {self.products * self.tile_n} sums)",
+            f"{self.tensor_columns} columns of tensor memory ({self.buffers} x {self.products * self.d_columns} sums)",
             clusters[self.cluster],
             f"K in {self.splits} parts" if self.splits > 1 else "",
             "operands swapped" if self.swapped else "",

@@ -1,16 +1,20 @@
 // The epilogue warps of the Blackwell product kernels: accumulators from tensor memory, finished, to device memory.
 //
-// Thread i of the four warps has row i of the tile (lane i of tensor memory), 32 columns at a time. A row of D is a row of C, or, if the
-// operands are swapped, a column of it: then the lanes of a warp write neighbours, otherwise a thread writes vectors of 16 bytes.
+// Thread i of the four warps has lane i of tensor memory, 32 columns at a time: row i of the tile, with CLUSTER_HALVES row i % 64 and one half
+// of the columns. A row of D is a row of C, or, if the operands are swapped, a column of it: then the lanes of a warp write
+// neighbours, otherwise a thread writes vectors of 16 bytes, or leaves writing to the copy engine (STAGED).
 #pragma once
 
 #include "epilogue/out.cuh"
 #include "pipeline/sm100_work.cuh"
 #include "ptx/barrier.cuh"
+#include "ptx/cp_async_bulk_tensor_store.cuh"
+#include "ptx/fence.cuh"
 #include "ptx/flag.cuh"
 #include "ptx/griddepcontrol.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/ld_stream.cuh"
+#include "ptx/st.cuh"
 
 constexpr int COLUMNS_AT_ONCE = 32;
 
@@ -20,9 +24,30 @@ struct Target {
     int x, x_end, y, y_end;
     int pitch;
     float scale_x, scale_y;
+    const TensorMap* map;  // of all of C, for copies from shared memory
+    int batch;
+    bool ends;             // the map has no rows from x_end on
 };
 
-// Values of row `row` of X and rows y0 .. y0 + 31 of Y.
+// Vector `i` of a row's 32 results: four words.
+template <int OUT>
+__device__ __forceinline__ u32x4 packed(const float (&value)[COLUMNS_AT_ONCE], int i) {
+    constexpr int VECTOR = 16 / OUT_BYTES<OUT>;
+    u32 words[4];
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+        if constexpr (OUT == OUT_FP32) {
+            words[w] = __float_as_uint(value[i * VECTOR + w]);
+        } else if constexpr (OUT == OUT_FP16) {
+            words[w] = cvt_rn_f16x2_f32(value[i * VECTOR + 2 * w], value[i * VECTOR + 2 * w + 1]);
+        } else {
+            words[w] = cvt_rn_bf16x2_f32(value[i * VECTOR + 2 * w], value[i * VECTOR + 2 * w + 1]);
+        }
+    }
+    return {words[0], words[1], words[2], words[3]};
+}
+
+// Values of row `row` of X and rows y0 .. y0 + 31 of Y, by the thread that has them.
 template <int OUT, bool SWAPPED>
 __device__ __forceinline__ void store_row(const Target& target, int row, int y0, const float (&value)[COLUMNS_AT_ONCE]) {
     if (row >= target.x_end) return;
@@ -38,20 +63,9 @@ __device__ __forceinline__ void store_row(const Target& target, int row, int y0,
         if (vectors) {
             // Both ends of the row are multiples of a vector.
 #pragma unroll
-            for (int i = 0; i < COLUMNS_AT_ONCE; i += VECTOR) {
-                if (y0 + i >= target.y_end) continue;
-                u32 words[4];
-#pragma unroll
-                for (int w = 0; w < 4; ++w) {
-                    if constexpr (OUT == OUT_FP32) {
-                        words[w] = __float_as_uint(value[i + w]);
-                    } else if constexpr (OUT == OUT_FP16) {
-                        words[w] = cvt_rn_f16x2_f32(value[i + 2 * w], value[i + 2 * w + 1]);
-                    } else {
-                        words[w] = cvt_rn_bf16x2_f32(value[i + 2 * w], value[i + 2 * w + 1]);
-                    }
-                }
-                st_global_v4_b32(target.out + (first + i) * OUT_BYTES<OUT>, {words[0], words[1], words[2], words[3]});
+            for (int i = 0; i < COLUMNS_AT_ONCE / VECTOR; ++i) {
+                if (y0 + i * VECTOR >= target.y_end) continue;
+                st_global_v4_b32(target.out + (first + i * VECTOR) * OUT_BYTES<OUT>, packed<OUT>(value, i));
             }
         } else {
 #pragma unroll
@@ -62,7 +76,49 @@ __device__ __forceinline__ void store_row(const Target& target, int row, int y0,
     }
 }
 
-// Partial sums of tiles whose K is shared: float [tile][split][block of the cluster][product][TILE_N][128], and a counter for each tile and
+// One warp's way to C. STAGED: 32 x 32 results are laid out in shared memory, and the copy engine writes them; two such squares take turns.
+// A square's rows are 64 or 128 bytes, swizzled by as much, as its tensor map says: lanes write vectors without bank conflicts.
+template <int OUT, bool SWAPPED, bool STAGED>
+struct Writer {
+    static constexpr int ROW_BYTES = COLUMNS_AT_ONCE * OUT_BYTES<OUT>;
+    static constexpr int SQUARE_BYTES = 32 * ROW_BYTES;
+    u32 squares;
+    u32 turn = 0;
+
+    __device__ __forceinline__ void operator()(const Target& target, int row, int y0, const float (&value)[COLUMNS_AT_ONCE]) {
+        if constexpr (STAGED) {
+            const int lane = static_cast<int>(threadIdx.x % 32), first = row - lane;
+            if (first >= target.x_end) return;
+            // Rows behind the end are no part of the matrix, or of another group.
+            if (target.ends || first + 32 <= target.x_end) {
+                const u32 square = squares + turn * SQUARE_BYTES;
+                turn ^= 1;
+                if (lane == 0) cp_async_bulk_wait_group_read<1>();  // by the copy before the last one, which was from here
+                __syncwarp();
+                const int swizzle = ROW_BYTES == 128 ? lane & 7 : lane >> 1 & 3;
+#pragma unroll
+                for (int i = 0; i < ROW_BYTES / 16; ++i) {
+                    st_shared_v4_b32(square + lane * ROW_BYTES + ((i ^ swizzle) << 4), packed<OUT>(value, i));
+                }
+                fence_proxy_async_shared_cta();
+                __syncwarp();
+                if (lane == 0) {
+                    cp_async_bulk_tensor_3d_global_shared(target.map, y0, first, target.batch, square);
+                    cp_async_bulk_commit_group();
+                }
+                return;
+            }
+        }
+        store_row<OUT, SWAPPED>(target, row, y0, value);
+    }
+
+    // Shared memory has to be there until it has been read, and results until the grid has ended.
+    __device__ __forceinline__ void finish() const {
+        if (STAGED && threadIdx.x % 32 == 0) cp_async_bulk_wait_group<0>();
+    }
+};
+
+// Partial sums of tiles whose K is shared: float [tile][split][block of the cluster][product][D_COLUMNS][128], and a counter for each tile and
 // block, zero before the first launch and again after each.
 struct Partials {
     float* sums;
@@ -72,7 +128,7 @@ struct Partials {
 template <class S, int SPLITS>
 __device__ __forceinline__ float* partial(const Partials& partials, int tile, int split, u32 rank, int product, int column) {
     const i64 slot = ((static_cast<i64>(tile) * SPLITS + split) * S::BLOCKS + rank) * S::PRODUCTS + product;
-    return partials.sums + (slot * S::TILE_N + column) * X_ROWS;
+    return partials.sums + (slot * S::D_COLUMNS + column) * LANES;
 }
 
 template <bool GATE, class Finish>
@@ -97,24 +153,28 @@ struct Scaled {
 //
 // Shared tiles: every part is written, and whoever is last to finish adds them up in the order of K, so that sums never depend on
 // who that is. Nobody waits for another block.
-template <class S, int OUT, bool SWAPPED, int SPLITS, int FINISH, class Schedule, class TargetOf, class Finish>
+template <class S, int OUT, bool SWAPPED, bool STAGED, int SPLITS, int FINISH, class Schedule, class TargetOf, class Finish>
 __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor, u32 flag, Schedule schedule, const Partials& partials,
                                             TargetOf target_of, Finish finish) {
     constexpr u32 NUMBER = 1, THREADS = 128;  // a barrier of the epilogue warps
     const u32 thread = threadIdx.x;
     const u32 lanes = thread / 32 * 32 << 16;
+    const int x = static_cast<int>(thread) % S::X_ROWS;             // row in the tile
+    const int y = static_cast<int>(thread) / S::X_ROWS * S::D_COLUMNS;  // of the first column
+    using Write = Writer<OUT, SWAPPED, STAGED>;
+    Write write{memory.stages + S::SHARED_BYTES + thread / 32 * (2 * Write::SQUARE_BYTES)};
     Ring<S::BUFFERS> in;
     Work work;
     griddepcontrol_wait();
     while (schedule.next(work)) {
         const Target target = target_of(work.tile);
-        const int row = target.x + static_cast<int>(thread);
+        const int row = target.x + x;
         const u32 d = tensor + in.index * S::BUFFER_COLUMNS + lanes;
         if constexpr (FINISH > 0) {
             wait_barrier(memory.gated(in.index), in.parity);
             tcgen05_fence_after_thread_sync();
 #pragma unroll 1
-            for (int column = 0; column < S::TILE_N; column += COLUMNS_AT_ONCE) {
+            for (int column = 0; column < S::D_COLUMNS; column += COLUMNS_AT_ONCE) {
                 u32 bits[COLUMNS_AT_ONCE];
                 tcgen05_ld_32x32b_x32(bits, d + column);
                 tcgen05_wait_ld();
@@ -127,12 +187,12 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
         wait_barrier(memory.done(in.index), in.parity);
         tcgen05_fence_after_thread_sync();
 #pragma unroll 1
-        for (int column = 0; column < S::TILE_N; column += COLUMNS_AT_ONCE) {
+        for (int column = 0; column < S::D_COLUMNS; column += COLUMNS_AT_ONCE) {
             // Columns beyond the matrix are not worth a look.
-            if (SPLITS == 1 && target.y + column >= target.y_end) break;
+            if (SPLITS == 1 && target.y + y + column >= target.y_end) break;
             u32 bits[S::PRODUCTS][COLUMNS_AT_ONCE];
 #pragma unroll
-            for (int p = 0; p < S::PRODUCTS; ++p) tcgen05_ld_32x32b_x32(bits[p], d + p * S::TILE_N + column);
+            for (int p = 0; p < S::PRODUCTS; ++p) tcgen05_ld_32x32b_x32(bits[p], d + p * S::D_COLUMNS + column);
             tcgen05_wait_ld();
             if constexpr (SPLITS == 1) {
                 float value[COLUMNS_AT_ONCE];
@@ -143,13 +203,13 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
                     for (int p = 0; p < S::PRODUCTS; ++p) sums[p] = __uint_as_float(bits[p][i]);
                     value[i] = finished<FINISH == 0>(finish, target, sums);
                 }
-                store_row<OUT, SWAPPED>(target, row, target.y + column, value);
+                write(target, row, target.y + y + column, value);
             } else {
 #pragma unroll
                 for (int p = 0; p < S::PRODUCTS; ++p) {
                     float* to = partial<S, SPLITS>(partials, work.tile, work.split, memory.rank, p, column) + thread;
 #pragma unroll
-                    for (int i = 0; i < COLUMNS_AT_ONCE; ++i) to[i * X_ROWS] = __uint_as_float(bits[p][i]);
+                    for (int i = 0; i < COLUMNS_AT_ONCE; ++i) to[i * LANES] = __uint_as_float(bits[p][i]);
                 }
             }
         }
@@ -170,8 +230,8 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
             barrier_sync(NUMBER, THREADS);  // the flag has been read
             if (!last) continue;
 #pragma unroll 1
-            for (int column = 0; column < S::TILE_N; column += COLUMNS_AT_ONCE) {
-                if (target.y + column >= target.y_end) break;
+            for (int column = 0; column < S::D_COLUMNS; column += COLUMNS_AT_ONCE) {
+                if (target.y + y + column >= target.y_end) break;
                 float value[COLUMNS_AT_ONCE];
 #pragma unroll
                 for (int i = 0; i < COLUMNS_AT_ONCE; ++i) {
@@ -186,8 +246,9 @@ __device__ __forceinline__ void store_tiles(const Storage<S>& memory, u32 tensor
                     }
                     value[i] = finished<true>(finish, target, sums);
                 }
-                store_row<OUT, SWAPPED>(target, row, target.y + column, value);
+                write(target, row, target.y + y + column, value);
             }
         }
     }
+    write.finish();
 }

@@ -24,14 +24,14 @@ struct SwiGlu {
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm100_dual_gemm(const __grid_constant__ TensorMap x_codes, const __grid_constant__ TensorMap y_codes,
                           const __grid_constant__ TensorMap z_codes, const __grid_constant__ TensorMap x_scale_map,
-                          const __grid_constant__ TensorMap y_scale_map, const __grid_constant__ TensorMap z_scale_map,
+                          const __grid_constant__ TensorMap y_scale_map, const __grid_constant__ TensorMap z_scale_map, const __grid_constant__ TensorMap out_map,
                           const u8* x_scales, const u8* y_scales, const u8* z_scales, const float* x_tensor_scale,
                           const float* y_tensor_scale, const float* z_tensor_scale, u8* out, float* sums, u32* counters, int x_rows,
                           int y_rows, int k) {
     const u32 rank = S::BLOCKS > 1 ? cluster_ctarank() : 0;
     constexpr int Y_AT_ONCE = S::MULTICAST ? 2 : 1;
     const Tiling<PLAN_BAND> tiling{(x_rows + S::TILE_M - 1) / S::TILE_M, (y_rows + S::TILE_N * Y_AT_ONCE - 1) / (S::TILE_N * Y_AT_ONCE)};
-    const auto x_row = [&](const TileIndex& index) { return index.x * S::TILE_M + (S::PAIR ? static_cast<int>(rank) * X_ROWS : 0); };
+    const auto x_row = [&](const TileIndex& index) { return index.x * S::TILE_M + (S::PAIR ? static_cast<int>(rank) * S::X_ROWS : 0); };
     const auto y_row = [&](const TileIndex& index) {
         return (index.y * Y_AT_ONCE + (S::MULTICAST ? static_cast<int>(rank) : 0)) * S::TILE_N;
     };
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto target = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         const float scale = tensor_scale(x_tensor_scale, 0, 0);
-        return Target{out, x_row(index), x_rows, y_row(index), y_rows, y_rows, scale, 1.0f};
+        return Target{out, x_row(index), x_rows, y_row(index), y_rows, y_rows, scale, 1.0f, &out_map, 0, true};
     };
     const SwiGlu finish{tensor_scale(y_tensor_scale, 0, 0), tensor_scale(z_tensor_scale, 0, 0)};
     run_block(tiling.tiles_x * tiling.tiles_y * SPLITS, Partials{sums, counters}, describe, target, finish);

@@ -16,13 +16,13 @@ constexpr int Y_AT_ONCE = S::MULTICAST ? 2 : 1;
 constexpr int A_TILE = SWAPPED ? S::TILE_N * Y_AT_ONCE : S::TILE_M;
 constexpr int B_TILE = SWAPPED ? S::TILE_M : S::TILE_N * Y_AT_ONCE;
 
-template <class T>
+template <class T, int COUNT = CAPACITY>
 struct Array {
-    T value[CAPACITY];
+    T value[COUNT];
 };
 
 // Rows of a block within what its cluster computes.
-__device__ __forceinline__ int x_offset(u32 rank) { return S::PAIR ? static_cast<int>(rank) * X_ROWS : 0; }
+__device__ __forceinline__ int x_offset(u32 rank) { return S::PAIR ? static_cast<int>(rank) * S::X_ROWS : 0; }
 __device__ __forceinline__ int y_offset(u32 rank) { return S::MULTICAST ? static_cast<int>(rank) * S::TILE_N : 0; }
 
 __device__ __forceinline__ int tiles(int rows, int unit) { return (rows + unit - 1) / unit; }
@@ -43,16 +43,18 @@ __device__ __forceinline__ Tile<1> arranged(Source a, Source b, int k, u32 rank)
     return tile;
 }
 
-// Rows [a, a_end) of A and [b, b_end) of B.
-__device__ __forceinline__ Target arranged(u8* out, int a, int a_end, int b, int b_end, int n, float scale_a, float scale_b, u32 rank) {
-    if constexpr (SWAPPED) return {out, b + x_offset(rank), b_end, a + y_offset(rank), a_end, n, scale_b, scale_a};
-    return {out, a + x_offset(rank), a_end, b + y_offset(rank), b_end, n, scale_a, scale_b};
+// Rows [a, a_end) of A and [b, b_end) of B; the map of C ends where A does, or only with the last group (`ends`).
+__device__ __forceinline__ Target arranged(u8* out, int a, int a_end, int b, int b_end, int n, float scale_a, float scale_b, u32 rank,
+                                           const TensorMap* map, bool ends) {
+    if constexpr (SWAPPED) return {out, b + x_offset(rank), b_end, a + y_offset(rank), a_end, n, scale_b, scale_a, map, 0, ends};
+    return {out, a + x_offset(rank), a_end, b + y_offset(rank), b_end, n, scale_a, scale_b, map, 0, ends};
 }
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm100_group_gemm_list(const __grid_constant__ Array<TensorMap> a_codes, const __grid_constant__ Array<TensorMap> b_codes,
                                 const __grid_constant__ Array<TensorMap> a_scale_maps,
                                 const __grid_constant__ Array<TensorMap> b_scale_maps,
+                                const __grid_constant__ Array<TensorMap, STAGED ? CAPACITY : 1> out_maps,
                                 const __grid_constant__ Array<const u8*> a_scales, const __grid_constant__ Array<const u8*> b_scales,
                                 const __grid_constant__ Array<const float*> a_tensor_scale,
                                 const __grid_constant__ Array<const float*> b_tensor_scale,
@@ -80,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         const Place at = find(tile);
         const int g = at.group;
         return arranged(out.value[g], at.a, m.value[g], at.b, n.value[g], n.value[g], tensor_scale(a_tensor_scale.value[g], 0, 0),
-                        tensor_scale(b_tensor_scale.value[g], 0, 0), rank);
+                        tensor_scale(b_tensor_scale.value[g], 0, 0), rank, &out_maps.value[STAGED ? g : 0], true);
     };
     run_block(all_tiles * SPLITS, Partials{nullptr, nullptr}, describe, target, Scaled{});
 }
@@ -124,7 +126,8 @@ __device__ __forceinline__ void find_groups(Groups& groups, const int* offsets, 
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm100_group_gemm_stacked(const __grid_constant__ TensorMap a_codes, const __grid_constant__ TensorMap b_codes,
-                                   const __grid_constant__ TensorMap b_scale_map, const u8* a_scales, const u8* b_scales,
+                                   const __grid_constant__ TensorMap b_scale_map, const __grid_constant__ TensorMap out_map,
+                                   const u8* a_scales, const u8* b_scales,
                                    const float* a_tensor_scale, const float* b_tensor_scale, int b_tensor_stride, const int* offsets,
                                    u8* out, int count, int rows, int n, int k) {
     __shared__ Groups groups;
@@ -150,17 +153,14 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
     const auto describe = [&](int tile) {
         const Place at = find(tile);
-        const u8* scales = b_scales;
-        if constexpr ((SWAPPED ? S::X_SCALES : S::Y_SCALES) == SCALES_FROM_LINEAR) {
-            scales += at.group * scale_matrix_bytes<SCALES_LINEAR>(n, k / 16);
-        }
+        const u8* scales = scales_of<SWAPPED ? S::X_SCALES : S::Y_SCALES>(b_scales, at.group, n, k / 16);
         return arranged({&a_codes, nullptr, a_scales, at.a, rows, 0, 0},
                         {&b_codes, &b_scale_map, scales, at.b, n, at.group, at.group * ((n + 127) / 128)}, k, rank);
     };
     const auto target = [&](int tile) {
         const Place at = find(tile);
         return arranged(out, at.a, groups.row[at.group + 1], at.b, n, n, tensor_scale(a_tensor_scale, 0, 0),
-                        tensor_scale(b_tensor_scale, b_tensor_stride, at.group), rank);
+                        tensor_scale(b_tensor_scale, b_tensor_stride, at.group), rank, &out_map, groups.row[at.group + 1] == rows);
     };
     run_block(groups.tile[count] * tiles_b * SPLITS, Partials{nullptr, nullptr}, describe, target, Scaled{});
 }

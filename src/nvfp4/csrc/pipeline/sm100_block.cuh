@@ -8,14 +8,16 @@
 
 // Constants that the product kernels have in common, defined by the launch (nvfp4/backends/sm100/plans.py says what they mean).
 using S = Shape<PLAN_TILE_N, PLAN_PRODUCTS, PLAN_STAGES, PLAN_BUFFERS, PLAN_SETS, PLAN_CLUSTER, PLAN_X_SCALES, PLAN_Y_SCALES, PLAN_INSPECT,
-                PLAN_TAKEOVER>;
+                PLAN_TAKEOVER, PLAN_SHARE_SCALES>;
 constexpr int SPLITS = PLAN_SPLITS;
 constexpr bool SWAPPED = PLAN_SWAPPED;  // X is B, the weights, and Y is A
+constexpr bool STAGED = PLAN_STAGED;    // results go to C through shared memory
 constexpr u64 X_POLICY = PLAN_HINTS ? (SWAPPED ? POLICY_EVICT_FIRST : POLICY_EVICT_LAST) : POLICY_EVICT_NORMAL;
 constexpr u64 Y_POLICY = PLAN_HINTS ? (SWAPPED ? POLICY_EVICT_LAST : POLICY_EVICT_FIRST) : POLICY_EVICT_NORMAL;
 // Chunks at the end of a tile whose first products are all computed before their second ones, so that the epilogue can begin with those.
 constexpr int FINISH = PLAN_FINISH;
 static_assert(FINISH == 0 || (S::PRODUCTS == 2 && SPLITS == 1 && FINISH <= S::SETS && FINISH <= S::STAGES), "PLAN_FINISH");
+static_assert(!STAGED || !SWAPPED, "PLAN_STAGED");
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "PLAN_OUT");
 
 extern __shared__ u8 shared_memory[];
@@ -48,7 +50,7 @@ __device__ __forceinline__ void run_block(int items, const Partials& partials, D
     const Mode<1> thread;
 
     if (warp < S::LOAD_WARP) {
-        store_tiles<S, PLAN_OUT, SWAPPED, SPLITS, FINISH>(memory, tensor, shared_address(&flag), schedule(warps), partials, target, finish);
+        store_tiles<S, PLAN_OUT, SWAPPED, STAGED, SPLITS, FINISH>(memory, tensor, shared_address(&flag), schedule(warps), partials, target, finish);
     } else if (warp == S::LOAD_WARP) {
         // Only Y can be early: it is the weights unless the operands are swapped.
         if (elect_sync()) load<S, SPLITS, PLAN_EARLY && !SWAPPED, PLAN_PREFETCH, X_POLICY, Y_POLICY>(memory, schedule(thread), describe);

@@ -17,20 +17,35 @@ struct Copier {
             cp_async_bulk_tensor_3d_policy(to, map, x, y, z, barrier, policy);
         }
     }
+
+    // Half of the steps of TILES tiles of scales, by block `rank` to both; boxes have half of the steps, too.
+    template <int TILES>
+    __device__ __forceinline__ void half_for_both(u32 to, u32 rank, const TensorMap* map, int chunk, int tile, u64 policy) const {
+        constexpr int HALF = STEPS / 2;
+        const int first = static_cast<int>(rank) * HALF;
+        to += first * TILES * SCALE_TILE_BYTES;
+        if constexpr (S::PAIR && S::SCALE_WARPS == 0) {
+            cp_async_bulk_tensor_3d_multicast_cta_group_2_policy(to, map, 0, tile, chunk * STEPS + first, barrier, 3, policy);
+        } else {
+            cp_async_bulk_tensor_3d_multicast_policy(to, map, 0, tile, chunk * STEPS + first, barrier, 3, policy);
+        }
+    }
 };
 
 template <class S, u64 X_POLICY>
 __device__ __forceinline__ void load_x(const Storage<S>& memory, const Copier<S>& copy, u32 stage, const Source& x, int chunk) {
     if constexpr (S::MULTICAST) {
-        constexpr int HALF = X_ROWS / 2;
+        constexpr int HALF = S::X_ROWS / 2;
         const int first = static_cast<int>(memory.rank) * HALF;
         cp_async_bulk_tensor_3d_multicast_policy(memory.x(stage) + first * LINE_BYTES, x.codes, chunk * LINE_BYTES,
                                                  x.row + first, x.batch, copy.barrier, 3, X_POLICY);
     } else {
         copy(memory.x(stage), x.codes, chunk * LINE_BYTES, x.row, x.batch, X_POLICY);
     }
-    if constexpr (S::X_SCALES == SCALES_BY_TENSOR_MAP) {
-        copy(memory.x_scale(stage), x.scales, 0, chunk * STEPS, x.scale_tile + x.row / 128, X_POLICY);
+    if constexpr (S::SHARED_X_SCALES) {
+        copy.template half_for_both<1>(memory.x_scale(stage), memory.rank, x.scales, chunk, x.scale_tile + x.row / 128, X_POLICY);
+    } else if constexpr (S::X_SCALES == SCALES_BY_TENSOR_MAP) {
+        copy(memory.x_scale(stage), x.scales, 0, x.scale_tile + x.row / 128, chunk * STEPS, X_POLICY);
     }
 }
 
@@ -41,28 +56,35 @@ __device__ __forceinline__ void load_y(const Storage<S>& memory, const Copier<S>
 #pragma unroll
     for (int p = 0; p < S::PRODUCTS; ++p) {
         copy(memory.y(stage, p), y[p].codes, chunk * LINE_BYTES, y[p].row + first, y[p].batch, Y_POLICY);
-        if constexpr (S::Y_SCALES == SCALES_BY_TENSOR_MAP) {
-            copy(memory.y_scale(stage, p), y[p].scales, 0, chunk * STEPS, y[p].scale_tile + y[p].row / 128, Y_POLICY);
+        if constexpr (S::SHARED_Y_SCALES) {
+            copy.template half_for_both<S::Y_TILES>(memory.y_scale(stage, p), memory.rank, y[p].scales, chunk,
+                                                    y[p].scale_tile + y[p].row / 128, Y_POLICY);
+        } else if constexpr (S::Y_SCALES == SCALES_BY_TENSOR_MAP) {
+            copy(memory.y_scale(stage, p), y[p].scales, 0, y[p].scale_tile + y[p].row / 128, chunk * STEPS, Y_POLICY);
         }
     }
 }
 
-// Scales of a chunk into L2. They come in the smallest pieces, so that waiting for them costs most.
+// Scales of a chunk into L2. They come in the smallest pieces, so that waiting for them costs most. Of those that blocks share, each fetches
+// the half that it will copy.
 template <class S>
-__device__ __forceinline__ void prefetch_scales(const Tile<S::PRODUCTS>& tile, int chunk) {
+__device__ __forceinline__ void prefetch_scales(const Storage<S>& memory, const Tile<S::PRODUCTS>& tile, int chunk) {
+    const int mine = static_cast<int>(memory.rank) * (STEPS / 2);
     if constexpr (S::X_SCALES == SCALES_BY_TENSOR_MAP) {
-        cp_async_bulk_prefetch_tensor_3d_L2(tile.x.scales, 0, chunk * STEPS, tile.x.scale_tile + tile.x.row / 128);
+        cp_async_bulk_prefetch_tensor_3d_L2(tile.x.scales, 0, tile.x.scale_tile + tile.x.row / 128,
+                                            chunk * STEPS + (S::SHARED_X_SCALES ? mine : 0));
     }
     if constexpr (S::Y_SCALES == SCALES_BY_TENSOR_MAP) {
 #pragma unroll
         for (int p = 0; p < S::PRODUCTS; ++p) {
-            cp_async_bulk_prefetch_tensor_3d_L2(tile.y[p].scales, 0, chunk * STEPS, tile.y[p].scale_tile + tile.y[p].row / 128);
+            cp_async_bulk_prefetch_tensor_3d_L2(tile.y[p].scales, 0, tile.y[p].scale_tile + tile.y[p].row / 128,
+                                                chunk * STEPS + (S::SHARED_Y_SCALES ? mine : 0));
         }
     }
 }
 
-// `describe(tile)` gives a Tile. PREFETCH: how many chunks before its copy a chunk's scales are fetched into L2; 0 for never. EARLY: Y is not written by the kernel before in the queue; the copies of the first stages' Y are
-// issued before that kernel has ended.
+// `describe(tile)` gives a Tile. PREFETCH: how many chunks before its copy a chunk's scales are fetched into L2; 0 for never. EARLY: Y is not
+// written by the kernel before in the queue; the copies of the first stages' Y are issued before that kernel has ended.
 template <class S, int SPLITS, bool EARLY, int PREFETCH, u64 X_POLICY, u64 Y_POLICY, class Schedule, class Describe>
 __device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule, Describe describe) {
     // Where the copies of this block are counted: by the leader, unless its own scale warps have to see them first.
@@ -104,7 +126,7 @@ __device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule
             const Copier<S> copy = copier(ring.index);
             load_x<S, X_POLICY>(memory, copy, ring.index, tile.x, chunk);
             load_y<S, Y_POLICY>(memory, copy, ring.index, tile.y, chunk);
-            if (PREFETCH > 0 && chunk + PREFETCH < chunks.end) prefetch_scales<S>(tile, chunk + PREFETCH);
+            if (PREFETCH > 0 && chunk + PREFETCH < chunks.end) prefetch_scales<S>(memory, tile, chunk + PREFETCH);
         }
     }
     // The last commits of a cluster arrive at barriers of both blocks: they have to be there until then.
@@ -121,11 +143,16 @@ __device__ __forceinline__ void place_scales(const Storage<S>& memory, u32 stage
         columns + 4 * step, tcgen05_matrix<TCGEN05_SWIZZLE_NONE>(memory.x_scale(stage) + step * SCALE_TILE_BYTES, EIGHT_ROWS));
 #pragma unroll
     for (int p = 0; p < S::PRODUCTS; ++p) {
-        const u32 to = columns + S::X_SCALE_COLUMNS + p * S::Y_SCALE_COLUMNS + 4 * S::Y_TILES * step;
+        const u32 to = columns + S::X_SCALE_COLUMNS + p * S::Y_SCALE_COLUMNS + S::Y_STEP_COLUMNS * step;
+        const u32 from = memory.y_scale(stage, p) + step * S::Y_TILES * SCALE_TILE_BYTES;
+        if constexpr (S::HALVES) {
+            tcgen05_cp_64x128b_warpx2_01_23<S::GROUP>(to, tcgen05_matrix<TCGEN05_SWIZZLE_NONE>(from, EIGHT_ROWS));
+        } else {
 #pragma unroll
-        for (int tile = 0; tile < S::Y_TILES; ++tile) {
-            const u32 from = memory.y_scale(stage, p) + (tile * STEPS + step) * SCALE_TILE_BYTES;
-            tcgen05_cp_32x128b_warpx4<S::GROUP>(to + 4 * tile, tcgen05_matrix<TCGEN05_SWIZZLE_NONE>(from, EIGHT_ROWS));
+            for (int tile = 0; tile < S::Y_TILES; ++tile) {
+                tcgen05_cp_32x128b_warpx4<S::GROUP>(
+                    to + 4 * tile, tcgen05_matrix<TCGEN05_SWIZZLE_NONE>(from + tile * SCALE_TILE_BYTES, EIGHT_ROWS));
+            }
         }
     }
 }
@@ -174,8 +201,8 @@ struct Steps {
         constexpr int COLLECTOR = !SHARED ? COLLECTOR_DISCARD : (P == 0 ? COLLECTOR_FILL : COLLECTOR_LASTUSE);
         const u64 x = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.x(stage) + step * (STEP / 2), EIGHT_ROWS);
         const u64 y = tcgen05_matrix<TCGEN05_SWIZZLE_128>(memory.y(stage, P) + step * (STEP / 2), EIGHT_ROWS);
-        const u32 y_scale = columns + S::X_SCALE_COLUMNS + P * S::Y_SCALE_COLUMNS + 4 * S::Y_TILES * step + half[P < S::PRODUCTS ? P : 0];
-        tcgen05_mma_mxf4nvf4_block16<S::GROUP, COLLECTOR>(d + P * S::TILE_N, x, y, INSTRUCTION, columns + 4 * step, y_scale, accumulate);
+        const u32 y_scale = columns + S::X_SCALE_COLUMNS + P * S::Y_SCALE_COLUMNS + S::Y_STEP_COLUMNS * step + half[P < S::PRODUCTS ? P : 0];
+        tcgen05_mma_mxf4nvf4_block16<S::GROUP, COLLECTOR>(d + P * S::D_COLUMNS, x, y, INSTRUCTION, columns + 4 * step, y_scale, accumulate);
     }
 };
 
@@ -198,7 +225,7 @@ __device__ __forceinline__ void multiply(const Storage<S>& memory, u32 tensor, S
         const Chunks<SPLITS> chunks(tile.k, work.split);
         u32 half[S::PRODUCTS];  // columns to skip
 #pragma unroll
-        for (int p = 0; p < S::PRODUCTS; ++p) half[p] = S::HALVES ? tile.y[p].row / 64 % 2 * 2 : 0;
+        for (int p = 0; p < S::PRODUCTS; ++p) half[p] = S::ODD ? tile.y[p].row / 64 % 2 * 2 : 0;
         const Steps<S, COLLECT> steps{memory, tensor + out.index * S::BUFFER_COLUMNS, half};
         wait_barrier_of<S>(memory.drained(out.index), out.parity ^ 1);
         tcgen05_fence_after_thread_sync();

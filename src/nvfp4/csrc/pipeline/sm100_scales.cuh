@@ -81,10 +81,16 @@ __device__ __forceinline__ void negate_codes(u32 codes, int row, int step, u32 s
 struct ScaleBlock {
     u32 words[4][STEPS];
 
-    template <int MODE, int UNIT>
+    // Rows [first, first + ROWS) of the tile; zeros for the others.
+    template <int MODE, int UNIT, int ROWS>
     __device__ __forceinline__ void load(const Source& source, int first, int k, int chunk) {
 #pragma unroll
         for (int q = 0; q < 4; ++q) {
+            if (32 * q >= ROWS) {
+#pragma unroll
+                for (int step = 0; step < STEPS; ++step) words[q][step] = 0;
+                continue;
+            }
             const int row = source.row + first + static_cast<int>(threadIdx.x % 32) + 32 * q;
             if constexpr (MODE == SCALES_FROM_LINEAR) {
                 load_linear<UNIT>(words[q], source.scale_bytes, row, source.rows, k / 16, chunk);
@@ -94,10 +100,12 @@ struct ScaleBlock {
         }
     }
 
+    // PITCH: bytes from a step to the next.
+    template <int PITCH>
     __device__ __forceinline__ void load_shared(u32 from) {
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-            const u32x4 v = ld_shared_v4_b32(from + step * SCALE_TILE_BYTES + threadIdx.x % 32 * 16);
+            const u32x4 v = ld_shared_v4_b32(from + step * PITCH + threadIdx.x % 32 * 16);
             words[0][step] = v.x, words[1][step] = v.y, words[2][step] = v.z, words[3][step] = v.w;
         }
     }
@@ -119,10 +127,11 @@ struct ScaleBlock {
         return negative || __any_sync(0xFFFFFFFFu, changed != 0);
     }
 
+    template <int PITCH>
     __device__ __forceinline__ void store(u32 to) const {
 #pragma unroll
         for (int step = 0; step < STEPS; ++step) {
-            st_shared_v4_b32(to + step * SCALE_TILE_BYTES + threadIdx.x % 32 * 16,
+            st_shared_v4_b32(to + step * PITCH + threadIdx.x % 32 * 16,
                              {words[0][step] & ~SIGN_BITS, words[1][step] & ~SIGN_BITS, words[2][step] & ~SIGN_BITS,
                               words[3][step] & ~SIGN_BITS});
         }
@@ -140,7 +149,7 @@ struct ScaleBlock {
     }
 };
 
-// A scale mode as a type.
+// A number as a type.
 template <int M>
 struct Mode {
     static constexpr int VALUE = M;
@@ -168,11 +177,11 @@ __device__ __forceinline__ void prepare_scales(const Storage<S>& memory, u32 war
             turn = turn + 1 == S::SCALE_WARPS ? 0 : turn + 1;
             if (!mine) continue;
             ScaleBlock x, y[YS];
-            if constexpr (S::X_SCALES != SCALES_BY_TENSOR_MAP) x.template load<S::X_SCALES, UNIT>(tile.x, 0, tile.k, chunk);
+            if constexpr (S::X_SCALES != SCALES_BY_TENSOR_MAP) x.template load<S::X_SCALES, UNIT, S::X_ROWS>(tile.x, 0, tile.k, chunk);
             if constexpr (S::Y_SCALES != SCALES_BY_TENSOR_MAP) {
 #pragma unroll
                 for (int i = 0; i < YS; ++i) {
-                    y[i].template load<S::Y_SCALES, UNIT>(tile.y[i / S::Y_TILES], i % S::Y_TILES * 128, tile.k, chunk);
+                    y[i].template load<S::Y_SCALES, UNIT, 128>(tile.y[i / S::Y_TILES], i % S::Y_TILES * 128, tile.k, chunk);
                 }
             }
             wait_barrier(memory.empty(ring.index), ring.parity ^ 1);
@@ -181,27 +190,28 @@ __device__ __forceinline__ void prepare_scales(const Storage<S>& memory, u32 war
                 if (!waited) wait_barrier(memory.full(ring.index), ring.parity);
                 waited = true;
             };
-            const auto finish = [&](auto mode, ScaleBlock& block, u32 scales, u32 codes, int first, int rows) {
+            const auto finish = [&](auto mode, auto tiles, ScaleBlock& block, u32 scales, u32 codes, int first, int rows) {
                 constexpr bool COPIED = decltype(mode)::VALUE == SCALES_BY_TENSOR_MAP;
+                constexpr int PITCH = decltype(tiles)::VALUE * SCALE_TILE_BYTES;
                 if constexpr (COPIED) {
                     codes_are_there();
-                    block.load_shared(scales);
+                    block.template load_shared<PITCH>(scales);
                 }
                 bool negative;
                 const bool changed = block.clean(tile.k, chunk, negative);
-                if (!COPIED || changed) block.store(scales);
+                if (!COPIED || changed) block.template store<PITCH>(scales);
                 if (negative) {
                     codes_are_there();
                     block.negate(codes, first, rows);
                 }
             };
-            finish(Mode<S::X_SCALES>{}, x, memory.x_scale(ring.index), memory.x(ring.index), 0, X_ROWS);
+            finish(Mode<S::X_SCALES>{}, Mode<1>{}, x, memory.x_scale(ring.index), memory.x(ring.index), 0, S::X_ROWS);
             const int y_first = S::PAIR ? static_cast<int>(memory.rank) * S::Y_ROWS : 0;
 #pragma unroll
             for (int i = 0; i < YS; ++i) {
                 const int p = i / S::Y_TILES, part = i % S::Y_TILES;
-                finish(Mode<S::Y_SCALES>{}, y[i], memory.y_scale(ring.index, p) + part * STEPS * SCALE_TILE_BYTES, memory.y(ring.index, p),
-                       part * 128 - rows_before<S::Y_SCALES>(tile.y[p]) - y_first, S::Y_ROWS);
+                finish(Mode<S::Y_SCALES>{}, Mode<S::Y_TILES>{}, y[i], memory.y_scale(ring.index, p) + part * SCALE_TILE_BYTES,
+                       memory.y(ring.index, p), part * 128 - rows_before<S::Y_SCALES>(tile.y[p]) - y_first, S::Y_ROWS);
             }
             codes_are_there();  // whoever is told that the scales are ready knows it of the codes, too
             fence_proxy_async_shared_cta();

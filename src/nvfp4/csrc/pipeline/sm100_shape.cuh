@@ -6,15 +6,21 @@
 //
 //   CLUSTER_MULTICAST  the same X for two tiles of Y: each block loads half of X for both
 //   CLUSTER_PAIR       one instruction for both (.cta_group::2): 256 rows of X, of Y each block holds half of the rows
+//   CLUSTER_HALVES     the same with 128 rows of X, 64 in each block
 //
 // A stage in shared memory (all parts are multiples of 1024 bytes, and aligned to that):
 //
-//   X codes [128][128 B] | PRODUCTS x Y codes [Y_ROWS][128 B] | X scales [4 steps][512 B] | PRODUCTS x Y scales [Y_TILES][4 steps][512 B]
+//   X codes [X_ROWS][128 B] | PRODUCTS x Y codes [Y_ROWS][128 B] | X scales [4 steps][512 B] | PRODUCTS x Y scales [4 steps][Y_TILES][512 B]
 //
 // Scales of 128 rows x 64 elements are a tile of 512 bytes (nvfp4/layouts.py); in tensor memory it takes four columns, row r in lane
 // r % 32 of column r / 32, copied to all four quarters of the lanes. Tensor memory, columns from left to right:
 //
-//   BUFFERS x [ PRODUCTS x TILE_N accumulator ] | SETS x [ X scales: 4 steps x 4 | PRODUCTS x Y scales: 4 steps x 4 Y_TILES ]
+//   BUFFERS x [ PRODUCTS x D_COLUMNS accumulator ] | SETS x [ X scales: 4 steps x 4 | PRODUCTS x Y scales: 4 steps x Y_STEP_COLUMNS ]
+//
+// Lane i of the accumulator is row i of X, column j row j of Y. With CLUSTER_HALVES lanes 64..127 have rows 0..63 again, with the second
+// half of Y: there are only TILE_N / 2 columns (PTX ISA 9.7.16.10.5.2, layout B). They take the scales of that half of Y from their own
+// lanes: those of rows 0..127 are copied to lanes 0..63 (twice), of rows 128..255 to lanes 64..127 (CUTLASS,
+// mma_traits_sm100_frag.hpp, ScaleFactorDuplicated2by2; the text of the ISA does not say).
 //
 // Barriers, and who arrives at them in a phase:
 //
@@ -39,12 +45,13 @@ constexpr int CHUNK = 256;      // elements along K of a stage
 constexpr int STEP = 64;        // of an instruction
 constexpr int STEPS = CHUNK / STEP;
 constexpr int LINE_BYTES = CHUNK / 2;
-constexpr int X_ROWS = 128;     // of a block
+constexpr int LANES = 128;      // of tensor memory: a thread of the epilogue each
 constexpr int SCALE_TILE_BYTES = 512;
 
 constexpr int CLUSTER_NONE = 0;
 constexpr int CLUSTER_MULTICAST = 1;
 constexpr int CLUSTER_PAIR = 2;
+constexpr int CLUSTER_HALVES = 3;
 
 // How the scales of an operand come to shared memory.
 constexpr int SCALES_BY_TENSOR_MAP = 0;  // 128x4 tiles, copied as they are
@@ -52,20 +59,26 @@ constexpr int SCALES_FROM_LINEAR = 1;    // rearranged by the scale warps
 constexpr int SCALES_FROM_TILED = 2;     // the same, where rows do not begin at a multiple of 64
 
 template <int TILE_N_, int PRODUCTS_, int STAGES_, int BUFFERS_, int SETS_, int CLUSTER_, int X_SCALES_, int Y_SCALES_, bool INSPECT_,
-          bool TAKEOVER_>
+          bool TAKEOVER_, bool SHARE_SCALES_>
 struct Shape {
     static constexpr int TILE_N = TILE_N_, PRODUCTS = PRODUCTS_, STAGES = STAGES_, BUFFERS = BUFFERS_, SETS = SETS_;
     static constexpr int CLUSTER = CLUSTER_, X_SCALES = X_SCALES_, Y_SCALES = Y_SCALES_;
     static constexpr bool INSPECT = INSPECT_;  // negative scales, or a last step of less than 64 elements
 
-    static constexpr bool PAIR = CLUSTER == CLUSTER_PAIR, MULTICAST = CLUSTER == CLUSTER_MULTICAST;
+    static constexpr bool HALVES = CLUSTER == CLUSTER_HALVES;
+    static constexpr bool PAIR = CLUSTER == CLUSTER_PAIR || HALVES, MULTICAST = CLUSTER == CLUSTER_MULTICAST;
     static constexpr int GROUP = PAIR ? 2 : 1;
     static constexpr int BLOCKS = CLUSTER == CLUSTER_NONE ? 1 : 2;  // of a cluster
+    static constexpr int X_ROWS = HALVES ? 64 : 128;  // of a block
     static constexpr int TILE_M = X_ROWS * GROUP;
     static constexpr int Y_ROWS = TILE_N / GROUP;
+    static constexpr int D_COLUMNS = HALVES ? TILE_N / 2 : TILE_N;
     // A tile may begin in the middle of a tile of scales, and its columns of tensor memory two further on, if TILE_N is an odd multiple of 64.
-    static constexpr bool HALVES = TILE_N % 128 != 0 && Y_SCALES == SCALES_BY_TENSOR_MAP;
+    static constexpr bool ODD = TILE_N % 128 != 0 && Y_SCALES == SCALES_BY_TENSOR_MAP;
     static constexpr int Y_TILES = (TILE_N + 64) / 128;
+    // Both blocks need the same scales, of X (multicast) or of Y (a pair): each loads half of the steps of a chunk for both.
+    static constexpr bool SHARED_X_SCALES = SHARE_SCALES_ && MULTICAST && X_SCALES == SCALES_BY_TENSOR_MAP;
+    static constexpr bool SHARED_Y_SCALES = SHARE_SCALES_ && PAIR && Y_SCALES == SCALES_BY_TENSOR_MAP;
 
     static constexpr bool CONVERTS = X_SCALES != SCALES_BY_TENSOR_MAP || Y_SCALES != SCALES_BY_TENSOR_MAP;
     // They take turns with the chunks; more of them than stages could mistake a phase of a barrier for the one before the last.
@@ -92,14 +105,17 @@ struct Shape {
                                         (Y_SCALES == SCALES_BY_TENSOR_MAP ? PRODUCTS * Y_SCALE_BYTES : 0);
 
     static constexpr int X_SCALE_COLUMNS = 4 * STEPS;
-    static constexpr int Y_SCALE_COLUMNS = 4 * Y_TILES * STEPS;
-    static constexpr int BUFFER_COLUMNS = PRODUCTS * TILE_N;
+    static constexpr int Y_STEP_COLUMNS = HALVES ? 4 : 4 * Y_TILES;
+    static constexpr int Y_SCALE_COLUMNS = Y_STEP_COLUMNS * STEPS;
+    static constexpr int BUFFER_COLUMNS = PRODUCTS * D_COLUMNS;
     static constexpr int SET_COLUMNS = X_SCALE_COLUMNS + PRODUCTS * Y_SCALE_COLUMNS;
     static constexpr int SCALE_COLUMNS = BUFFERS * BUFFER_COLUMNS;  // where they begin
     static constexpr int USED_COLUMNS = SCALE_COLUMNS + SETS * SET_COLUMNS;
     static constexpr int COLUMNS = USED_COLUMNS <= 128 ? 128 : (USED_COLUMNS <= 256 ? 256 : 512);
 
     static_assert(TILE_N == 64 || TILE_N == 128 || TILE_N == 192 || TILE_N == 256, "TILE_N");
+    // A copy of scales begins with the first row of a tile in both blocks, the second of which wants to begin in its middle.
+    static_assert(!HALVES || (X_SCALES != SCALES_BY_TENSOR_MAP && TILE_N == 256), "scales of 64 rows are rearranged");
     static_assert(PRODUCTS == 1 || PRODUCTS == 2, "PRODUCTS");
     static_assert(BUFFERS == 1 || BUFFERS == 2, "BUFFERS");
     static_assert(SETS >= 1 && SETS <= 4 && SETS <= STAGES, "SETS");

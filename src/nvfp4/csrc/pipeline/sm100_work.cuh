@@ -9,12 +9,20 @@
 // One operand of a tile.
 struct Source {
     const TensorMap* codes;   // u8 [batch, rows, K/2], boxes of 128 bytes
-    const TensorMap* scales;  // u16 [row tiles, K/64, 256], if they are copied as they are
+    const TensorMap* scales;  // u16 [K/64, row tiles, 256], if they are copied as they are
     const u8* scale_bytes;    // of the matrix, if the scale warps rearrange them
     int row, rows;            // first row of the tile; rows of the matrix
     int batch;
     int scale_tile;           // row tile of the scales that holds the first row of the matrix
 };
+
+// Scales of matrix `batch` of several, if the scale warps read them.
+template <int MODE>
+__device__ __forceinline__ const u8* scales_of(const u8* scales, int batch, int rows, int blocks) {
+    if constexpr (MODE == SCALES_BY_TENSOR_MAP) return nullptr;
+    constexpr int LAYOUT = MODE == SCALES_FROM_LINEAR ? SCALES_LINEAR : SCALES_TILED;
+    return scales + batch * scale_matrix_bytes<LAYOUT>(rows, blocks);
+}
 
 template <int PRODUCTS>
 struct Tile {

@@ -34,6 +34,17 @@ __device__ __forceinline__ void cp_async_bulk_tensor_3d_cta_group_2_policy(u32 s
         : "memory");
 }
 
+// The same box to the same offset of every block of `mask`, which is a pair; the bytes of both are counted by the barrier of the block that
+// `barrier` (an address of the cluster's window) is of.
+__device__ __forceinline__ void cp_async_bulk_tensor_3d_multicast_cta_group_2_policy(u32 shared, const TensorMap* map, i32 x, i32 y,
+                                                                                     i32 z, u32 barrier, u32 mask, u64 policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.cta_group::2.L2::cache_hint"
+        " [%0], [%1, {%2, %3, %4}], [%5], %6, %7;" ::"r"(shared),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"(static_cast<u16>(mask)), "l"(policy)
+        : "memory");
+}
+
 // The same box to the same offset of every block of `mask`, each of which counts its bytes on its own barrier.
 __device__ __forceinline__ void cp_async_bulk_tensor_3d_multicast_policy(u32 shared, const TensorMap* map, i32 x, i32 y,
                                                                          i32 z, u32 barrier, u32 mask, u64 policy) {

@@ -81,6 +81,16 @@ __device__ __forceinline__ void tcgen05_cp_32x128b_warpx4(u32 tensor, u64 matrix
     }
 }
 
+// 64 rows of 16 bytes: the first 32 to the first two quarters of lanes each, the others to the last two.
+template <int GROUP>
+__device__ __forceinline__ void tcgen05_cp_64x128b_warpx2_01_23(u32 tensor, u64 matrix) {
+    if constexpr (GROUP == 1) {
+        asm volatile("tcgen05.cp.cta_group::1.64x128b.warpx2::01_23 [%0], %1;" ::"r"(tensor), "l"(matrix) : "memory");
+    } else {
+        asm volatile("tcgen05.cp.cta_group::2.64x128b.warpx2::01_23 [%0], %1;" ::"r"(tensor), "l"(matrix) : "memory");
+    }
+}
+
 // ---- D (+)= A B^T with a scale for 16 elements (9.7.16.10.9, "tcgen05.mma"). COLLECTOR: what becomes of A in the collector buffer.
 constexpr int COLLECTOR_DISCARD = 0;  // the default
 constexpr int COLLECTOR_FILL = 1;     // keep it for the next instruction
