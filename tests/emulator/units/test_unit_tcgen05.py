@@ -154,15 +154,21 @@ class Case:
         return sm100(base, lbo, sbo, MODES[mode])
 
     def put_scales(self, sfa: int, sfb: int) -> None:
-        """tmem_sf_frg: (row % 32, row / 32), copies, factor -> lane row % 32 + 32 copy, byte of column row / 32."""
+        """tmem_sf_frg: (row % 32, row / 32), copies, factor -> lane row % 32 + 32 copy, byte of column row / 32.
+
+        Of B in layout B each half of the lanes has its half of the rows, twice (ScaleFactorDuplicated2by2).
+        """
         for cta, tmem in enumerate(self.tmems):
             raw = tmem.words.view(np.uint8).reshape(128, 2048)
             mine = self.sa[cta * self.m // self.group : (cta + 1) * self.m // self.group]
             for codes, column, ident in ((mine, 400, sfa), (self.sb, 420, sfb)):
+                split = 2 if codes is self.sb and (self.m, self.group) == (128, 2) else 1
+                part = codes.shape[0] // split
                 for row in range(codes.shape[0]):
-                    for copy in range(4):
-                        at = 4 * (column + row // 32) + ident
-                        raw[32 * copy + row % 32, at : at + self.count] = codes[row]
+                    for copy in range(4 // split):
+                        lane = 64 * (row // part) + 32 * copy + row % part % 32
+                        at = 4 * (column + row % part // 32) + ident
+                        raw[lane, at : at + self.count] = codes[row]
 
     def values(self) -> tuple[Any, Any]:
         a, b = (
@@ -485,10 +491,20 @@ def test_scaled_operands_that_are_refused() -> None:
     case = Case("mxf4nvf4", 128, 64, scale="ue4m3")
     with pytest.raises(UnitError, match="without scale factors"):
         plan_mma(replace(case.op, scale_b=None))
-    with pytest.raises(UnitError, match="M = 128"):
-        plan_mma(replace(case.op, group=2))
+    with pytest.raises(UnitError, match="M = 128 and N = 96"):
+        plan_mma(Case("mxf4nvf4", 128, 96, 2, scale="ue4m3").op)
     with pytest.raises(UnitError, match="scale factors of B reaches"):
         plan_mma(replace(case.op, scale_b=511))
+
+
+@pytest.mark.parametrize("n", [64, 128, 256])
+@pytest.mark.parametrize(("kind", "options"), [("mxf4nvf4", {"scale": "ue4m3"}), ("mxf8f6f4", {})])
+def test_scale_factors_on_split_datapaths(kind: str, options: dict[str, Any], n: int) -> None:
+    """M = 128 with two CTAs: lanes 64 and up take the scale factors of the second half of B from their own columns."""
+    case = Case(kind, 128, n, 2, **options)
+    plan_mma(case.op).run(case.smems, case.tmems, False)
+    a, b = case.values()
+    np.testing.assert_array_equal(case.get_d(), (a @ b.T).astype(np.float32))
 
 
 def test_cost() -> None:

@@ -21,7 +21,9 @@ block scaling the scale factors of the CTA's own rows of A and of all N columns 
 
 Scale factors (9.7.16.10.7): a word of tensor memory holds up to four of one row; row r of 128 is in lane r % 32 of
 column r / 32, and
-every 32-lane quarter holds a copy, of which quarter q uses its own.
+every 32-lane quarter holds a copy, of which quarter q uses its own. In layout B the two quarters of each datapath hold
+the factors of the N/2 columns of B that it multiplies with, from the same address on (the text of the ISA does not
+say; UMMA::TmemAllocMode::ScaleFactorDuplicated2by2 in cute/atom/mma_traits_sm100_frag.hpp).
 """
 
 from __future__ import annotations
@@ -159,7 +161,7 @@ class MmaPlan:
         if address is None:
             return rectangles(())
         column = split_address(address & 0x3FFFFFFF)[1]
-        count = self.rows if matrix == "A" else self.instruction.n
+        count = self.rows if matrix == "A" else self.instruction.n // len(self.paths)
         last = count % 32 or 32
         full = count // 32
         out = [(0, 128, column, column + full)] if full else []
@@ -303,15 +305,17 @@ class MmaPlan:
         assert self.op.scale_a is not None
         assert self.op.scale_b is not None
         of_a = self._codes(tmem, self.op.scale_a, i.a_scale_id, self.rows)
-        of_b = self._codes(tmem, self.op.scale_b, i.b_scale_id, i.n)
-        # Row r of D is computed in quarter r // 32, which takes the scale factors from its own lanes.
-        quarter = np.arange(self.rows) // 32
+        of_b = self._codes(tmem, self.op.scale_b, i.b_scale_id, b.shape[0])
+        # Row r of D is computed in quarter r // 32 of the datapath, which takes the scale factors from its own lanes.
+        first = path.lanes[0][0] // 32
+        quarter = first + np.arange(self.rows) // 32
         codes_a = of_a[quarter, np.arange(self.rows)]
         single = None if old is None else old.view(np.float32)
+        of_b = of_b[first : first + self.rows // 32]
         if (of_b[1:] == of_b[0]).all():
             return self._scaled_product((a, codes_a), (b, of_b[0]), single, model).view(np.uint32)
         out = []
-        for q in range(4):
+        for q in range(len(of_b)):
             rows = slice(32 * q, 32 * q + 32)
             c = None if single is None else single[rows]
             out.append(self._scaled_product((a[rows], codes_a[rows]), (b, of_b[q]), c, model))
