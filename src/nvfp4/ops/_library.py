@@ -8,16 +8,17 @@ variant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 
-from nvfp4.backends.base import Operand, Operands
+from nvfp4.backends.base import Operand
 from nvfp4.errors import InputError
 from nvfp4.formats import as_bytes
 from nvfp4.ops import _dispatch, _validate
-from nvfp4.ops._dispatch import Spec, signature
+from nvfp4.ops._call import Call, Spec, signature
+from nvfp4.ops._prepare import prepare
 from nvfp4.tensor import NVFP4Tensor
 
 _library = torch.library.Library("nvfp4", "DEF")  # type: ignore[no-untyped-call]
@@ -60,11 +61,20 @@ def _trusted(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tenso
     return data if scales is None else NVFP4Tensor._trusted(data, scales, scale, layout)
 
 
-def _same_memory(x: Operand, data: torch.Tensor, scales: torch.Tensor | None) -> bool:
-    """Whether the constructor of NVFP4Tensor copied nothing to align it: then `_trusted` makes the same."""
-    if not isinstance(x, NVFP4Tensor) or scales is None:
-        return True
-    return x.codes.data_ptr() == data.data_ptr() and x.scales.data_ptr() == scales.data_ptr()
+def _same_memory(made: Call, args: Sequence[Any]) -> bool:
+    """Whether the constructor of NVFP4Tensor copied nothing to align it: then `_trusted` makes the same.
+
+    Args:
+        made: The call.
+        args: The arguments that its operands were made of.
+    """
+    given = [x for part in args for x in (part if isinstance(part, list) else [part]) if isinstance(x, torch.Tensor)]
+    memory = {x.data_ptr() for x in given}
+    return all(
+        x.codes.data_ptr() in memory and x.scales.data_ptr() in memory
+        for x in made.a + made.b
+        if isinstance(x, NVFP4Tensor)
+    )
 
 
 def flatten_list(op: str, name: str, operands: Sequence[object]) -> FlatList:
@@ -81,71 +91,45 @@ def flatten_list(op: str, name: str, operands: Sequence[object]) -> FlatList:
 
 
 def unflatten_list(
-    data: Sequence[torch.Tensor], scales: Sequence[torch.Tensor], tensor_scales: Sequence[torch.Tensor], layout: str
+    data: Sequence[torch.Tensor],
+    scales: Sequence[torch.Tensor],
+    tensor_scales: Sequence[torch.Tensor],
+    layout: str,
+    make: Callable[..., Operand] = unflatten,
 ) -> tuple[Operand, ...]:
     """The operands that the arguments of an operator stand for."""
     if not scales:
         return tuple(data)
     every: Sequence[torch.Tensor | None] = tensor_scales or [None] * len(data)
-    return tuple(unflatten(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True))
+    return tuple([make(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True)])
 
 
-def dispatch(
-    spec: Spec,
-    operands: dict[str, object],
-    offsets: torch.Tensor | None,
-    out_dtype: torch.dtype,
-    out: torch.Tensor | None,
-    backend: str | None,
-) -> torch.Tensor:
-    """Call the registered operator of an operation with one result.
-
-    Args:
-        spec: The operation.
-        operands: All operands by name, in order.
-        offsets: Stacked groups only.
-        out_dtype: Type of the result.
-        out: Where the result goes; None to allocate it.
-        backend: The backend that the caller asks for.
-    """
-    flat: list[object] = []
-    for name, x in operands.items():
-        flat += flatten(spec.op, name, x)
-    if offsets is not None:
-        _tensor(spec, "offsets", offsets, "an int32 torch.Tensor")
-        flat.append(offsets)
-    flat += (_validate.out_name(spec.op, out_dtype), backend)
-    if out is None:
-        result: torch.Tensor = getattr(torch.ops.nvfp4, spec.name)(*flat)
-        return result
-    _tensor(spec, "out", out)
-    getattr(torch.ops.nvfp4, spec.name + "_out")(*flat, out)
-    return out
+def run(call: Call) -> tuple[torch.Tensor, ...]:
+    """The results of a call, by the shortest way that shows it to all who want to see it."""
+    results = _dispatch.directly(call)
+    return dispatch(call) if results is None else results
 
 
-def dispatch_lists(
-    spec: Spec,
-    lists: dict[str, tuple[Operand, ...]],
-    out_dtype: torch.dtype,
-    out: Sequence[torch.Tensor] | None,
-    backend: str | None,
-) -> list[torch.Tensor]:
-    """Call the registered operator of a list form; `lists` are its operands by name. Arguments as of `dispatch`."""
-    if not torch.compiler.is_compiling():
+def dispatch(call: Call) -> tuple[torch.Tensor, ...]:
+    """Call the registered operator."""
+    spec, out = call.spec, call.out
+    if spec.lists and not torch.compiler.is_compiling():
         # Names the group that is wrong; under torch.compile the operator's own validation has to do.
-        spec.describe(*lists.values(), out_dtype)
+        call.described()
     flat: list[object] = []
-    for name, operands in lists.items():
-        flat += flatten_list(spec.op, name, operands)
-    flat += (_validate.out_name(spec.op, out_dtype), backend)
+    for name, x in zip(spec.operands, call.arguments(), strict=True):
+        flat += flatten_list(spec.op, name, x) if isinstance(x, tuple) else flatten(spec.op, name, x)
+    if spec.stacked:
+        _tensor(spec, "offsets", call.offsets, "an int32 torch.Tensor")
+        flat.append(call.offsets)
+    flat += (_validate.out_name(spec.op, call.out_dtype), call.backend)
     if out is None:
-        results: list[torch.Tensor] = getattr(torch.ops.nvfp4, spec.name)(*flat)
-        return results
-    outs = list(out)
-    for i, one in enumerate(outs):
-        _tensor(spec, f"out[{i}]", one)
-    getattr(torch.ops.nvfp4, spec.name + "_out")(*flat, outs)
-    return outs
+        results = getattr(torch.ops.nvfp4, spec.name)(*flat)
+        return tuple(results) if spec.lists else (results,)
+    for i, one in enumerate(out):
+        _tensor(spec, f"out[{i}]" if spec.lists else "out", one)
+    getattr(torch.ops.nvfp4, spec.name + "_out")(*flat, list(out) if spec.lists else out[0])
+    return out
 
 
 def _tensor(spec: Spec, name: str, x: object, expected: str = "a torch.Tensor") -> None:
@@ -162,89 +146,71 @@ def _define(signature: str, implementation: Callable[..., object], fake: Callabl
     torch.library.register_fake(f"nvfp4::{name}", fake, lib=_library)
 
 
-def register(spec: Spec, left: tuple[str, ...], right: tuple[str, ...], *, stacked: bool = False) -> None:
-    """Define the operators ``nvfp4::OP(..., str out_dtype, str? backend) -> Tensor`` and ``nvfp4::OP_out(..., out)``.
+def register(spec: Spec) -> None:
+    """Define the operators ``nvfp4::OP(..., str out_dtype, str? backend)`` and ``nvfp4::OP_out(..., out)``.
 
-    Args:
-        spec: The operation.
-        left, right: Names of its operands.
-        stacked: Whether the argument `offsets` follows them.
+    The first returns a tensor, or a list of them in a list form; the second returns nothing.
     """
-    count = len(left) + len(right)
+    count = 4 * len(spec.operands)
+    tensors = "Tensor[]" if spec.lists else "Tensor"
 
-    def split(args: tuple[Any, ...]) -> tuple[list[Operand], torch.Tensor | None, tuple[Any, ...]]:
-        operands = [unflatten(*args[4 * i : 4 * i + 4]) for i in range(count)]
-        rest = args[4 * count :]
-        return (operands, rest[0], rest[1:]) if stacked else (operands, None, rest)
+    def call(args: Sequence[Any], make: Callable[..., Operand]) -> Call:
+        """The call that the arguments of an operator stand for; `make` puts an operand together."""
+        parts = [args[i : i + 4] for i in range(0, count, 4)]
+        rest = iter(args[count:])
+        offsets = next(rest) if spec.stacked else None
+        dtype, backend, out = _dtype(spec, next(rest)), next(rest), next(rest, None)
+        if spec.lists:
+            lists = tuple(unflatten_list(x, s, t, layout, make) for x, s, t, layout in parts)
+            return Call.of_lists(spec, lists, dtype, None if out is None else tuple(out), backend)
+        a, *b = (make(*part) for part in parts)
+        return Call(spec, (a,), tuple(b), offsets, dtype, None if out is None else (out,), backend)
 
-    def run(*args: Any) -> torch.Tensor:
+    def compute(*args: Any) -> tuple[torch.Tensor, ...]:
         # What the first call of a kind is validated for holds for every call of that kind.
-        key = ("operator", spec.name, *[signature(x) if isinstance(x, torch.Tensor) else x for x in args])
+        key = ("operator", spec, *map(_signature, args))
         prepared = _dispatch.find(key)
-        make = unflatten if prepared is None else _trusted
-        operands = [make(*args[4 * i : 4 * i + 4]) for i in range(count)]
-        a, b, rest = tuple(operands[: len(left)]), tuple(operands[len(left) :]), args[4 * count :]
-        offsets = rest[0] if stacked else None
-        out_dtype, backend, *out = rest[1:] if stacked else rest
-        if prepared is None:
-            dtype = _dtype(spec, out_dtype)
-            prepared = _dispatch.prepare_one(spec, a, b, offsets, dtype, out[0] if out else None, backend)
-            if _dispatch.plain(args) and all(_same_memory(x, *args[4 * i : 4 * i + 2]) for i, x in enumerate(operands)):
-                _dispatch.keep(key, prepared)
-        return _dispatch.run(spec, prepared, Operands(a, b, tuple(out), offsets))
+        if prepared is not None:
+            return _dispatch.compute(prepared, call(args, _trusted))
+        made = call(args, unflatten)
+        prepared = prepare(made)
+        if made.plain() and _same_memory(made, args[:count]):
+            _dispatch.keep(key, prepared)
+        return _dispatch.compute(prepared, made)
+
+    def run(*args: Any) -> torch.Tensor | list[torch.Tensor]:
+        results = compute(*args)
+        return list(results) if spec.lists else results[0]
 
     def run_out(*args: Any) -> None:
-        run(*args)
+        compute(*args)
 
-    def fake(*args: Any) -> torch.Tensor:
-        operands, offsets, (out_dtype, *_) = split(args)
-        dtype = _dtype(spec, out_dtype)
-        described = spec.describe(*operands, *(() if offsets is None else (offsets,)), dtype)
-        return torch.empty(described.shapes[0], dtype=dtype, device=operands[-1].device)
+    def described(args: Sequence[Any]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
+        """Results without values, and the tensors that were passed for them."""
+        made = call(args, unflatten)
+        shapes, device = made.described().shapes, made.b[0].device
+        return [torch.empty(shape, dtype=made.out_dtype, device=device) for shape in shapes], made.out or ()
 
-    def fake_out(*args: Any) -> None:
-        expected, out = fake(*args[:-1]), args[-1]
-        _validate.out_fits(spec.op, "out", out, expected.shape, expected.dtype, expected.device)
-
-    arguments = schema(*left, *right) + (", Tensor offsets" if stacked else "") + ", str out_dtype, str? backend"
-    _define(f"{spec.name}({arguments}) -> Tensor", run, fake)
-    _define(f"{spec.name}_out({arguments}, Tensor(a!) out) -> ()", run_out, fake_out)
-
-
-def register_lists(spec: Spec, names: tuple[str, ...]) -> None:
-    """Define the operators of an operation over lists: ``nvfp4::OP -> Tensor[]`` and ``nvfp4::OP_out``.
-
-    Args:
-        spec: The operation.
-        names: Of its operands, each a list.
-    """
-    count = len(names)
-
-    def split(args: tuple[Any, ...]) -> tuple[_dispatch.Lists, tuple[Any, ...]]:
-        return tuple(unflatten_list(*args[4 * i : 4 * i + 4]) for i in range(count)), args[4 * count :]
-
-    def run(*args: Any) -> list[torch.Tensor]:
-        lists, (out_dtype, backend, *out) = split(args)
-        return _dispatch.implement_lists(spec, lists, _dtype(spec, out_dtype), out[0] if out else None, backend)
-
-    def run_out(*args: Any) -> None:
-        run(*args)
-
-    def fake(*args: Any) -> list[torch.Tensor]:
-        lists, (out_dtype, *_) = split(args)
-        dtype = _dtype(spec, out_dtype)
-        described = spec.describe(*lists, dtype)
-        return [torch.empty(shape, dtype=dtype, device=lists[1][0].device) for shape in described.shapes]
+    def fake(*args: Any) -> torch.Tensor | list[torch.Tensor]:
+        results, _ = described(args)
+        return results if spec.lists else results[0]
 
     def fake_out(*args: Any) -> None:
-        expected, outs = fake(*args[:-1]), args[-1]
-        _validate.out_count(spec.op, outs, len(expected))
-        for i, (out, like) in enumerate(zip(outs, expected, strict=True)):
-            _validate.out_fits(spec.op, f"out[{i}]", out, like.shape, like.dtype, like.device)
+        for i, (like, out) in enumerate(zip(*described(args), strict=True)):
+            name = f"out[{i}]" if spec.lists else "out"
+            _validate.out_fits(spec.op, name, out, like.shape, like.dtype, like.device)
 
-    arguments = schema_lists(*names) + ", str out_dtype, str? backend"
-    _define(f"{spec.name}({arguments}) -> Tensor[]", run, fake)
-    _define(f"{spec.name}_out({arguments}, Tensor(a!)[] out) -> ()", run_out, fake_out)
+    names = (schema_lists if spec.lists else schema)(*spec.operands)
+    arguments = names + (", Tensor offsets" if spec.stacked else "") + ", str out_dtype, str? backend"
+    _define(f"{spec.name}({arguments}) -> {tensors}", run, fake)
+    _define(f"{spec.name}_out({arguments}, {tensors.replace('Tensor', 'Tensor(a!)')} out) -> ()", run_out, fake_out)
+
+
+def _signature(x: object) -> Hashable:
+    """What a prepared call may depend on in one argument of an operator."""
+    if isinstance(x, torch.Tensor):
+        return signature(x)
+    return tuple(map(signature, x)) if isinstance(x, list) else x
 
 
 def _dtype(spec: Spec, name: str) -> torch.dtype:

@@ -5,7 +5,7 @@ Everything here looks at shapes, types, strides and devices only, never at value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -287,7 +287,7 @@ def as_lists(op: str, operands: dict[str, Any], out: Any) -> dict[str, tuple[Any
     return {name: tuple(x) for name, x in operands.items()}
 
 
-def not_lists(op: str, operands: dict[str, object], out: object) -> None:
+def not_lists(op: str, operands: Mapping[str, object], out: object) -> None:
     """Check that a call with offsets has tensors."""
     for name, x in (*operands.items(), *((("out", out),) if out is not None else ())):
         if not isinstance(x, (torch.Tensor, NVFP4Tensor)):

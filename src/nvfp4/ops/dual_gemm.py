@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from nvfp4.backends.base import Operand
-from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.ops import _library, _validate
+from nvfp4.ops._call import Call, Spec
 from nvfp4.tensor import NVFP4Tensor
 
-_SPEC = _dispatch.Spec("dual_gemm", "dual_gemm", _validate.dual_gemm)
-_library.register(_SPEC, ("a",), ("b1", "b2"))
+_SPEC = Spec("dual_gemm", "dual_gemm", _validate.dual_gemm, ("a", "b1", "b2"))
+_library.register(_SPEC)
 
 
 def dual_gemm(
@@ -40,7 +41,5 @@ def dual_gemm(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
-    result = _dispatch.call(_SPEC, (a,), (b1, b2), None, out_dtype, out, backend)
-    if result is None:
-        result = _library.dispatch(_SPEC, {"a": a, "b1": b1, "b2": b2}, None, out_dtype, out, backend)
-    return result
+    call = Call(_SPEC, (a,), (b1, b2), None, out_dtype, None if out is None else (out,), backend)
+    return _library.run(call)[0]

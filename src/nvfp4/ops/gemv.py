@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from nvfp4.backends.base import Operand
-from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.ops import _library, _validate
+from nvfp4.ops._call import Call, Spec
 from nvfp4.tensor import NVFP4Tensor
 
-_SPEC = _dispatch.Spec("gemv", "gemv", _validate.gemv)
-_library.register(_SPEC, ("a",), ("x",))
+_SPEC = Spec("gemv", "gemv", _validate.gemv, ("a", "x"))
+_library.register(_SPEC)
 
 
 def gemv(
@@ -39,7 +40,5 @@ def gemv(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
-    result = _dispatch.call(_SPEC, (a,), (x,), None, out_dtype, out, backend)
-    if result is None:
-        result = _library.dispatch(_SPEC, {"a": a, "x": x}, None, out_dtype, out, backend)
-    return result
+    call = Call(_SPEC, (a,), (x,), None, out_dtype, None if out is None else (out,), backend)
+    return _library.run(call)[0]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import cast, overload
 
 import torch
 
 from nvfp4.backends.base import Operand
-from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.ops import _library, _validate
+from nvfp4.ops._call import Call, Spec
 from nvfp4.tensor import NVFP4Tensor
 
-_STACKED = _dispatch.Spec("group_dual_gemm", "group_dual_gemm", _validate.group_dual_gemm_stacked)
-_LISTS = _dispatch.Spec("group_dual_gemm", "group_dual_gemm_lists", _validate.group_dual_gemm_list)
-_library.register(_STACKED, ("a",), ("b1", "b2"), stacked=True)
-_library.register_lists(_LISTS, ("a", "b1", "b2"))
+_STACKED = Spec(
+    "group_dual_gemm", "group_dual_gemm", _validate.group_dual_gemm_stacked, ("a", "b1", "b2"), stacked=True
+)
+_LISTS = Spec("group_dual_gemm", "group_dual_gemm_lists", _validate.group_dual_gemm_list, ("a", "b1", "b2"), lists=True)
+_library.register(_STACKED)
+_library.register(_LISTS)
 
 
 @overload
@@ -85,36 +88,12 @@ def group_dual_gemm(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
+    operands = {"a": a, "b1": b1, "b2": b2}
     if offsets is None:
-        lists = _validate.as_lists("group_dual_gemm", {"a": a, "b1": b1, "b2": b2}, out)
-        return _lists(lists, out_dtype, out, backend)  # type: ignore[arg-type]
-    _validate.not_lists("group_dual_gemm", {"a": a, "b1": b1, "b2": b2}, out)
-    return _stacked(a, b1, b2, offsets, out_dtype, out, backend)  # type: ignore[arg-type]
-
-
-def _lists(
-    lists: dict[str, tuple[Operand, ...]],
-    out_dtype: torch.dtype,
-    out: Sequence[torch.Tensor] | None,
-    backend: str | None,
-) -> list[torch.Tensor]:
-    results = _dispatch.call_lists(_LISTS, tuple(lists.values()), out_dtype, out, backend)
-    if results is None:
-        results = _library.dispatch_lists(_LISTS, lists, out_dtype, out, backend)
-    return results
-
-
-def _stacked(
-    a: Operand,
-    b1: NVFP4Tensor,
-    b2: NVFP4Tensor,
-    offsets: torch.Tensor,
-    out_dtype: torch.dtype,
-    out: torch.Tensor | None,
-    backend: str | None,
-) -> torch.Tensor:
-    result = _dispatch.call(_STACKED, (a,), (b1, b2), offsets, out_dtype, out, backend)
-    if result is None:
-        operands: dict[str, object] = {"a": a, "b1": b1, "b2": b2}
-        result = _library.dispatch(_STACKED, operands, offsets, out_dtype, out, backend)
-    return result
+        lists = _validate.as_lists("group_dual_gemm", operands, out)
+        outs = None if out is None else tuple(out)
+        return list(_library.run(Call.of_lists(_LISTS, tuple(lists.values()), out_dtype, outs, backend)))
+    _validate.not_lists("group_dual_gemm", operands, out)
+    one = None if out is None else (cast(torch.Tensor, out),)
+    weights = cast("tuple[Operand, ...]", (b1, b2))
+    return _library.run(Call(_STACKED, (cast(Operand, a),), weights, offsets, out_dtype, one, backend))[0]

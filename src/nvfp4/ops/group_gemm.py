@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import overload
+from typing import cast, overload
 
 import torch
 
 from nvfp4.backends.base import Operand
-from nvfp4.ops import _dispatch, _library, _validate
+from nvfp4.ops import _library, _validate
+from nvfp4.ops._call import Call, Spec
 from nvfp4.tensor import NVFP4Tensor
 
-_STACKED = _dispatch.Spec("group_gemm", "group_gemm", _validate.group_gemm_stacked)
-_LISTS = _dispatch.Spec("group_gemm", "group_gemm_lists", _validate.group_gemm_list)
-_library.register(_STACKED, ("a",), ("b",), stacked=True)
-_library.register_lists(_LISTS, ("a", "b"))
+_STACKED = Spec("group_gemm", "group_gemm", _validate.group_gemm_stacked, ("a", "b"), stacked=True)
+_LISTS = Spec("group_gemm", "group_gemm_lists", _validate.group_gemm_list, ("a", "b"), lists=True)
+_library.register(_STACKED)
+_library.register(_LISTS)
 
 
 @overload
@@ -77,33 +78,12 @@ def group_gemm(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
+    operands = {"a": a, "b": b}
     if offsets is None:
-        return _lists(_validate.as_lists("group_gemm", {"a": a, "b": b}, out), out_dtype, out, backend)  # type: ignore[arg-type]
-    _validate.not_lists("group_gemm", {"a": a, "b": b}, out)
-    return _stacked(a, b, offsets, out_dtype, out, backend)  # type: ignore[arg-type]
-
-
-def _lists(
-    lists: dict[str, tuple[Operand, ...]],
-    out_dtype: torch.dtype,
-    out: Sequence[torch.Tensor] | None,
-    backend: str | None,
-) -> list[torch.Tensor]:
-    results = _dispatch.call_lists(_LISTS, tuple(lists.values()), out_dtype, out, backend)
-    if results is None:
-        results = _library.dispatch_lists(_LISTS, lists, out_dtype, out, backend)
-    return results
-
-
-def _stacked(
-    a: Operand,
-    b: NVFP4Tensor,
-    offsets: torch.Tensor,
-    out_dtype: torch.dtype,
-    out: torch.Tensor | None,
-    backend: str | None,
-) -> torch.Tensor:
-    result = _dispatch.call(_STACKED, (a,), (b,), offsets, out_dtype, out, backend)
-    if result is None:
-        result = _library.dispatch(_STACKED, {"a": a, "b": b}, offsets, out_dtype, out, backend)
-    return result
+        lists = _validate.as_lists("group_gemm", operands, out)
+        outs = None if out is None else tuple(out)
+        return list(_library.run(Call.of_lists(_LISTS, tuple(lists.values()), out_dtype, outs, backend)))
+    _validate.not_lists("group_gemm", operands, out)
+    one = None if out is None else (cast(torch.Tensor, out),)
+    weights = cast("tuple[Operand, ...]", (b,))
+    return _library.run(Call(_STACKED, (cast(Operand, a),), weights, offsets, out_dtype, one, backend))[0]

@@ -1,0 +1,126 @@
+"""A call of an operation as data: what its caller wrote, and what a prepared call may depend on in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from nvfp4.backends.base import Operand
+from nvfp4.ops import _validate
+from nvfp4.ops._validate import Described
+from nvfp4.tensor import ALIGNMENT, NVFP4Tensor
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_MISALIGNED = ALIGNMENT - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """One form of an operation.
+
+    Attributes:
+        op: Its name in messages.
+        name: Its name as an operator of torch.
+        describe: Its validation: (one argument for each of `operands`, offsets if stacked, out_dtype) to `Described`.
+        operands: What its operands are called: A first, then the right ones.
+        stacked: Whether `offsets` follow them.
+        lists: Whether every operand is a list, and the result too.
+    """
+
+    op: str
+    name: str
+    describe: Callable[..., Described]
+    operands: tuple[str, ...]
+    stacked: bool = False
+    lists: bool = False
+
+
+class Call(NamedTuple):
+    """A call, not validated. (A tuple, because it takes half the time of a dataclass to build.)
+
+    Attributes:
+        spec: The operation.
+        a: Left operands: one, or one for each group of a list form.
+        b: Right operands: in a list form every B (or B1), then every B2.
+        offsets: Stacked forms only.
+        out_dtype: Type of the results.
+        out: Where the results go; None to allocate them.
+        backend: The backend that the caller asks for.
+        lengths: List forms only: how long each list is.
+    """
+
+    spec: Spec
+    a: tuple[Operand, ...]
+    b: tuple[Operand, ...]
+    offsets: torch.Tensor | None
+    out_dtype: torch.dtype
+    out: tuple[torch.Tensor, ...] | None
+    backend: str | None
+    lengths: tuple[int, ...] = ()
+
+    @staticmethod
+    def of_lists(
+        spec: Spec,
+        lists: tuple[tuple[Operand, ...], ...],
+        out_dtype: torch.dtype,
+        out: tuple[torch.Tensor, ...] | None,
+        backend: str | None,
+    ) -> Call:
+        """The call of a list form; `lists` has one tuple for each of its operands."""
+        b = lists[1] if len(lists) == 2 else lists[1] + lists[2]
+        return Call(spec, lists[0], b, None, out_dtype, out, backend, tuple(map(len, lists)))
+
+    def arguments(self) -> tuple[Operand | tuple[Operand, ...], ...]:
+        """One for each of the operands that the operation names."""
+        flat = self.a + self.b
+        if not self.lengths:
+            return flat
+        ends = [sum(self.lengths[: i + 1]) for i in range(len(self.lengths))]
+        return tuple(flat[end - length : end] for end, length in zip(ends, self.lengths, strict=True))
+
+    def described(self) -> Described:
+        """Validate everything except `out`."""
+        stacked = (self.offsets,) if self.spec.stacked else ()
+        found = self.spec.describe(*self.arguments(), *stacked, self.out_dtype)
+        if self.lengths and self.out is not None:
+            _validate.out_count(self.spec.op, self.out, len(self.a))
+        return found
+
+    def key(self) -> Hashable:
+        """Of two calls with equal keys one may stand for the other, except for the memory of their tensors."""
+        spec, a, b, offsets, out_dtype, out, backend, lengths = self
+        return (
+            spec,
+            out_dtype,
+            backend,
+            lengths,
+            *map(signature, a),
+            *map(signature, b),
+            None if offsets is None else signature(offsets),
+            None if out is None else (*map(signature, out),),
+        )
+
+    def plain(self) -> bool:
+        """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""
+        return all(map(plain, (*self.a, *self.b, self.offsets, *(self.out or ()))))
+
+
+def signature(x: object) -> Hashable:
+    """What a prepared call may depend on in one argument. Never raises: wrong arguments are found by validation."""
+    if type(x) is NVFP4Tensor:
+        return x.signature
+    if isinstance(x, torch.Tensor):
+        kind = type(x)
+        aligned = not x.data_ptr() & _MISALIGNED if kind in _PLAIN else True
+        grad = x.requires_grad and torch.is_grad_enabled()
+        return x.shape, kind, x.dtype, x.device, x.is_contiguous(), aligned, grad
+    return (type(x),)
+
+
+def plain(x: object) -> bool:
+    """Whether `x` is no tensor, or one of torch's own types."""
+    kind = type(x.codes) if isinstance(x, NVFP4Tensor) else type(x)
+    return kind in _PLAIN or not issubclass(kind, torch.Tensor)
