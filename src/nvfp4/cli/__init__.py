@@ -1,4 +1,4 @@
-"""The command line, one file for each command: solve, check, bench, explain, emulate, contest, log, doctor."""
+"""The command line, one file for each command: solve, check, bench, explain, emulate, contest, ladder, log, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nvfp4.cli import bench, check, contest, doctor, emulate, explain, log, solve
+from nvfp4.cli import bench, check, contest, doctor, emulate, explain, ladder, log, solve
 from nvfp4.cli.output import error_console
 from nvfp4.errors import NVFP4Error
 
@@ -24,6 +24,7 @@ app.command("explain")(explain.explain)
 app.command("emulate")(emulate.emulate)
 app.command("doctor")(doctor.doctor)
 app.command("log")(log.log)
+app.command("ladder")(ladder.ladder)
 app.add_typer(contest.app, name="contest")
 
 

@@ -1,0 +1,114 @@
+"""`nvfp4 ladder gemv|matmul`: a product in one kernel after another, from naive to final, checked and timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from nvfp4.bench.records import Record, append
+from nvfp4.cli import output
+from nvfp4.errors import InputError
+from nvfp4.jit import source
+from nvfp4.ladder import rungs, run
+
+
+def ladder(
+    what: Annotated[str, typer.Argument(help="gemv or matmul.")],
+    arch: Annotated[str, typer.Option(help="Of the matmul: sm_90a or sm_100a.")] = "sm_90a",
+    emulate: Annotated[bool, typer.Option("--emulate", help="In the emulator, at a small size, with counters.")] = False,
+    shape: Annotated[str, typer.Option(help="MxNxK (GEMV: MxK); the ladder's own by default.")] = "",
+    show: Annotated[str, typer.Option(help="Print the source of a rung, such as gemv_3, and stop.")] = "",
+    record: Annotated[Path | None, typer.Option(help="Append the times to this JSONL file.")] = None,
+    commit: Annotated[str, typer.Option(help="What the record names as the commit; git is asked by default.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Climb a ladder: what changed at each rung, why, what was expected, and what came of it."""
+    chosen = rungs.ladder(what, arch)
+    if show:
+        names = [rung.name for rung in chosen.rungs]
+        if show not in names:
+            raise InputError("nvfp4 ladder", "--show", "one of " + ", ".join(names), repr(show), "Name a rung.")
+        print(source.read(f"kernels/ladder/{show}.cu"))
+        return
+    sizes = _shape(shape)
+    found: Record | None = None
+    if emulate:
+        steps = run.emulate(chosen, sizes)
+    else:
+        import torch
+
+        from nvfp4.device import capability
+
+        if not torch.cuda.is_available() or capability("cuda").arch != chosen.arch:
+            remedy = "Use --emulate to run it in the emulator."
+            raise InputError("nvfp4 ladder", "device", f"a GPU of {chosen.arch}", "none", remedy)
+        with output.Steps("ladder", 1) as progress:
+            steps, found = run.time(chosen, sizes, commit=commit or None, progress=progress.now)
+    if record is not None and found is not None:
+        append(record, [found])
+    if as_json:
+        output.emit([_json(step) for step in steps])
+    else:
+        output.console.print(_table(chosen, sizes, steps, found))
+    raise typer.Exit(0 if all(step.ok for step in steps) else 1)
+
+
+def _shape(text: str) -> tuple[int, int, int] | None:
+    if not text:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+        raise InputError("nvfp4 ladder", "--shape", "MxNxK or MxK", repr(text), "Write the sizes with an x between them.")
+    numbers = [int(part) for part in parts]
+    return (numbers[0], 1, numbers[1]) if len(numbers) == 2 else (numbers[0], numbers[1], numbers[2])
+
+
+def _table(
+    chosen: rungs.Ladder, sizes: tuple[int, int, int] | None, steps: tuple[run.Step, ...], found: Record | None
+) -> Table:
+    emulated = found is None
+    problem = chosen.problem(sizes or (chosen.small if emulated else chosen.shape))
+    table = Table(title=f"{chosen.name}, {output.shape(problem)}, {chosen.arch}" + (" emulated" if emulated else ""))
+    counted = ("instructions", "global MB", "shared wavefronts", "waits") if emulated else ("median", "light", "expected")
+    for name in ("rung", "step", *counted, "verdict"):
+        table.add_column(name, justify="right" if name in counted and name != "expected" else "left", overflow="fold")
+    for step in steps:
+        cells = _counted(step) if emulated else _timed(step, found)
+        verdict = step.failure.split("\n")[0][:200] or step.verdict
+        table.add_row(step.rung.name, step.rung.title, *cells, verdict, style=None if step.ok else "red")
+    if found is not None:
+        own = found.entries[-1]
+        light = f"{found.light.fraction(own.samples.median):.0%}"
+        table.add_row(own.name, own.detail, output.duration(own.samples.median), light, "", "")
+    return table
+
+
+def _counted(step: run.Step) -> list[str]:
+    if step.counters is None:
+        return [""] * 4
+    counts = step.counters
+    moved = (counts["global_load_bytes"] + counts["async_copy_bytes"]) / 1e6
+    waits = counts["mbarrier_waits"] + counts["barrier_waits"]
+    return [f"{counts['steps']:,}", f"{moved:.2f}", f"{counts['shared_wavefronts']:,}", f"{waits:,}"]
+
+
+def _timed(step: run.Step, found: Record | None) -> list[str]:
+    if step.samples is None or found is None:
+        return ["", "", step.rung.predicted]
+    return [output.duration(step.samples.median), f"{found.light.fraction(step.samples.median):.0%}", step.rung.predicted]
+
+
+def _json(step: run.Step) -> dict[str, object]:
+    return {
+        "rung": step.rung.name,
+        "title": step.rung.title,
+        "why": step.rung.why,
+        "predicted": step.rung.predicted,
+        "verdict": step.verdict,
+        "failure": step.failure,
+        "median_us": step.samples.median * 1e6 if step.samples else None,
+        "counters": step.counters,
+    }

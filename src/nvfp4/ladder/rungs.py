@@ -1,0 +1,273 @@
+"""The rungs of each ladder as data: the kernel, what changed, why, and what was expected before it was measured.
+
+The kernels are ``csrc/kernels/ladder/*.cu``, complete and short. All take NVFP4 with scales in rows (the Blackwell ones
+in 128x4 tiles, which its tensor cores want) and write fp16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from nvfp4.errors import InputError
+from nvfp4.executors.launch import Argument, Kernel, Launch, Pointer, Scalar, TensorMap
+from nvfp4.problem import Format, Op, Problem
+from nvfp4.tensor import NVFP4Tensor
+
+SMS = 132
+"""Multiprocessors of an H200: the grid of a persistent kernel."""
+BLACKWELL_SMS = 148
+"""Those of a B200."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The operands of one call: a [M, K] and b [K] or [N, K]; c is [M] or [M, N] in fp16."""
+
+    problem: Problem
+    a: NVFP4Tensor
+    b: NVFP4Tensor
+    c: torch.Tensor
+
+
+Build = Callable[[Data, str], Launch]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One kernel of a ladder.
+
+    Attributes:
+        name: Of its source (``csrc/kernels/ladder/NAME.cu``) and entry.
+        title: The step in a few words.
+        why: What it changes, and what that is good for.
+        predicted: What was expected of it before it was measured.
+        build: Its launch for operands and an architecture.
+        tile: M, N and K must be multiples of these.
+    """
+
+    name: str
+    title: str
+    why: str
+    predicted: str
+    build: Build
+    tile: tuple[int, int, int]
+
+    def check(self, problem: Problem) -> None:
+        """Whether its sizes fit.
+
+        Raises:
+            InputError: They do not.
+        """
+        sizes = (problem.m, problem.n, problem.k)
+        if any(size % part for size, part in zip(sizes, self.tile, strict=True)):
+            expected = " x ".join(f"a multiple of {part}" for part in self.tile)
+            remedy = "The rungs are short because they leave out ragged sizes: choose others."
+            raise InputError(f"ladder {self.name}", "shape", expected, " x ".join(map(str, sizes)), remedy)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder.
+
+    Attributes:
+        name: ``"gemv"``, ``"matmul-hopper"`` or ``"matmul-blackwell"``.
+        about: What it computes.
+        arch: The architecture it is for.
+        rungs: From naive to final.
+        shape: (M, N, K) that is timed.
+        small: (M, N, K) for the emulator.
+        package: The backend of the package that the last rung leads to.
+    """
+
+    name: str
+    about: str
+    arch: str
+    rungs: tuple[Rung, ...]
+    shape: tuple[int, int, int]
+    small: tuple[int, int, int]
+    package: str
+
+    def problem(self, shape: tuple[int, int, int]) -> Problem:
+        """The problem of some sizes."""
+        m, n, k = shape
+        layout = "tiled" if self.arch == "sm_100a" else "linear"
+        form = Format("nvfp4", layout)
+        return Problem(Op.GEMV if self.name == "gemv" else Op.GEMM, m, n, k, a=form, b=form)
+
+
+def _pointers(data: Data) -> tuple[Argument, ...]:
+    tensors = (data.a.codes, data.a.scales, data.b.codes, data.b.scales, data.c)
+    return tuple(Pointer(tensor) for tensor in tensors)
+
+
+def _sizes(data: Data, names: str) -> tuple[Argument, ...]:
+    return tuple(Scalar("i32", getattr(data.problem, name)) for name in names)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _gemv(name: str, threads: int, rows: Callable[[int], int], *, shared_row: bool = False) -> Build:
+    """A GEMV kernel: `rows` of a block by the threads that it has; with `shared_row` its warps share a row."""
+
+    def build(data: Data, arch: str) -> Launch:
+        problem = data.problem
+        warps = min(8, problem.k // 1024) if shared_row else threads // 32
+        constants = (("CONFIG_K", problem.k), ("CONFIG_WARPS", warps))
+        grid = (_ceil(problem.m, rows(warps)), 1, 1)
+        kernel = Kernel(f"ladder/{name}.cu", name, constants, arch)
+        return Launch(kernel, grid, (32 * warps, 1, 1), (*_pointers(data), *_sizes(data, "mk")))
+
+    return build
+
+
+def _matmul(name: str, tile: tuple[int, int], threads: int, shared: int = 0, *, blocks: int = 0) -> Build:
+    """A product of `tile` results a block; with `blocks` the grid has as many at most, and tiles are dealt out."""
+
+    def build(data: Data, arch: str) -> Launch:
+        problem = data.problem
+        across, down = _ceil(problem.n, tile[1]), _ceil(problem.m, tile[0])
+        grid = (min(across * down, blocks), 1, 1) if blocks else (across, down, 1)
+        block = (16, 16, 1) if name == "matmul_0" else (threads, 1, 1)
+        kernel = Kernel(f"ladder/{name}.cu", name, (), arch)
+        return Launch(kernel, grid, block, (*_pointers(data), *_sizes(data, "mnk")), shared_bytes=shared)
+
+    return build
+
+
+GEMV = Ladder(
+    name="gemv",
+    about="y = A x, one NVFP4 vector",
+    arch="sm_90a",
+    shape=(7168, 1, 16384),
+    small=(60, 1, 4096),
+    package="sm90",
+    rungs=(
+        Rung(
+            "gemv_0", "naive: a thread for each row",
+            "Byte after byte of a row, decoded and multiplied in fp32. Neighbouring threads read a whole row apart.",
+            "2000 us: 7168 threads cannot keep the memory busy, and each 32-byte sector comes for one byte",
+            _gemv("gemv_0", 128, lambda warps: 32 * warps), (1, 1, 16),
+        ),
+        Rung(
+            "gemv_1", "a warp for each row, 16 bytes a lane",
+            "The lanes of a warp read side by side, and 32 times as many threads are at work. Now arithmetic is what "
+            "takes the time.",
+            "120 us: about 25 instructions for each of 117 million elements, at 30 T lane-instructions a second",
+            _gemv("gemv_1", 256, lambda warps: warps), (1, 1, 32),
+        ),
+        Rung(
+            "gemv_2", "two products an instruction, x decoded once",
+            "Codes become pairs of fp16 by a shift and a mask; a block of 16 is summed exactly by fp16 FMAs. x is "
+            "decoded into shared memory once for 32 rows.",
+            "28 us: 50 instructions for 16 elements",
+            _gemv("gemv_2", 256, lambda warps: 4 * warps), (1, 1, 32),
+        ),
+        Rung(
+            "gemv_3", "x in registers, dp4a",
+            "The warps of a block share a row, so that a lane meets the same elements of x in every row and keeps "
+            "them. prmt looks four codes up at once, dp4a multiplies four.",
+            "25 us: 33 instructions for 16 elements, but one row at a time keeps too little on its way",
+            _gemv("gemv_3", 256, lambda warps: 14, shared_row=True), (1, 1, 1024),
+        ),
+        Rung(
+            "gemv_4", "several rows at a time, the next ones on their way",
+            "Four rows are loaded before four others are computed, and summed over the lanes together.",
+            "18 us: enough bytes are on their way; what is left is start, end and the read-only floor of 14.3",
+            _gemv("gemv_4", 256, lambda warps: 28, shared_row=True), (1, 1, 1024),
+        ),
+    ),
+)  # fmt: skip
+
+_LINE = 128
+_HOPPER_5 = 4 * 2 * 128 * _LINE + 6 * 256 * 36 + 64
+_HOPPER_6 = 3 * 384 * _LINE + 5 * 384 * 36 + 48
+
+NAIVE = Rung(
+    "matmul_0", "naive: a thread for each result",
+    "Every thread decodes a row of A and a row of B, byte after byte.",
+    "40 ms: 60 G products of about 20 instructions",
+    _matmul("matmul_0", (16, 16), 256), (1, 1, 16),
+)  # fmt: skip
+
+HOPPER = Ladder(
+    name="matmul-hopper",
+    about="C = A B^T, NVFP4 decoded to fp16 for Hopper's matrix units",
+    arch="sm_90a",
+    shape=(2048, 4096, 7168),
+    small=(256, 128, 512),
+    package="sm90",
+    rungs=(
+        NAIVE,
+        Rung(
+            "hopper_1", "tiles in shared memory, mma.sync",
+            "A block decodes 128 rows of A and of B once for 128 x 128 results. Rows lie 128 bytes apart in shared "
+            "memory: accesses to eight rows meet in the same banks.",
+            "2000 us: 8200 cycles of shared memory for 64 elements of K, eight times what they need",
+            _matmul("hopper_1", (128, 128), 256), (128, 128, 64),
+        ),
+        Rung(
+            "hopper_2", "the 128-byte swizzle",
+            "Piece p of row r lies at piece p ^ (r % 8). No two of the eight rows meet in a bank. Two expressions "
+            "change.",
+            "450 us: 1024 cycles of shared memory, and the rest of a chunk one after another",
+            _matmul("hopper_2", (128, 128), 256), (128, 128, 64),
+        ),
+        Rung(
+            "hopper_3", "WGMMA",
+            "A whole warpgroup's instruction reads both factors from shared memory by itself, and runs at the full "
+            "rate of the matrix unit.",
+            "320 us: 512 cycles of product, no ldmatrix; loading, decoding and multiplying still take turns",
+            _matmul("hopper_3", (128, 128), 256), (128, 128, 64),
+        ),
+        Rung(
+            "hopper_4", "pipelining",
+            "Codes are fetched three chunks ahead, and a chunk is decoded while the one before is multiplied.",
+            "200 us: 700 cycles a chunk, of which decoding issues 400",
+            _matmul("hopper_4", (128, 128), 256, 2 * 2 * 128 * _LINE + 4 * 256 * 36), (128, 128, 64),
+        ),
+        Rung(
+            "hopper_5", "warp specialisation",
+            "Two warpgroups decode, two multiply, and a ring of tiles lies between them. Products are queued one "
+            "behind the other.",
+            "175 us: 620 cycles a chunk",
+            _matmul("hopper_5", (128, 128), 512, _HOPPER_5), (128, 128, 64),
+        ),
+        Rung(
+            "hopper_6", "larger tiles, registers where they are needed",
+            "256 x 128 results of 384 rows: decoding takes three quarters of what it took for a product. setmaxnreg "
+            "moves registers to the threads that multiply.",
+            "150 us: 1150 cycles for twice the work",
+            _matmul("hopper_6", (256, 128), 640, _HOPPER_6), (256, 128, 64),
+        ),
+        Rung(
+            "hopper_7", "persistence",
+            "One block a multiprocessor, tile after tile: the ring fills for the next tile while results are written.",
+            "145 us: two waves without the gap between them",
+            _matmul("hopper_7", (256, 128), 640, _HOPPER_6, blocks=SMS), (256, 128, 64),
+        ),
+    ),
+)  # fmt: skip
+
+LADDERS: tuple[Ladder, ...] = (GEMV, HOPPER)
+
+
+def ladder(what: str, arch: str | None = None) -> Ladder:
+    """The ladder of an operation.
+
+    Args:
+        what: ``"gemv"`` or ``"matmul"``, or a ladder's own name.
+        arch: Of the matmul: ``"sm_90a"`` (the default) or ``"sm_100a"``.
+
+    Raises:
+        InputError: There is none.
+    """
+    for found in LADDERS:
+        if found.name == what or (found.name.partition("-")[0] == what and found.arch == (arch or "sm_90a")):
+            return found
+    known = ", ".join(f"{found.name.partition('-')[0]} for {found.arch}" for found in LADDERS)
+    raise InputError("nvfp4 ladder", "ladder", f"one of {known}", f"{what} for {arch or 'sm_90a'}", "Name one of them.")
