@@ -8,6 +8,8 @@ with activations [M, K].
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,6 +86,84 @@ def _groups(problem: Problem, operands: Operands) -> Call:
     if problem.op.dual:
         return lambda: peers.silu_times(layer(rows, expert_layout=starts, compute_config=config))
     return lambda: layer(rows, expert_layout=starts, compute_config=config)
+
+
+SILU_TIMES = {"activation_type": "binary_split", "activation_impl": "a / (1.0f + __expf(-a)) * b"}
+"""Arguments of Humming's elementwise kernel (`humming.ops.process_input`) that join gate and up of a row."""
+
+
+class Experts:
+    """The stacked weights of a mixture of experts in Humming, for its indexed and its grouped kernel.
+
+    The indexed kernel takes the tokens as they are, [tokens, K], with lists of which rows a block multiplies with which
+    expert; results are in the order of the tokens. The grouped kernel takes rows in the order of the experts.
+
+    Args:
+        weights: B, or B1 and B2: NVFP4 [G, N, K].
+    """
+
+    def __init__(self, weights: tuple[Operand, ...]) -> None:
+        self.layer = _layer(*_joined(weights))
+        self.dual = len(weights) == 2
+        self.experts = weights[0].shape[0]
+
+    def indexed(self, x: torch.Tensor, experts: torch.Tensor) -> Call:
+        """A call on tokens.
+
+        Args:
+            x: bf16 [tokens, K].
+            experts: Experts of each token, int64 [tokens, top_k].
+
+        Returns:
+            The call; its result is [tokens * top_k, N], the experts of a token one after another.
+        """
+        from humming.tune import get_heuristics_config
+
+        rows, top_k = experts.numel(), experts.shape[1]
+        ranges = get_heuristics_config(self.layer.humming_config, gemm_type="indexed", device=x.device)
+        tuning = next(config for low, high, config in ranges if low < rows <= high)
+        ids, blocks = aligned(experts, self.experts, tuning["block_shape"][0])
+        padded = torch.tensor(ids.numel(), dtype=torch.int32, device=x.device)
+        tensors = {"sorted_ids": ids, "expert_ids": blocks, "num_tokens_padded": padded}
+        texts = {"compute_config": json.dumps({"gemm_type": "indexed"}), "tuning_config": json.dumps(tuning)}
+        return self._joining(lambda: self.layer(x, top_k=top_k, **tensors, **texts))
+
+    def grouped(self, rows: torch.Tensor, ends: torch.Tensor) -> Call:
+        """A call on rows [T, K] (bf16) in the order of the experts; `ends` is the end row of each."""
+        starts = torch.nn.functional.pad(ends.long(), (1, 0))
+        config = json.dumps({"gemm_type": "grouped_contiguous"})
+        return self._joining(lambda: self.layer(rows, expert_layout=starts, compute_config=config))
+
+    def _joining(self, product: Callable[[], torch.Tensor]) -> Call:
+        if not self.dual:
+            return product
+        from humming.ops import process_input
+
+        return lambda: process_input(product(), **SILU_TIMES)[0]
+
+
+def aligned(experts: torch.Tensor, count: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows of every expert, padded to whole blocks, as indexed kernels take them.
+
+    Args:
+        experts: Experts of each token, int64 [tokens, top_k].
+        count: Number of experts.
+        block: Rows of a block.
+
+    Returns:
+        Indices into the flattened `experts` (int32), sorted by expert, with ``experts.numel()`` for padding; and the
+        expert of each block (int32).
+    """
+    flat = experts.flatten()
+    sizes = torch.bincount(flat, minlength=count)
+    blocks = (sizes + block - 1) // block
+    order = torch.argsort(flat, stable=True)
+    begins = torch.cumsum(sizes, 0) - sizes
+    padded = (torch.cumsum(blocks, 0) - blocks) * block
+    place = padded[flat[order]] + torch.arange(flat.numel(), device=flat.device) - begins[flat[order]]
+    ids = torch.full((int(blocks.sum()) * block,), flat.numel(), dtype=torch.int32, device=flat.device)
+    ids[place] = order.int()
+    return ids, torch.repeat_interleave(torch.arange(count, device=flat.device), blocks).int()
 
 
 def _prepare(silu: bool) -> Any:

@@ -89,8 +89,8 @@ def _table(head: Sequence[str], left: Callable[[Record], list[str]], records: Se
     means = [f"{name} {geomean(values):.2f} ({len(values)} rows)" for name, values in ratios.items() if values]
     text = "\n".join(lines) + "\n"
     if means:
-        text += f"\nGeometric mean of the ratios: {', '.join(means)}. Bold: ours is the faster.\n"
-    return text + "\n" + tables.caption(records)
+        text += f"\nGeometric mean of the ratios: {', '.join(means)}.\n"
+    return text + "\n" + tables.caption(records, "bold: how many times longer a peer takes, where ours is the faster")
 
 
 def _ours(record: Record, entry: Entry | None) -> list[str]:

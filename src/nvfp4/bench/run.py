@@ -18,9 +18,9 @@ from nvfp4 import backends
 from nvfp4.backends.base import Operands
 from nvfp4.bench import floor, inputs, provenance, records, roofline, timing
 from nvfp4.bench import peers as peers_module
-from nvfp4.bench.records import Entry, Record
+from nvfp4.bench.records import Entry, Record, Workload
 from nvfp4.bench.roofline import Limits
-from nvfp4.bench.timing import Call, CudaTimer, Timer
+from nvfp4.bench.timing import Call, CudaTimer, Protocol, Timer, WallTimer
 from nvfp4.contest.tasks import task_of
 from nvfp4.device import Capability, capability
 from nvfp4.errors import InputError
@@ -104,6 +104,12 @@ class Environment:
         return cls(
             torch.device(device), what, timer, limits, timer.l2_bytes, int(0.8 * free), judged if check else None
         )
+
+    @classmethod
+    def dry(cls) -> Environment:
+        """The CPU, to try a script: everything runs and is checked, and the times say nothing about a GPU."""
+        limits = Limits("CPU", "none: a dry run", bandwidth=1e15, half=1e18)
+        return cls(torch.device("cpu"), capability("cpu"), WallTimer(), limits, 0, 1 << 30, judged)
 
 
 _GATE_AND_UP = (0, 2)
@@ -250,34 +256,81 @@ def run(problem: Problem, settings: Settings, env: Environment, progress: Progre
     if not calls:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in refusals.items())
         raise InputError("bench", "subjects", "something that runs", reasons, "Ask for other backends or peers.")
+    ready = Ready(calls, details, verdicts, refusals, count)
+    return measure(problem, ready, protocol, env, commit=settings.commit, tell=tell)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Subjects whose calls are made.
+
+    Attributes:
+        calls: The calls of each subject.
+        details: Its role (`records.ROLES`), and what it is in one line.
+        verdicts: What a check of its answer said.
+        refusals: Subjects that could not run, with the reason.
+        inputs: Distinct sets of inputs.
+    """
+
+    calls: dict[str, list[Call]]
+    details: dict[str, tuple[str, str]]
+    verdicts: dict[str, str]
+    refusals: dict[str, str]
+    inputs: int
+
+
+def measure(
+    problem: Problem,
+    ready: Ready,
+    protocol: Protocol,
+    env: Environment,
+    *,
+    commit: str | None = None,
+    workload: Workload | None = None,
+    tell: Callable[[str, float], None] | None = None,
+) -> Record:
+    """Time subjects that are ready, interleaved, and put everything into a record.
+
+    Args:
+        problem: What they compute.
+        ready: The subjects.
+        protocol: How they are timed.
+        env: Where.
+        commit: What the record names as the commit; None to ask git.
+        workload: The mixture of experts that the groups of the problem are from.
+        tell: Told what is done now, and the fraction of it that is done.
+    """
     before = provenance.clocks(env.device) if env.device.type == "cuda" else {}
-    taken = timing.compare(calls, protocol, env.timer, lambda done, most: tell("samples", done / most))
+    taken = timing.compare(
+        ready.calls, protocol, env.timer, None if tell is None else lambda done, most: tell("samples", done / most)
+    )
     after = provenance.clocks(env.device) if env.device.type == "cuda" else {}
     entries = tuple(
         Entry(
             name,
-            *details[name],
+            *ready.details[name],
             samples_us=tuple(round(seconds * 1e6, 4) for seconds in samples.seconds),
             host_us=round(samples.host_median * 1e6, 3),
-            verdict=verdicts.get(name, records.NOT_CHECKED),
+            verdict=ready.verdicts.get(name, records.NOT_CHECKED),
         )
         for name, samples in taken.items()
     )
-    official = roofline.official_light(problem)
+    official = None if workload is not None else roofline.official_light(problem)
     return Record(
         problem=problem,
         device=provenance.describe_device(env.device) if env.device.type == "cuda" else _described(env.capability),
         clocks=(before, after),
         versions=provenance.versions(),
-        commit=settings.commit or provenance.commit(),
+        commit=commit or provenance.commit(),
         time=provenance.now(),
         protocol=protocol,
-        inputs=count,
+        inputs=ready.inputs,
         limits=env.limits,
-        light=roofline.light(problem, env.limits),
+        light=roofline.light(problem, env.limits, None if workload is None else workload.active),
         entries=entries,
         official_us=None if official is None else round(official * 1e6, 6),
-        refusals=refusals,
+        refusals=ready.refusals,
+        workload=workload,
     )
 
 

@@ -5,9 +5,9 @@ A marker names what it shows, and everything up to its end is generated::
     <!-- table:nvidia-h200/gemm -->
     <!-- /table -->
 
-The name is ``DEVICE/OPERATION[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes; an operation,
-``summary`` for those of the contest, ``sweep`` for M from 32 to 8192, or ``mixtures`` of experts; one of the timing protocols (``back-to-back`` when left out). Rendering is
-idempotent, and a test compares what is committed.
+The name is ``DEVICE/TABLE[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes; an operation,
+``summary`` for those of the contest, ``sweep`` for M from 32 to 8192, or ``mixtures`` of experts; one of the timing
+protocols (``back-to-back`` when left out). Rendering is idempotent, and a test compares what is committed.
 """
 
 from __future__ import annotations
@@ -172,8 +172,11 @@ def lines(record: Record) -> list[str]:
     return found + [f"{record.problem} | {name:22} {reason}" for name, reason in record.refusals.items()]
 
 
-def caption(records: Sequence[Record]) -> str:
-    """What the figures of a table are, and where and when they were taken."""
+FASTER = "bold: the faster of our best and the best peer that computes the same"
+
+
+def caption(records: Sequence[Record], bold: str = FASTER) -> str:
+    """What the figures of a table are, and where and when they were taken; `bold` says what bold figures are."""
     first = records[0]
     days = sorted({record.time[:10] for record in records})
     commits = sorted({_short(record.commit) for record in records})
@@ -186,8 +189,8 @@ def caption(records: Sequence[Record]) -> str:
     driver = f", driver {first.device['driver']}" if "driver" in first.device else ""
     versions = ", ".join(f"{name} {first.versions[name]}" for name in ("torch", "cuda") if name in first.versions)
     return (
-        f"Microseconds per call, median ({how}); in brackets the fraction of the speed of light; bold: the faster of "
-        f"our best and the best peer that computes the same. {first.device['name']}{driver}, {versions}; "
+        f"Microseconds per call, median ({how}); in brackets the fraction of the speed of light; "
+        f"{bold}. {first.device['name']}{driver}, {versions}; "
         f"{', '.join(days)}, commit {', '.join(commits)}.\n"
     )
 
@@ -201,7 +204,7 @@ def generate(name: str, records: Iterable[Record]) -> str:
     """The table that a marker names.
 
     Raises:
-        InputError: The name is not ``DEVICE/OPERATION[/PROTOCOL]``.
+        InputError: The name is not ``DEVICE/TABLE[/PROTOCOL]``.
     """
     from nvfp4.bench import model_tables
 
@@ -214,7 +217,7 @@ def generate(name: str, records: Iterable[Record]) -> str:
     }
     known = (*operations, *others)
     if len(parts) not in (2, 3) or parts[1] not in known or (len(parts) == 3 and parts[2] not in PROTOCOLS):
-        expected = f"DEVICE/OPERATION[/PROTOCOL], operation one of {', '.join(known)}"
+        expected = f"DEVICE/TABLE[/PROTOCOL], table one of {', '.join(known)}"
         raise InputError("tables", "marker", expected, repr(name), "Correct the marker in the document.")
     protocol = parts[2] if len(parts) == 3 else "back-to-back"
     if parts[1] in others:

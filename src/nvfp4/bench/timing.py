@@ -304,3 +304,22 @@ class CudaTimer:
     def now(self) -> float:
         """Wall clock in seconds."""
         return time.perf_counter()
+
+
+class WallTimer:
+    """Samples by the clock on the wall, where there is no GPU: to try scripts with, not to measure."""
+
+    def sample(self, run: Call) -> tuple[float, float]:
+        """Seconds of one run, twice."""
+        begin = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - begin
+        return seconds, seconds
+
+    def capture(self, calls: Sequence[Call]) -> Call:
+        """The calls themselves: there are no graphs."""
+        return _run_all(calls)
+
+    def now(self) -> float:
+        """Wall clock in seconds."""
+        return time.perf_counter()

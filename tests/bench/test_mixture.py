@@ -1,0 +1,122 @@
+"""Mixtures of experts: routing, what a run times and checks (on the CPU), its records and its table."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nvfp4.bench import mixture, model_tables, records
+from nvfp4.bench.mixture import Case, Layer
+from nvfp4.bench.run import Environment, Settings
+from nvfp4.errors import InputError
+from nvfp4.problem import Op
+
+GATE = Layer("test gate and up", 6, 32, 64, dual=True)
+DOWN = Layer("test down", 6, 48, 32, gathered=False)
+PRODUCT = Layer("test product", 6, 32, 64)
+SETTINGS = Settings(backends=("torch_ops",), max_samples=3, calls=2, commit="0123456789")
+
+
+@pytest.mark.parametrize("name", mixture.ROUTINGS)
+def test_routing_is_a_permutation_by_expert(name):
+    case = Case(dataclasses.replace(PRODUCT, experts=64), 50, 4, name)
+    routing = mixture.route(case)
+    assert all(len(set(row)) == 4 for row in routing.experts.tolist())
+    assert sorted(routing.order.tolist()) == list(range(200))
+    flat = routing.experts.flatten()[routing.order]
+    assert torch.equal(flat, flat.sort().values)
+    assert torch.equal(torch.bincount(flat, minlength=64).cumsum(0).int(), routing.ends)
+    assert routing.active == flat.unique().numel()
+    again = mixture.route(case)
+    assert torch.equal(routing.experts, again.experts)
+    assert not torch.equal(routing.experts, mixture.route(dataclasses.replace(case, seed=1)).experts)
+
+
+def test_uniform_is_even_and_skewed_is_not():
+    many = Case(dataclasses.replace(PRODUCT, experts=64), 4096, 4)
+    even = mixture.route(many).experts.flatten().bincount(minlength=64)
+    assert even.min() > 180  # of 256 expected, with a deviation of 16
+    assert even.max() < 340
+    skewed = mixture.route(dataclasses.replace(many, routing="skewed")).experts.flatten().bincount(minlength=64)
+    assert skewed.max() > 5 * skewed.float().mean()
+    assert skewed.min() < 0.5 * skewed.float().mean()
+
+
+def test_wrong_routings_are_errors():
+    with pytest.raises(InputError, match="uniform"):
+        mixture.route(Case(PRODUCT, 4, 2, "zipf"))
+    with pytest.raises(InputError, match="at most 6"):
+        mixture.route(Case(PRODUCT, 4, 7))
+
+
+@pytest.mark.parametrize("layer", [PRODUCT, GATE, DOWN], ids=lambda layer: layer.name)
+def test_a_run_checks_everything_and_counts_active_experts(tmp_path, layer):
+    path = tmp_path / "records.jsonl"
+    cases = mixture.cases([layer], [3, 5], [2], ["uniform", "skewed"])
+    found = list(mixture.bench(cases, SETTINGS, Environment.dry(), path=path))
+    assert [case for case, _ in found] == list(cases)
+    for case, record in found:
+        assert record.problem == case.problem
+        assert record.problem.op is (Op.GROUP_DUAL_GEMM if layer.dual else Op.GROUP_GEMM)
+        assert record.workload.active == mixture.route(case).active
+        assert record.bytes == record.problem.bytes_of(record.workload.active) <= record.problem.bytes
+        names = {entry.name for entry in record.entries}
+        assert {"nvfp4/torch_ops", "cublas-loop", "grouped-mm"} <= names
+        assert ("nvfp4/torch_ops, gathered" in names) == layer.gathered
+        assert record.entry("nvfp4/torch_ops").right
+        assert not any(entry.wrong for entry in record.entries)
+        assert "needs a GPU" in record.refusals["humming-indexed"]
+    assert records.load(path) == tuple(record for _, record in found)
+    # 3 tokens twice: the same sizes, told apart by their routing.
+    assert len(records.newest(records.load(path))) == 4
+
+
+def test_a_wrong_answer_is_found(monkeypatch):
+    monkeypatch.setattr(mixture, "_loop", lambda case, weights: lambda operands: lambda: operands.rows.new_ones(6, 32))
+    monkeypatch.setattr(
+        mixture.backends.get("torch_ops"), "run", lambda plan, problem, made: made.out[0].fill_(1.0), raising=False
+    )
+    ((_, record),) = mixture.bench([Case(PRODUCT, 3, 2)], SETTINGS, Environment.dry())
+    assert record.entry("cublas-loop").wrong
+    assert record.entry("nvfp4/torch_ops").wrong
+    assert not record.entry("grouped-mm").wrong
+
+
+def test_what_fails_is_a_refusal(monkeypatch):
+    def fail(case, weights):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(mixture, "_grouped_mm", lambda case, weights: lambda operands: fail(case, weights))
+    settings = dataclasses.replace(SETTINGS, peers=("grouped-mm", "cublas-loop"))
+    ((_, record),) = mixture.bench([Case(PRODUCT, 3, 2)], settings, Environment.dry())
+    assert "no such kernel" in record.refusals["grouped-mm"]
+    assert record.entry("cublas-loop") is not None
+
+
+def test_weights_that_fit_into_the_cache_are_an_error():
+    env = dataclasses.replace(Environment.dry(), l2_bytes=1 << 20)
+    with pytest.raises(InputError, match="twice the L2"):
+        list(mixture.bench([Case(PRODUCT, 3, 2)], SETTINGS, env))
+
+
+def test_an_index_of_blocks_names_every_row_once():
+    from nvfp4.bench.humming import aligned
+
+    experts = torch.tensor([[0, 2], [2, 5], [2, 0], [4, 2]])
+    ids, blocks = aligned(experts, 6, 4)
+    assert blocks.tolist() == [0, 2, 4, 5]
+    assert ids.view(4, 4).tolist() == [[0, 5, 8, 8], [1, 2, 4, 7], [6, 8, 8, 8], [3, 8, 8, 8]]
+    ids, blocks = aligned(experts, 6, 2)
+    assert blocks.tolist() == [0, 2, 2, 4, 5]
+    assert sorted(x for x in ids.tolist() if x < 8) == list(range(8))
+
+
+def test_the_table_has_a_row_for_each_case():
+    found = [r for _, r in mixture.bench(mixture.cases([GATE, DOWN], [3, 5], [2]), SETTINGS, Environment.dry())]
+    text = model_tables.mixture_table(found, "cpu", "back-to-back")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 8
+    assert "cublas-loop / ours" in lines[0]
+    assert "64 x 64" in text  # gate and up together
+    assert "48 x 32" in text
+    assert model_tables.mixture_table(found, "nvidia-h200", "back-to-back") == model_tables.NONE
