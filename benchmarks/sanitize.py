@@ -1,0 +1,227 @@
+"""Run every sm80 and sm90 kernel under NVIDIA's compute-sanitizer, and print a table: needs a GPU and the toolkit.
+
+    python benchmarks/sanitize.py                                # all tools, all kernels
+    python benchmarks/sanitize.py --tool memcheck racecheck --backend sm90 --case gemm
+
+Each tool gets a process that runs small cases through the package, one after another, and checks their answers; where
+a report ends the process, another one goes on behind the case. The tools run side by side. Only kernels with "nvfp4" in
+their names are checked, and torch's pool of memory is off, so that a read beyond a tensor is one beyond an allocation.
+Exit code 1 when a tool reports an error, an answer is wrong, or a case did not run.
+
+racecheck follows barriers between threads, and not the arrival of bulk copies at an mbarrier: hazards that it reports
+between such a copy and the reads behind the barrier are false; ``--log`` keeps all reports to look at. The emulator's
+race check (docs/emulator.md) models these barriers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from nvfp4 import backends
+from nvfp4.check import inputs
+from nvfp4.check.run import poison_outputs
+from nvfp4.check.verdict import judge
+from nvfp4.device import Capability, capability, known
+from nvfp4.problem import Format, Op, Problem
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+BACKENDS = ("sm80", "sm90")
+
+LINEAR, TILED = Format("nvfp4", "linear"), Format("nvfp4", "tiled")
+SCALED = Format("nvfp4", "tiled", True)
+FP16, BF16 = Format("fp16", ""), Format("bf16", "")
+
+PROBLEMS: tuple[Problem, ...] = (
+    # Ragged M, N and K (a multiple of 64, which all kernels take), every kind of activations, layouts, results.
+    Problem(Op.GEMV, 130, 1, 1088, 2, LINEAR, LINEAR, "fp16"),
+    Problem(Op.GEMV, 257, 4, 2112, 1, SCALED, SCALED, "fp32"),
+    Problem(Op.GEMV, 200, 1, 1024, 1, TILED, FP16, "fp16"),
+    Problem(Op.GEMV, 190, 16, 576, 1, LINEAR, BF16, "bf16"),
+    Problem(Op.GEMM, 40, 200, 832, 1, LINEAR, LINEAR, "fp16"),
+    Problem(Op.GEMM, 130, 260, 1088, 2, SCALED, SCALED, "fp32"),
+    Problem(Op.GEMM, 5, 300, 576, 1, BF16, LINEAR, "bf16"),
+    Problem(Op.GEMM, 200, 129, 320, 1, FP16, TILED, "fp16"),
+    Problem(Op.DUAL_GEMM, 70, 200, 576, 1, TILED, TILED, "fp16"),
+    Problem(Op.DUAL_GEMM, 20, 130, 832, 1, BF16, LINEAR, "bf16"),
+    Problem(Op.GROUP_GEMM, 88, 200, 576, 1, TILED, TILED, "fp16", groups=((3, 130, 576), (20, 200, 320), (65, 64, 64))),
+    Problem(Op.GROUP_GEMM, 90, 200, 576, 1, BF16, LINEAR, "bf16", stacked=7),
+    Problem(Op.GROUP_GEMM, 90, 136, 320, 1, SCALED, SCALED, "fp32", stacked=40),
+    Problem(Op.GROUP_DUAL_GEMM, 88, 130, 576, 1, TILED, TILED, "fp16", groups=((20, 130, 576), (68, 64, 64))),
+    Problem(Op.GROUP_DUAL_GEMM, 90, 136, 320, 1, BF16, LINEAR, "bf16", stacked=7),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem on one backend."""
+
+    backend: str
+    problem: Problem
+
+    @property
+    def name(self) -> str:
+        """A name without spaces, for the markers in the child's output."""
+        return f"{self.backend}/{self.problem}".replace(" ", "_")
+
+
+@dataclass
+class Result:
+    """What one tool found in one case.
+
+    Attributes:
+        errors: Reports of the tool while the case ran.
+        answer: The judgement on the result.
+        reports: First lines of the reports.
+    """
+
+    errors: int
+    answer: str
+    reports: tuple[str, ...]
+
+
+def cases(names: Iterable[str], ops: Iterable[str], what: Capability) -> list[Case]:
+    """The cases that the backends take on a device."""
+    wanted = set(ops)
+    return [
+        Case(name, problem)
+        for name in names
+        for problem in PROBLEMS
+        if (not wanted or problem.op.value in wanted) and not backends.get(name).refuse(what, problem)
+    ]
+
+
+def child(skip: int, names: list[str], ops: list[str]) -> None:
+    """Run the cases from number `skip` on, with a marker before and a verdict behind each."""
+    import torch
+
+    what = capability("cuda")
+    for case in cases(names, ops, what)[skip:]:
+        print(f"@@case {case.name}", flush=True)
+        backend = backends.get(case.backend)
+        operands, outputs = poison_outputs(inputs.make(case.problem, "gaussian", 0, "cuda"))
+        backend.run(backend.plan(what, case.problem), case.problem, operands)
+        torch.cuda.synchronize()
+        time.sleep(0.1)  # the tool's reports come through another process; they belong before our next line
+        # Judged on the CPU: fewer kernels of torch under the tool.
+        here = inputs.to_device(operands, "cpu")
+        verdict = judge(case.problem, here, None, explain=False)
+        damage = [text for output in outputs if (text := output.guard_damage())]
+        print(f"@@done {'; '.join(damage) or verdict.summary}", flush=True)
+
+
+_ERROR = re.compile(r"^========= (?!\s|COMPUTE-SANITIZER|Saved|ERROR SUMMARY|RACECHECK SUMMARY|Target|$)(.*)")
+
+
+def parse(text: str) -> Iterator[tuple[str, Result]]:
+    """The cases of a child's output, in order, with what the tool reported between their markers."""
+    for part in text.split("@@case ")[1:]:
+        name, _, rest = part.partition("\n")
+        body, marker, tail = rest.partition("@@done ")
+        reports = tuple(found[1] for line in body.splitlines() if (found := _ERROR.match(line)))
+        yield name.strip(), Result(len(reports) if marker else max(len(reports), 1), tail.partition("\n")[0], reports)
+
+
+def only_ours(program: str) -> list[str]:
+    """The option that limits checks to our kernels, as the installed version calls it."""
+    text = subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout
+    name = next((name for name in ("--kernel-regex", "--kernel-name", "--filter") if name in text), None)
+    return [] if name is None else [name, "kns=nvfp4"]
+
+
+def sanitize(tool: str, names: list[str], ops: list[str], count: int, options: argparse.Namespace) -> dict[str, Result]:
+    """Run all cases under one tool; those that are missing in the result did not run in time."""
+    program = shutil.which("compute-sanitizer")
+    if program is None:
+        raise SystemExit("compute-sanitizer is not on the PATH: it comes with the CUDA toolkit")
+    end = time.monotonic() + options.timeout
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    found: dict[str, Result] = {}
+    while len(found) < count:
+        command = [program, "--tool", tool, *only_ours(program), "--print-limit", "20", sys.executable]
+        command += [__file__, "--child", str(len(found)), "--backend", *names, *(["--case", *ops] if ops else [])]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        try:
+            text, _ = process.communicate(timeout=max(1.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            text, _ = process.communicate()
+        if options.log is not None:
+            with (options.log / f"{tool}.txt").open("a") as file:
+                file.write(text)
+        parsed = dict(parse(text))
+        found |= parsed
+        if time.monotonic() >= end:
+            break
+        if not parsed:
+            raise SystemExit(f"{tool}: nothing ran\n{text[-3000:]}")
+    return found
+
+
+def _right(result: Result) -> bool:
+    return bool(result.answer) and "wrong" not in result.answer and "overwritten" not in result.answer
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tool", nargs="*", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--backend", nargs="*", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--case", nargs="*", choices=[op.value for op in Op], default=[], help="only these operations")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each tool")
+    parser.add_argument("--log", type=Path, help="a folder for the tools' full output")
+    parser.add_argument("--list", metavar="ARCH", help="print the cases that run on an architecture, and stop")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the tools and print the table."""
+    options = arguments()
+    if options.list:
+        print("\n".join(case.name for case in cases(options.backend, options.case, known(options.list))))
+        return
+    if options.child is not None:
+        child(options.child, options.backend, options.case)
+        return
+    if options.log is not None:
+        options.log.mkdir(parents=True, exist_ok=True)
+    wanted = cases(options.backend, options.case, capability("cuda"))
+    with ThreadPoolExecutor(len(options.tool)) as pool:
+        futures = {
+            tool: pool.submit(sanitize, tool, options.backend, options.case, len(wanted), options)
+            for tool in options.tool
+        }
+        results = {tool: future.result() for tool, future in futures.items()}
+    absent = Result(-1, "", ())
+    print("| kernel of | " + " | ".join(results) + " | answer |")
+    print("|" + " --- |" * (len(results) + 2))
+    clean = True
+    for case in wanted:
+        each = [found.get(case.name, absent) for found in results.values()]
+        clean &= all(not result.errors and _right(result) for result in each)
+        counts = [
+            "not run" if result is absent else str(result.errors) if result.errors else "clean" for result in each
+        ]
+        answer = next((result.answer for result in each if not _right(result)), each[0].answer)
+        print(f"| {case.backend} {case.problem} | " + " | ".join(counts) + f" | {answer or 'did not end'} |")
+    for tool, found in results.items():
+        for name, result in found.items():
+            for report in dict.fromkeys(result.reports):
+                print(f"{tool}: {name}: {report}")
+    raise SystemExit(0 if clean else 1)
+
+
+if __name__ == "__main__":
+    main()
