@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,9 @@ from .checks.policy import Checks
 from .compile.emitter import SCRATCH_SIZE
 from .compile.kernel import CompiledKernel
 from .errors import KernelFault
+from .host.state import HostCall
 from .memory import AddressSpace
+from .pending import AsyncOp, Pending
 from .report import COUNTER_NAMES, LineProfile, Report, Wait
 from .runtime.layout import (
     BARRIER,
@@ -33,18 +34,25 @@ from .runtime.layout import (
     SYNC_OBJECTS,
     TRACE,
     WARP,
+    Counter,
     State,
     Status,
 )
 from .runtime.native import runtime
+from .units.tcgen05 import TensorMemory
 
-__all__ = ["AsyncOp", "Config", "Launch"]
+__all__ = ["Config", "Launch"]
 
 _QUANTUM = 20_000
-_NEVER = 1 << 62
 _MAX_MBARRIERS = 512
 _COMPONENT_BARRIERS = 96
 _STALL_LIMIT = 60_000_000
+# Fields of the context as indices of 4-byte and of 8-byte words.
+_HOST_WARP, _FATAL = (CONTEXT.fields[name].offset // 4 for name in ("host_warp", "fatal"))
+_EVENT, _STEPS, _PROGRESS, _COUNTERS = (
+    CONTEXT.fields[name].offset // 8 for name in ("event_at", "steps", "progress", "counters")
+)
+_HOST = int(Status.HOST)
 
 
 @dataclass(frozen=True)
@@ -61,18 +69,6 @@ class Config:
     sm_count: int
 
 
-@dataclass(eq=False)
-class AsyncOp:
-    """Work in flight. ``run`` makes it take effect; ``due`` is the step at which it does so unless something forces it
-    earlier."""
-
-    run: Callable[[], None]
-    due: int
-    what: str
-    queue: str = ""
-    line: int = 0
-
-
 @dataclass
 class Cluster:
     """A resident cluster: slots of its CTAs and warps, its asynchronous work, and what the host keeps for it."""
@@ -81,10 +77,8 @@ class Cluster:
     number: int
     first_cta: int
     first_warp: int
-    pending: list[AsyncOp] = field(default_factory=list)
+    pending: Pending = field(default_factory=Pending)
     host: dict[Any, Any] = field(default_factory=dict)
-    blocked: bool = False
-    due: int = _NEVER  # no later than the first of ``pending``
 
 
 @dataclass
@@ -105,6 +99,14 @@ class _Slot:
     ctas: NDArray[Any]
     warps: NDArray[Any]
     known: NDArray[np.uint32] | None
+    # The register file in words, and the clock vectors [warp, vc avc tvc rvc, component].
+    words: memoryview
+    longs: memoryview
+    vectors: NDArray[np.uint32]
+    # By rank: tensor memory and its shadow, made when first used; and operations made ready for this memory.
+    tmems: dict[int, TensorMemory] = field(default_factory=dict)
+    tensor_cells: dict[int, NDArray[Any]] = field(default_factory=dict)
+    prepared: dict[Any, Any] = field(default_factory=dict)
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
@@ -129,8 +131,10 @@ class Launch:
         self.arch: int = names.get("arch", 90)
         self.random = random.Random(config.seed)
         self.native = runtime()
+        self.work: NDArray[np.float64] | None = None
         self.checked = config.checks.initialisation or config.checks.races
         self.async_access: Any = self.native.function("async_access")
+        self.async_accesses: Any = self.native.function("async_accesses")
         self.pointers: dict[int, tuple[Any, Any, int]] = {}
         self.report = Report(kernel.entry.name, compile_seconds=kernel.seconds)
         self.findings = Findings(self)
@@ -223,6 +227,10 @@ class Launch:
         c["cluster_count"] = padded
         self.padded_clusters = padded
         self.address = int(self.context.ctypes.data)
+        # Plain words are read many times faster than fields of NumPy records.
+        self.context_words = self.context.view(np.uint8).data.cast("I")
+        self.context_longs = self.context.view(np.uint8).data.cast("Q")
+        self.warp_words = self.warp_array.view(np.uint8).data.cast("I")
 
     def _refresh_buffers(self) -> None:
         """The parameter block is a buffer too; its row joins the table."""
@@ -262,6 +270,9 @@ class Launch:
             ctas=np.zeros(n, CTA.dtype),
             warps=np.zeros(total, WARP.dtype),
             known=np.zeros(self.padded_clusters, np.uint32) if self.sync is not None else None,
+            words=registers.data.cast("I"),
+            longs=registers.data.cast("Q"),
+            vectors=clocks.reshape(total, 4, self.components),
         )
         self._template(slot, index)
         return slot
@@ -384,6 +395,10 @@ class Launch:
             slot.local.fill(0)
         if slot.known is not None:
             slot.known.fill(0)
+        for tmem in slot.tmems.values():
+            tmem.reset()
+        for cells in slot.tensor_cells.values():
+            cells.view(np.uint8).fill(0)
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -402,20 +417,21 @@ class Launch:
         return self.report
 
     def _loop(self) -> None:
-        c = self.context
+        words, longs = self.context_words, self.context_longs
         run_cluster = self.native.function("run_cluster")
         window = 1 if not self.checks.unkind else 1 + self.random.randrange(4)
         idle = 0
         last_progress, last_steps = -1, 0
+        warps = self.cluster_size * self.warps
         while self.active or self.next < self.cluster_count:
             while len(self.active) < min(window, self.capacity) and self.next < self.cluster_count:
                 self.active.append(self._start(self.order[self.next]))
                 self.next += 1
             cluster = self.active[0]
-            self._set_event(cluster)
-            status = run_cluster(self.address, cluster.first_warp, self.cluster_size * self.warps, _QUANTUM)
-            if status == Status.HOST:
-                self._host(cluster)
+            longs[_EVENT] = cluster.pending.due
+            status = run_cluster(self.address, cluster.first_warp, warps, _QUANTUM)
+            if status == _HOST:
+                HostCall.run(self, cluster, words[_HOST_WARP])
                 idle = 0
             elif status == Status.EXITED:
                 self._leave(cluster)
@@ -437,12 +453,12 @@ class Launch:
                 if idle > len(self.active) and window < self.capacity:
                     window = min(self.capacity, max(window + 1, window * 2))
                     idle = 0
-            if int(c["fatal"][0]):
+            if words[_FATAL]:
                 self.findings.collect()
                 return
             if status == Status.BUDGET and not self._still_sensible():
                 return
-            progress, steps = int(c["progress"][0]), int(c["steps"][0])
+            progress, steps = longs[_PROGRESS], longs[_STEPS]
             if progress != last_progress:
                 last_progress, last_steps = progress, steps
             elif steps - last_steps > _STALL_LIMIT:
@@ -457,17 +473,15 @@ class Launch:
             return False
         return True
 
-    def _host(self, cluster: Cluster) -> None:
-        """The warp that stopped at a host operation."""
-        from .host.state import HostCall
-
-        HostCall.run(self, cluster, int(self.context["host_warp"][0]))
-
     # -- asynchronous work ---------------------------------------------------------------------------------------
+
+    def count(self, counter: Counter, amount: int) -> None:
+        """Add to a counter of the report."""
+        self.context_longs[_COUNTERS + int(counter)] += amount
 
     def steps_now(self) -> int:
         """The launch's clock: warp instructions so far."""
-        return int(self.context["steps"][0])
+        return self.context_longs[_STEPS]
 
     def delay(self) -> int:
         """A seeded completion time: at once, soon, or only when something waits for it."""
@@ -477,38 +491,19 @@ class Launch:
         if roll < 0.25:
             return 0
         if roll < 0.6:
-            return self.random.randrange(1, 3000)
+            return 1 + int(self.random.random() * 2999)
         return 1 << 60
 
     def schedule(self, cluster: Cluster, op: AsyncOp) -> None:
         """Put work in flight."""
-        cluster.pending.append(op)
-        cluster.due = min(cluster.due, op.due)
-
-    def _set_event(self, cluster: Cluster) -> None:
-        self.context["event_at"] = cluster.due
-
-    def _ready(self, cluster: Cluster) -> list[AsyncOp]:
-        """Work that may complete next: any, except that each named queue completes in order."""
-        heads: dict[str, AsyncOp] = {}
-        free = []
-        for op in cluster.pending:
-            if not op.queue:
-                free.append(op)
-            elif op.queue not in heads:
-                heads[op.queue] = op
-        return [*free, *heads.values()]
+        cluster.pending.add(op)
 
     def _complete_due(self, cluster: Cluster) -> None:
         now = self.steps_now()
         while True:
-            ready = [op for op in self._ready(cluster) if op.due <= now]
+            ready = [op for op in cluster.pending.ready() if op.due <= now]
             if not ready:
-                # The head of a queue holds back those behind it: move their due time to the head's.
-                for op in cluster.pending:
-                    if op.due <= now:
-                        op.due = now + 500
-                cluster.due = min((op.due for op in cluster.pending), default=_NEVER)
+                cluster.pending.postpone(now, 500)
                 return
             self.complete(cluster, self.random.choice(ready))
 
@@ -536,7 +531,7 @@ class Launch:
 
     def _force(self, cluster: Cluster) -> bool:
         """Everything waits: something in flight has to land."""
-        ready = self._ready(cluster)
+        ready = cluster.pending.ready()
         if not ready:
             return False
         self.complete(cluster, self.random.choice(ready) if self.checks.unkind else ready[0])
@@ -549,14 +544,14 @@ class Launch:
 
     def complete_all(self, cluster: Cluster, queue: str) -> None:
         """Complete everything in one named queue, in order."""
-        for op in [o for o in cluster.pending if o.queue == queue]:
+        for op in cluster.pending.queued(queue):
             self.complete(cluster, op)
 
     def _leave(self, cluster: Cluster) -> None:
         """All warps have exited."""
         self.findings.cluster_exit(cluster)
         while cluster.pending:
-            self.complete(cluster, self._ready(cluster)[0])
+            self.complete(cluster, cluster.pending.ready()[0])
         self.free_slots.append(cluster.slot)
 
     def cancel(self) -> tuple[int, int, int] | None:

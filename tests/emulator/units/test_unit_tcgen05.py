@@ -497,6 +497,57 @@ def test_scaled_operands_that_are_refused() -> None:
         plan_mma(replace(case.op, scale_b=511))
 
 
+NATIVE = [
+    ("mxf4nvf4", (128, 200, 1, False), {"scale": "ue4m3"}),
+    ("mxf4nvf4", (256, 80, 2, False), {"scale": "ue8m0", "count": 2}),
+    ("mxf8f6f4", (128, 64, 1, False), {"types": ("e2m1", "e5m2")}),
+    ("f16", (64, 48, 1, False), {"types": ("f16", "f16")}),
+    ("f16", (128, 32, 2, False), {"fields": {"t_a": 1, "t_b": 1}}),
+    ("tf32", (32, 64, 1, True), {"fields": {"neg_a": 1}}),
+    ("f8f6f4", (256, 256, 2, False), {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "shape", "options"), NATIVE, ids=[f"{n[0]}-{n[1]}" for n in NATIVE])
+def test_native_products_equal_numpy(kind: str, shape: tuple[int, int, int, bool], options: dict[str, Any]) -> None:
+    """Every bit, also of ties, NaNs, infinities and denormals; exact sums in f64, so the order does not show."""
+    m, n, group, ws = shape
+    for seed in range(3):
+        case = Case(kind, m, n, group, ws=ws, seed=seed, **options)
+        plan = plan_mma(case.op)
+        assert plan.native is not None
+        a, b = case.values()
+        product = a @ b.T
+        start = case.rng.standard_normal(product.shape) * 2.0 ** case.rng.integers(-30, 30, product.shape)
+        # Half an ulp of the product away from it, and a little more or less: where one rounding too many would show.
+        ulp = np.spacing(product.astype(np.float32)).astype(np.float64)
+        start = np.where(case.rng.random(product.shape) < 0.5, ulp / 2 * case.rng.choice([1, -1, 1 + 2**-20]), start)
+        start[0, :4] = np.nan, np.inf, -np.inf, 1e-42
+        start = start.astype(np.float32)
+        start[1, :] = np.float32(3.4028235e38)
+        for accumulate in (True, False):
+            results = []
+            for run in (plan.run, plan.run_numpy):
+                case.put_d(start)
+                for t in case.tmems:
+                    t.init[:] = False
+                run(case.smems, case.tmems, accumulate)
+                results.append((case.get_d().view(np.uint32).copy(), [t.init.copy() for t in case.tmems]))
+            np.testing.assert_array_equal(*(r[0] for r in results))
+            np.testing.assert_array_equal(*(r[1] for r in results))
+
+
+def test_copies_of_scale_factors_that_differ_are_left_to_numpy() -> None:
+    case = Case("mxf4nvf4", 128, 64, scale="ue4m3")
+    case.tmems[0].words[64:96, 420:422] ^= 0x01010101
+    plan = plan_mma(case.op)
+    results = []
+    for run in (plan.run, plan.run_numpy):
+        run(case.smems, case.tmems, False)
+        results.append(case.get_d().copy())
+    np.testing.assert_array_equal(*results)
+
+
 @pytest.mark.parametrize("n", [64, 128, 256])
 @pytest.mark.parametrize(("kind", "options"), [("mxf4nvf4", {"scale": "ue4m3"}), ("mxf8f6f4", {})])
 def test_scale_factors_on_split_datapaths(kind: str, options: dict[str, Any], n: int) -> None:

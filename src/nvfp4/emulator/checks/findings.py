@@ -28,6 +28,12 @@ class Findings:
         self.seen: dict[tuple[str, int, str], int] = {}
         self.what: list[str] = []
 
+    def name(self, what: str) -> int:
+        """Number of a word for what an asynchronous operation touches, as native code passes it on."""
+        if what not in self.what:
+            self.what.append(what)
+        return self.what.index(what)
+
     # -- adding --------------------------------------------------------------------------------------------------
 
     def add(self, kind: str, message: str, remedy: str, call: HostCall | None = None, lane: int | None = None) -> None:
@@ -377,7 +383,7 @@ class Findings:
         """Work that nobody waited for, memory that nobody freed."""
         if not self.launch.checks.leaks:
             return
-        for rank, tmem in cluster.host.get("tmem", {}).items():
+        for rank, tmem in self.launch.slots[cluster.slot].tmems.items():
             if tmem.sizes:
                 held = ", ".join(f"{n} columns at {c:#x}" for c, n in sorted(tmem.sizes.items()))
                 number = int(self.launch.cta_array[cluster.first_cta + rank]["number"])

@@ -82,6 +82,8 @@ class CompiledKernel:
     names: list[str] = field(default_factory=list)
     seconds: float = 0.0
     banks: dict[int, object] = field(default_factory=dict)
+    readers: dict[int, object] = field(default_factory=dict)
+    operations: dict[int, object] = field(default_factory=dict)
 
 
 def _layout(module: PtxModule, flow: Flow, entry: Function, globals_: dict[str, int]) -> KernelLayout:

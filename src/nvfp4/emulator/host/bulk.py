@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..launch import AsyncOp
+from ..pending import AsyncOp
 from ..ptx.ast import type_bits
 from ..runtime.layout import Counter
 from ..units.access import intervals_of_chunks
@@ -38,7 +38,7 @@ def mbarrier_of(call: HostCall, address: int, lane: int) -> tuple[int, int, int,
 
 def count_bytes(call: HostCall, size: int) -> None:
     """Add to the counter of asynchronous bytes."""
-    call.launch.context["counters"][0][int(Counter.ASYNC_COPY_BYTES)] += np.uint64(size)
+    call.launch.count(Counter.ASYNC_COPY_BYTES, size)
 
 
 def complete_group_op(call: HostCall, run: Callable[[], None], what: str) -> None:

@@ -37,7 +37,7 @@ def _setmaxnreg(call: HostCall) -> bool:
 def _try_cancel(call: HostCall) -> bool:
     """Takes over a cluster that has not started (PTX ISA 9.7.13.17). The response: 1 in the top word when cancelled,
     ctaid in the others."""
-    from ..launch import AsyncOp
+    from ..pending import AsyncOp
     from .bulk import mbarrier_of
 
     i, launch = call.instruction, call.launch

@@ -44,5 +44,5 @@ def _mma(call: HostCall) -> bool:
     out = mma_sync(spec, operands, scales, selectors)
     for item, values in zip(call.items(i.operands[0]), out, strict=True):
         call.write(item, values)
-    call.launch.context["counters"][0][int(Counter.MMA_FLOPS)] += np.uint64(2 * spec.m * 8 * spec.k)
+    call.launch.count(Counter.MMA_FLOPS, 2 * spec.m * 8 * spec.k)
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from ..compile.emitter import register_bits
 from ..memory import Buffer
-from ..ptx.ast import Bracket, Imm, Instruction, Operand, Reg, Sink, Sym, Vec
-from ..runtime.layout import CELL, GCELL, NONE, PIPES, SHARED_BASE, Check, Space
+from ..ptx.ast import Bracket, Imm, Operand, Reg, Sink, Sym, Vec
+from ..runtime.layout import CELL, GCELL, NONE, PIPES, SHARED_BASE, WARP, Check, Space
 from ..units.access import Access
 from ..units.errors import UnitError
 from ..units.tcgen05 import TensorMemory
-from .registry import find
+from .operation import operation, reader
 
 if TYPE_CHECKING:
     from ..launch import Cluster, Launch
@@ -28,9 +29,17 @@ U64 = NDArray[np.uint64]
 TENSOR_LANES = 16
 # Word lists whose addresses are remembered.
 _POINTERS = 20_000
-_EVERY = list(range(32))
+_WARP_WORDS = WARP.size // 4
+_PC, _MASK, _ALIVE, _ID, _PIPE = (WARP.fields[name].offset // 4 for name in ("pc", "mask", "alive", "id", "pipe"))
+# The clock vectors of a warp, in the order in which launch.py lays them out.
+_VECTORS = ("vc", "avc", "tvc", "rvc")
 _UNSIGNED: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 CPASYNC, WGMMA, BULK, TCGEN05, TRANSFER = range(PIPES)
+
+
+@lru_cache(maxsize=4096)
+def _lanes(mask: int) -> list[int]:
+    return [lane for lane in range(32) if mask >> lane & 1]
 
 
 class Fatal(Exception):
@@ -53,28 +62,36 @@ class HostCall:
         self.launch = launch
         self.cluster = cluster
         self.index = index
-        self.warp = launch.warp_array[index]
-        self.pc = int(self.warp["pc"])
-        self.instruction: Instruction = launch.kernel.host[self.pc]
-        block = launch.kernel.flow.blocks[self.pc]
-        self.next = block.fall
-        self.number = self._number()
-        self.mask = int(self.warp["mask"])
-        self.lanes = _EVERY if self.mask == 0xFFFFFFFF else [l for l in range(32) if self.mask >> l & 1]
-        self.cta_slot = cluster.first_cta + (index - cluster.first_warp) // launch.warps
-        self.cta = launch.cta_array[self.cta_slot]
-        self.rank = int(self.cta["rank"])
-        size = launch.register_bytes
-        start = (index - cluster.first_warp) * size
-        self.file: NDArray[np.uint8] = launch.slots[cluster.slot].registers[start : start + size]
+        self.fields = index * _WARP_WORDS
+        words = launch.warp_words
+        self.pc = words[self.fields + _PC]
+        self.operation = operation(launch.kernel, self.pc)
+        self.instruction = self.operation.instruction
+        self.number = self.operation.number
+        self.mask = words[self.fields + _MASK]
+        self.lanes = _lanes(self.mask)
+        local = index - cluster.first_warp
+        self.rank = local // launch.warps
+        self.cta_slot = cluster.first_cta + self.rank
+        self.slot = launch.slots[cluster.slot]
+        self.words, self.longs = self.slot.words, self.slot.longs
+        # Where the warp's registers begin, in words.
+        self.word = local * launch.register_bytes >> 2
 
-    def _number(self) -> int:
-        numbers = self.launch.kernel.__dict__.setdefault("_host_numbers", {})
-        if not numbers:
-            position = {id(i): n for n, i in enumerate(self.launch.kernel.instructions)}
-            for pc, i in self.launch.kernel.host.items():
-                numbers[pc] = position[id(i)]
-        return int(numbers[self.pc])
+    @cached_property
+    def warp(self) -> Any:
+        """The warp's record."""
+        return self.launch.warp_array[self.index]
+
+    @cached_property
+    def cta(self) -> Any:
+        """The CTA's record."""
+        return self.launch.cta_array[self.cta_slot]
+
+    @cached_property
+    def file(self) -> NDArray[np.uint8]:
+        """The warp's registers."""
+        return self.slot.registers[self.word * 4 : self.word * 4 + self.launch.register_bytes]
 
     # -- control -------------------------------------------------------------------------------------------------
 
@@ -82,11 +99,9 @@ class HostCall:
     def run(launch: Launch, cluster: Cluster, index: int) -> None:
         """Carry out the operation at which warp ``index`` stopped."""
         call = HostCall(launch, cluster, index)
-        handler = find(call.instruction)
-        assert handler is not None, call.instruction.opcode
         native = launch.native
         try:
-            done = handler(call)
+            done = call.operation.handler(call)
         except UnitError as error:
             launch.findings.add(
                 "illegal-instruction", f"{call.instruction.opcode}: {error.message}", error.remedy, call
@@ -98,11 +113,7 @@ class HostCall:
             return
         address = launch.warp_address(index)
         if done:
-            launch.context["steps"] += 1
-            launch.hits[call.pc] += np.uint64(1)
-            launch.hit_lanes[call.pc] += np.uint64(len(call.lanes))
-            launch.context["progress"] += 1
-            native.function("advance")(launch.address, address, call.next)
+            native.function("host_done")(launch.address, address, call.pc, call.operation.next)
         else:
             call.warp["wait_kind"], call.warp["wait_instr"] = 5, call.number
             call.warp["retry"] = 1
@@ -119,7 +130,7 @@ class HostCall:
 
     def aligned(self) -> None:
         """.aligned: all live threads of the warp take part."""
-        alive = int(self.warp["alive"])
+        alive = self.launch.warp_words[self.fields + _ALIVE]
         if self.mask != alive:
             self.fatal(
                 "divergence",
@@ -135,7 +146,7 @@ class HostCall:
     @property
     def warp_id(self) -> int:
         """Index of the warp in its CTA."""
-        return int(self.warp["id"])
+        return self.launch.warp_words[self.fields + _ID]
 
     # -- operands ------------------------------------------------------------------------------------------------
 
@@ -174,27 +185,20 @@ class HostCall:
 
     def value(self, operand: Operand, lane: int | None = None) -> int:
         """An operand of one lane (the first active one)."""
-        if isinstance(operand, Imm) and not operand.is_float:
-            return int(operand.value) & 0xFFFFFFFFFFFFFFFF
-        if isinstance(operand, Bracket) and isinstance(operand.base, Reg):
-            kind = self.launch.kernel.flow.registers.get(operand.base.name)
-            if kind is not None:
-                return (self.value(operand.base, lane) + operand.offset) & ((1 << register_bits(kind)) - 1)
-        if isinstance(operand, Reg) and operand.name in self.launch.kernel.layout.slots:
-            bits = register_bits(self.launch.kernel.flow.registers[operand.name])
-            where = self.leader if lane is None else lane
-            if bits == 1:
-                return int(self.register_view(operand.name)[0]) >> where & 1
-            if bits < 128:
-                return int(self.register_view(operand.name)[where])
-        return int(self.values(operand)[self.leader if lane is None else lane])
+        return reader(self.launch.kernel, operand)(self, self.lanes[0] if lane is None else lane)
+
+    def inputs(self, lane: int) -> tuple[int, ...]:
+        """All operands of one lane that are not lists or symbols; lists count as their items."""
+        return tuple([read(self, lane) for read in self.operation.inputs])
 
     def uniform(self, operand: Operand, what: str) -> int:
         """An operand that must agree in all active lanes."""
         if self.mask == 0xFFFFFFFF and isinstance(operand, Reg) and operand.name in self.launch.kernel.layout.slots:
             view = self.register_view(operand.name)
-            if view.size == 32 and not (view != view[0]).any():
-                return int(view[0])
+            if view.size == 32:
+                held = view.tolist()
+                if held.count(held[0]) == 32:
+                    return int(held[0])
         found = self.values(operand)[self.lanes]
         if (found != found[0]).any():
             self.fatal(
@@ -311,8 +315,7 @@ class HostCall:
 
     def smem(self, rank: int | None = None) -> NDArray[np.uint8]:
         """Shared memory of a CTA of the cluster, from address 0 of its window."""
-        r = self.rank if rank is None else rank
-        return self.launch.slots[self.cluster.slot].shared[r]
+        return self.slot.shared[self.rank if rank is None else rank]
 
     def locate(self, address: int, size: int, what: str, lane: int | None = None) -> tuple[int, int]:
         """(rank, offset) of a shared address; faults when it is outside the CTA or the cluster."""
@@ -337,12 +340,14 @@ class HostCall:
 
     def vector(self, name: str, index: int | None = None) -> NDArray[np.uint32]:
         """A clock vector of a warp: vc, avc or tvc."""
-        warp = self.warp if index is None else self.launch.warp_array[index]
-        return _view(int(warp[name]), self.launch.components * 4).view(np.uint32)
+        found: NDArray[np.uint32] = self.slot.vectors[
+            (self.index if index is None else index) - self.cluster.first_warp, _VECTORS.index(name)
+        ]
+        return found
 
     def pipe(self, kind: int) -> int:
         """Clock component of one of this warp's asynchronous pipes."""
-        return int(self.warp["pipe"]) + kind
+        return self.launch.warp_words[self.fields + _PIPE] + kind
 
     def tick_pipe(self, kind: int) -> int:
         """The next date of a pipe."""
@@ -353,8 +358,13 @@ class HostCall:
 
     def access(self, words: NDArray[np.intp], rank: int, what: str, component: int, date: int, write: bool) -> None:
         """An asynchronous engine will touch these words of a CTA's shared memory."""
-        cells = self.launch.slots[self.cluster.slot].cells[rank]
-        if words.size and (int(words[-1]) >= cells.size or int(words[0]) < 0):
+        cells = self.slot.cells[rank]
+        self.inside(words, cells.size, rank, what)
+        self._check(cells, words, rank, what, component, date, int(write) | 2, NONE)
+
+    def inside(self, words: NDArray[Any], size: int, rank: int, what: str) -> None:
+        """Fault unless sorted words lie in the CTA's shared memory."""
+        if words.size and (int(words[-1]) >= size or int(words[0]) < 0):
             self.fatal(
                 "out-of-bounds",
                 f"{self.instruction.opcode}: {what} reaches shared address "
@@ -362,7 +372,6 @@ class HostCall:
                 f"{self.launch.shared_size} bytes",
                 "check address, tile size and descriptor, or pass more shared_bytes",
             )
-        self._check(cells, words, rank, what, component, date, int(write) | 2, NONE)
 
     @staticmethod
     def tensor_words(access: Access) -> NDArray[np.int64]:
@@ -376,32 +385,6 @@ class HostCall:
             found = np.unique(np.concatenate(parts)).astype(np.int64) if parts else np.empty(0, np.int64)
             access.__dict__["_cells"] = found
         return found
-
-    def allocated(self, tmem: TensorMemory, access: Access, what: str) -> None:
-        """`TensorMemory.check_allocated`, not repeated while no allocation changes."""
-        seen: dict[int, Any] = self.cluster.host.setdefault(("allocated", id(tmem)), {})
-        sizes = tuple(tmem.sizes.items())
-        if seen.get(0) != sizes:
-            seen.clear()
-            seen[0] = sizes
-        if id(access) not in seen:
-            tmem.check_allocated(access.spans, what)
-            seen[id(access)] = access
-
-    def tensor_access(
-        self,
-        words: NDArray[np.intp],
-        rank: int,
-        what: str,
-        component: int,
-        date: int,
-        write: bool,
-        own: int,
-        both: bool = False,
-    ) -> None:
-        """A tcgen05 operation will touch these words of a CTA's tensor memory; ``both``: it reads what it writes."""
-        flags = int(write) | 4 | (16 if self.launch.checks.strict else 0) | (32 if both else 0)
-        self._check(self.tensor_cells(rank), words, rank, what, component, date, flags, own)
 
     def _check(
         self,
@@ -417,9 +400,6 @@ class HostCall:
         launch = self.launch
         if not launch.checked:
             return
-        names = launch.findings.what
-        if what not in names:
-            names.append(what)
         # Plans are shared, and so are their word lists: their addresses are asked for once.
         held = launch.pointers.get(id(words))
         if held is None:
@@ -439,14 +419,14 @@ class HostCall:
             date,
             flags,
             own,
-            names.index(what) | rank << 8,
+            launch.findings.name(what) | rank << 8,
         )
 
     # -- tensor memory -------------------------------------------------------------------------------------------
 
     def tmem(self, rank: int) -> TensorMemory:
         """Tensor memory of a CTA of the cluster."""
-        held: dict[int, TensorMemory] = self.cluster.host.setdefault("tmem", {})
+        held = self.slot.tmems
         if rank not in held:
             held[rank] = TensorMemory()
         return held[rank]
@@ -454,7 +434,7 @@ class HostCall:
     def tensor_cells(self, rank: int) -> NDArray[Any]:
         """Shadow of a CTA's tensor memory, [lane // TENSOR_LANES, column]: the shapes of tcgen05 address 16 lanes or
         more at a time (4x256b alone fewer), and a cell a word would cost more than the products themselves."""
-        held: dict[int, NDArray[Any]] = self.cluster.host.setdefault("tensor_cells", {})
+        held = self.slot.tensor_cells
         if rank not in held:
             held[rank] = np.zeros(128 // TENSOR_LANES * 512, CELL.dtype)
         return held[rank]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..launch import AsyncOp
+from ..pending import AsyncOp
 from ..ptx.ast import Bracket, Imm, Vec
 from ..runtime.layout import Counter, Space
-from ..units.tcgen05 import MmaOp, MmaPlan, TensorMemory, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
+from ..units.native_product import work_space
+from ..units.tcgen05 import LdPlan, MmaOp, StPlan, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
+from .prepared import Prepared, prepare
 from .registry import register
 from .state import TCGEN05, TENSOR_LANES, TRANSFER, HostCall
 
 __all__: list[str] = []
 
 Vector = NDArray[np.uint32]
+# Operations that a slot of the launch keeps ready.
+_PREPARED = 4096
 
 
 def _group(call: HostCall) -> int:
@@ -221,72 +227,78 @@ def _mma_op(call: HostCall, lane: int) -> tuple[MmaOp, bool]:
     return op, accumulate
 
 
+def _ready(call: HostCall, key: object, make: Callable[[], Prepared]) -> Prepared:
+    """The operation that ``key`` identifies on this memory, made ready before or now."""
+    held: dict[Any, Prepared] = call.slot.prepared
+    found = held.get(key)
+    if found is None:
+        if len(held) >= _PREPARED:
+            held.clear()
+        found = held[key] = make()
+    return found
+
+
+def _issue(call: HostCall, prepared: Prepared, what: str) -> None:
+    """Check and mark what the operation touches, and put it in flight behind the thread's others."""
+    component = call.pipe(TCGEN05)
+    prepared.issue(call, component, call.tick_pipe(TCGEN05))
+    _in_flight(call, prepared.run, what, _queue(call))
+
+
 @register("tcgen05.mma")
 def _mma(call: HostCall) -> bool:
     _one_group(call)
     _one_thread(call)
-    group = _group(call)
-    ranks = _ranks(call, group)
+    ranks = _ranks(call, _group(call))
     for lane in call.lanes:
-        op, accumulate = _mma_op(call, lane)
-        plan = plan_mma(op)
-        tmems = [call.tmem(r) for r in ranks]
-        smems = [call.smem(r) for r in ranks]
-        own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
-        for access in plan.accesses_of(accumulate):
-            rank = ranks[access.cta]
-            if access.space == "tensor":
-                if access.what == "accumulator D" and not access.write:
-                    continue  # with the write of the same place, below
-                call.allocated(tmems[access.cta], access, f"{call.instruction.opcode}: {access.what}")
-                words = call.tensor_words(access)
-                call.tensor_access(words, rank, access.what, own, date, access.write, own, accumulate and access.write)
-            else:
-                call.access(access.words, rank, access.what, own, date, False)
-
-        def run(
-            p: MmaPlan = plan,
-            shared: list[NDArray[np.uint8]] = smems,
-            tensor: list[TensorMemory] = tmems,
-            accumulate: bool = accumulate,
-        ) -> None:
-            p.run(shared, tensor, accumulate)
-
-        call.launch.context["counters"][0][int(Counter.MMA_FLOPS)] += np.uint64(plan.flops)
-        _in_flight(call, run, "tcgen05.mma", _queue(call))
+        key = (call.pc, call.rank, call.inputs(lane))
+        prepared = _ready(call, key, lambda lane=lane: _prepare_mma(call, lane, ranks))  # type: ignore[misc]
+        call.launch.count(Counter.MMA_FLOPS, prepared.flops)
+        _issue(call, prepared, "tcgen05.mma")
     return True
+
+
+def _prepare_mma(call: HostCall, lane: int, ranks: list[int]) -> Prepared:
+    op, accumulate = _mma_op(call, lane)
+    plan = plan_mma(op)
+    tmems, smems = [call.tmem(r) for r in ranks], [call.smem(r) for r in ranks]
+    accesses = [
+        (access, ranks[access.cta], accumulate and access.write and access.space == "tensor")
+        for access in plan.accesses_of(accumulate)
+        # Reading the accumulator goes with writing the same place.
+        if access.write or access.what != "accumulator D"
+    ]
+    if plan.native is None:
+        run = partial(plan.run_numpy, smems, tmems, accumulate)
+    else:
+        launch = call.launch
+        if launch.work is None:
+            launch.work = work_space()
+        run = partial(plan.native.bind(smems, tmems, launch.work), accumulate)
+    return prepare(call, accesses, run, plan.flops)
 
 
 @register("tcgen05.cp")
 def _cp(call: HostCall) -> bool:
     _one_group(call)
     _one_thread(call)
+    ranks = _ranks(call, _group(call))
+    for lane in call.lanes:
+        key = (call.pc, call.rank, call.inputs(lane))
+        prepared = _ready(call, key, lambda lane=lane: _prepare_cp(call, lane, ranks))  # type: ignore[misc]
+        _issue(call, prepared, "tcgen05.cp")
+    return True
+
+
+def _prepare_cp(call: HostCall, lane: int, ranks: list[int]) -> Prepared:
     i = call.instruction
-    group = _group(call)
-    ranks = _ranks(call, group)
     shape = next(p for p in i.parts if p in ("128x256b", "4x256b", "128x128b", "64x128b", "32x128b"))
     multicast = next((p for p in i.parts if p.startswith("warpx")), "")
     source = next((p for p in i.parts if p in ("b4x16_p64", "b6x16_p32")), "")
-    for lane in call.lanes:
-        plan = plan_cp(
-            shape,
-            multicast,
-            group,
-            call.value(i.operands[0], lane) & 0xFFFFFFFF,
-            call.value(i.operands[1], lane),
-            source,
-        )
-        tmems, smems = [call.tmem(r) for r in ranks], [call.smem(r) for r in ranks]
-        own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
-        for access in plan.accesses:
-            rank = ranks[access.cta]
-            if access.space == "tensor":
-                call.allocated(tmems[access.cta], access, f"{i.opcode}: {access.what}")
-                call.tensor_access(call.tensor_words(access), rank, access.what, own, date, True, own)
-            else:
-                call.access(access.words, rank, access.what, own, date, False)
-        _in_flight(call, lambda p=plan, s=smems, t=tmems: p.run(s, t), "tcgen05.cp", _queue(call))  # type: ignore[misc]
-    return True
+    address, desc = call.value(i.operands[0], lane) & 0xFFFFFFFF, call.value(i.operands[1], lane)
+    plan = plan_cp(shape, multicast, _group(call), address, desc, source)
+    accesses = [(access, ranks[access.cta], False) for access in plan.accesses]
+    return prepare(call, accesses, plan.bind([call.smem(r) for r in ranks], [call.tmem(r) for r in ranks]))
 
 
 @register("tcgen05.shift")
@@ -297,12 +309,8 @@ def _shift(call: HostCall) -> bool:
     ranks = _ranks(call, group)
     for lane in call.lanes:
         plan = plan_shift(call.value(call.instruction.operands[0], lane) & 0xFFFFFFFF, group)
-        tmems = [call.tmem(r) for r in ranks]
-        own, date = call.pipe(TCGEN05), call.tick_pipe(TCGEN05)
-        for access in plan.accesses:
-            call.allocated(tmems[access.cta], access, call.instruction.opcode)
-            call.tensor_access(call.tensor_words(access), ranks[access.cta], access.what, own, date, access.write, own)
-        _in_flight(call, lambda p=plan, t=tmems: p.run(t), "tcgen05.shift", _queue(call))  # type: ignore[misc]
+        accesses = [(access, ranks[access.cta], False) for access in plan.accesses]
+        _issue(call, prepare(call, accesses, partial(plan.run, [call.tmem(r) for r in ranks])), "tcgen05.shift")
     return True
 
 
@@ -357,6 +365,16 @@ def _transfer_queue(call: HostCall, kind: str) -> str:
     return f"tcgen05.{kind}:{call.index}"
 
 
+def _touch(call: HostCall, plan: LdPlan | StPlan) -> None:
+    """Check and mark what a load or store touches."""
+
+    def make() -> Prepared:
+        return prepare(call, [(access, call.rank, False) for access in plan.accesses], lambda: None)
+
+    prepared = _ready(call, (call.rank, plan), make)
+    prepared.issue(call, call.pipe(TRANSFER), call.tick_pipe(TRANSFER))
+
+
 @register("tcgen05.ld")
 def _ld(call: HostCall) -> bool:
     call.aligned()
@@ -366,10 +384,7 @@ def _ld(call: HostCall) -> bool:
     address = call.uniform(i.operands[2 if reduced else 1], "tensor-memory address") & 0xFFFFFFFF
     plan = plan_ld(shape, num, address, call.warp_id % 4, packed, split)
     tmem = call.tmem(call.rank)
-    component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
-    for access in plan.accesses:
-        call.allocated(tmem, access, i.opcode)
-        call.tensor_access(call.tensor_words(access), call.rank, access.what, component, date, False, component)
+    _touch(call, plan)
     call.mark_all(i.operands[0], False)
     if reduced:
         call.mark_all(i.operands[1], False)
@@ -395,10 +410,7 @@ def _st(call: HostCall) -> bool:
     address = call.uniform(i.operands[0], "tensor-memory address") & 0xFFFFFFFF
     plan = plan_st(shape, num, address, call.warp_id % 4, packed, split)
     tmem = call.tmem(call.rank)
-    component, date = call.pipe(TRANSFER), call.tick_pipe(TRANSFER)
-    for access in plan.accesses:
-        call.allocated(tmem, access, i.opcode)
-        call.tensor_access(call.tensor_words(access), call.rank, access.what, component, date, True, component)
+    _touch(call, plan)
     registers = call.registers(i.operands[-1])
     _in_flight(call, lambda: plan.run(tmem, registers), "tcgen05.st", _transfer_queue(call, "st"))
     return True
@@ -409,8 +421,7 @@ def _wait(call: HostCall, kind: str) -> bool:
     call.launch.complete_all(call.cluster, _transfer_queue(call, kind))
     component = call.pipe(TRANSFER)
     date = call.cluster.host.get("pipes", {}).get(component, 0)
-    others = any(op.queue == _transfer_queue(call, "st" if kind == "ld" else "ld") for op in call.cluster.pending)
-    if not others:
+    if not call.cluster.pending.queued(_transfer_queue(call, "st" if kind == "ld" else "ld")):
         for name in ("vc", "tvc"):
             vector = call.vector(name)
             vector[component] = max(int(vector[component]), date)

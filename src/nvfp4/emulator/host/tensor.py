@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..launch import AsyncOp
+from ..pending import AsyncOp
 from ..ptx.ast import Bracket
 from ..units.tensormap import TensorMap, replace_field
 from ..units.tma import TilePlan, plan_load, plan_store

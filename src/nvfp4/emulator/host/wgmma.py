@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..launch import AsyncOp
+from ..pending import AsyncOp
 from ..ptx.ast import Instruction, Operand, Vec
 from ..runtime.layout import PIPES, Counter
 from ..units.wgmma import WgmmaPlan, WgmmaSpec, plan_wgmma
@@ -134,7 +134,7 @@ def _mma_async(call: HostCall) -> bool:
         queue = f"wgmma:{call.cta_slot}:{call.warp_id // 4}"
         issue.op = AsyncOp(lambda: _run(issue), call.launch.steps_now() + call.launch.delay(), "wgmma", queue, i.line)
         call.launch.schedule(call.cluster, issue.op)
-        call.launch.context["counters"][0][int(Counter.MMA_FLOPS)] += np.uint64(plan.flops)
+        call.launch.count(Counter.MMA_FLOPS, plan.flops)
         call.launch.native.function("wake")(call.launch.address, call.launch.cta_address(call.cta_slot))
     return True
 

@@ -51,6 +51,7 @@ SCALARS: dict[str, Scalar] = {
         ("i32", "i32", 32, True, False),
         ("u64", "i64", 64, False, False),
         ("i64", "i64", 64, True, False),
+        ("f16", "half", 16, True, True),
         ("f32", "float", 32, True, True),
         ("f64", "double", 64, True, True),
     )

@@ -7,12 +7,40 @@ import functools
 from typing import Any
 
 from ..native.jit import NativeModule, compile_ir
-from . import atomics, barriers, clocks, copies, faults, matrix, mbarriers, memory, scheduler, shadow, warpops
+from . import (
+    atomics,
+    barriers,
+    clocks,
+    copies,
+    engines,
+    faults,
+    matrix,
+    mbarriers,
+    memory,
+    products,
+    scheduler,
+    shadow,
+    warpops,
+)
 from .library import library
 
 __all__ = ["Runtime", "runtime"]
 
-_MODULES = (faults, memory, shadow, clocks, atomics, barriers, mbarriers, copies, matrix, scheduler, warpops)
+_MODULES = (
+    faults,
+    memory,
+    shadow,
+    clocks,
+    engines,
+    atomics,
+    barriers,
+    mbarriers,
+    copies,
+    matrix,
+    products,
+    scheduler,
+    warpops,
+)
 
 
 class Runtime:

@@ -253,6 +253,16 @@ def advance(ctx: Context, w: Warp, pc: u32) -> None:
 
 
 @native
+def host_done(ctx: Context, w: Warp, pc: u32, next: u32) -> None:
+    """The host has carried out the instruction of block ``pc``."""
+    ctx.steps += 1
+    ctx.progress += 1
+    ctx.block_hits[pc] += 1
+    ctx.block_lanes[pc] += popcount(w.mask)
+    advance(ctx, w, next)
+
+
+@native
 def step_aside(ctx: Context, w: Warp) -> None:
     """The current group waits: save it and let another run, or block the warp."""
     group_push(ctx, w, w.pc, w.mask, w.join, w.retry, 1)

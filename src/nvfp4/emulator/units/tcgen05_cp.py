@@ -18,13 +18,14 @@ block-scaled mainloop, where only the leader issues, fills each CTA's own scale 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nvfp4.emulator.runtime.native import runtime
 from nvfp4.emulator.units.access import Access, Spans, rectangles
 from nvfp4.emulator.units.errors import UnitError
 from nvfp4.emulator.units.operand import Operand, operand, parse_sm100, unpack_six
@@ -96,6 +97,32 @@ class CpPlan:
 
     def run(self, smems: Sequence[U8], tmems: Sequence[TensorMemory]) -> None:
         """Copy in each CTA of the group."""
+        self.bind(smems, tmems)()
+
+    def bind(self, smems: Sequence[U8], tmems: Sequence[TensorMemory]) -> Callable[[], None]:
+        """The copy between these memories, to be carried out any number of times."""
+        lanes, c0, _ = self._where
+        spans = self.source.spans
+        if self.source_format or int(spans[0, 0]) < 0 or any(int(spans[-1, 1]) > smem.size for smem in smems):
+            return lambda: self.run_numpy(smems, tmems)
+        call = runtime().function("tensor_copy")
+        chunks = np.ascontiguousarray(self.source.chunk_addresses >> 4, np.int64)
+        to = np.ascontiguousarray(lanes, np.int64)
+        fixed = (int(chunks.ctypes.data), *chunks.shape, int(to.ctypes.data), len(to))
+        places = [
+            (smem.ctypes.data, *fixed, tmem.words[:, c0:].ctypes.data, tmem.init[:, c0:].ctypes.data)
+            for smem, tmem in zip(smems, tmems, strict=True)
+        ]
+
+        def run(held: object = (chunks, to, smems, tmems)) -> None:
+            del held  # as long as the function lives
+            for place in places:
+                call(*place)
+
+        return run
+
+    def run_numpy(self, smems: Sequence[U8], tmems: Sequence[TensorMemory]) -> None:
+        """`run`, in NumPy, with decompression."""
         lanes, c0, c1 = self._where
         for smem, tmem in zip(smems, tmems, strict=True):
             words = self._expand(self.source.fetch(smem)).view(np.uint32)

@@ -41,6 +41,7 @@ from nvfp4.emulator.units.access import Access, Spans, rectangles
 from nvfp4.emulator.units.accumulate import Alignment
 from nvfp4.emulator.units.errors import UnitError
 from nvfp4.emulator.units.instruction import SCALED_KINDS, Instruction, parse_instruction
+from nvfp4.emulator.units.native_product import NativeProduct, prepare, work_space
 from nvfp4.emulator.units.numerics import F32, F64, FORMATS
 from nvfp4.emulator.units.operand import Operand, operand, parse_sm100
 from nvfp4.emulator.units.tcgen05_cp import E2M1_SHIFT
@@ -209,6 +210,20 @@ class MmaPlan:
         operand; model: None for
         exact sums, or how silicon accumulates (float32 results only).
         """
+        if model is None and self.native is not None:
+            self.native.bind(smems, tmems, work_space())(accumulate)
+        else:
+            self.run_numpy(smems, tmems, accumulate, model)
+
+    @cached_property
+    def native(self) -> NativeProduct | None:
+        """This product in native code, if it has a form there."""
+        return prepare(self)
+
+    def run_numpy(
+        self, smems: Sequence[U8], tmems: Sequence[TensorMemory], accumulate: bool, model: Alignment | None = None
+    ) -> None:
+        """`run`, always in NumPy."""
         i = self.instruction
         b = self.b.values(smems[0])
         if self.op.group == 2:
@@ -422,11 +437,10 @@ def plan_mma(op: MmaOp) -> MmaPlan:
     scaled = op.kind in SCALED_KINDS
     if scaled and (op.scale_a is None or op.scale_b is None):
         raise UnitError(f"{what} without scale factors", "pass the addresses of both scale matrices")
-    if scaled and op.group == 2 and i.m == 128:
+    if scaled and op.group == 2 and i.m == 128 and i.n % 64:
         raise UnitError(
-            f"{what}.block_scale with M = 128",
-            "the layout of the scale factors on split datapaths is not stated in the ISA's text, so this is not "
-            "emulated; use M = 256",
+            f"{what}.block_scale with M = 128 and N = {i.n}",
+            "the layout of the scale factors of B on split datapaths is known for multiples of 64 only; use M = 256",
         )
     if op.scale_d and (op.kind not in ("f16", "tf32") or not 0 <= op.scale_d <= 15):
         raise UnitError(f"{what} with scale-input-d {op.scale_d}", "it is 0 to 15, for kind::f16 and kind::tf32 only")

@@ -49,6 +49,17 @@ class TensorMemory:
         self.sizes: dict[int, int] = {}
         self.relinquished = False
         self._last = COLUMNS
+        self.layout: tuple[tuple[int, int], ...] = ()  # first column and number of columns of every allocation
+
+    def reset(self) -> None:
+        """Back to nothing allocated, nothing written; the arrays stay where they are."""
+        self.words.fill(0)
+        self.init.fill(False)
+        self.owner.fill(-1)
+        self.sizes.clear()
+        self.relinquished = False
+        self._last = COLUMNS
+        self.layout = ()
 
     def allocate(self, columns: int) -> int | None:
         """Address of `columns` newly allocated columns, or None when there is no room now (tcgen05.alloc blocks then).
@@ -75,6 +86,7 @@ class TensorMemory:
                 self.init[:, start : start + columns] = False
                 self.sizes[start] = columns
                 self._last = columns
+                self.layout = tuple(self.sizes.items())
                 return start
         return None
 
@@ -100,6 +112,7 @@ class TensorMemory:
         """Free an allocation (see `check_deallocate`)."""
         column = self.check_deallocate(address, columns)
         del self.sizes[column]
+        self.layout = tuple(self.sizes.items())
         self.owner[column : column + columns] = -1
         self.init[:, column : column + columns] = False
 
