@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.ops.samples import DTYPES, operand, product, values, weights
@@ -87,3 +89,22 @@ def test_a_down_projection_takes_the_same_offsets() -> None:
         assert torch.equal(hidden[begin:end], alone)
         want = alone.double() @ values(down[group]).T
         torch.testing.assert_close(result[begin:end].double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "mixtures.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    x, weight = operand("bf16", 7, 64), torch.rand(7, 2, generator=torch.Generator().manual_seed(3))
+    chosen = torch.tensor([[0, 2], [2, 3], [3, 0], [0, 3], [2, 0], [3, 2], [0, 2]])  # nobody goes to expert 1
+    gate, up = (weights(4, 32, 64, scale=0.0625, seed=seed) for seed in (1, 2))
+    down = weights(4, 64, 32, scale=0.125, seed=3)
+    result = names["experts"](x, chosen, weight, gate, up, down)  # type: ignore[operator]
+    want = torch.zeros(7, 64, dtype=torch.float64)
+    for token in range(7):
+        for place in range(2):
+            expert = int(chosen[token, place])
+            row = x[token : token + 1]
+            hidden = joined(product(row, gate[expert]), product(row, up[expert])).bfloat16()
+            want[token] += float(weight[token, place]) * product(hidden, down[expert])[0]
+    torch.testing.assert_close(result.double(), want, rtol=2e-2, atol=1e-2 * float(want.abs().max()))

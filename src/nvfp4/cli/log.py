@@ -18,7 +18,7 @@ def log(
     source: Annotated[Path, typer.Argument(help="A JSONL file of records, or a directory of them.")] = Path(
         "benchmarks/results"
     ),
-    op: Annotated[list[str] | None, typer.Option(help="Operation(s); all four by default.")] = None,
+    op: Annotated[list[str] | None, typer.Option(help="Operation(s); all by default.")] = None,
     subject: Annotated[str, typer.Option(help="Only subjects whose name contains this, such as sm90.")] = "",
     best: Annotated[bool, typer.Option("--best", help="Only runs that were the fastest so far.")] = False,
     shapes: Annotated[bool, typer.Option("--shapes", help="Show the time of each shape.")] = False,
