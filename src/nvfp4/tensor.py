@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,13 +27,28 @@ _FORMATS = {
 Index = int | slice | tuple[int | slice, ...]
 
 
-def _signature(x: NVFP4Tensor) -> tuple[object, ...]:
+_signatures: dict[tuple[object, ...], int] = {}
+_numbers = itertools.count()
+_SIGNATURES = 8192  # that are remembered; a kind of tensor that is forgotten gets another number
+
+
+def _signature(x: NVFP4Tensor) -> int:
     """Of two tensors with equal signatures one can stand for the other in a prepared call.
 
-    The format is one of four constants: its address stands for its value, which would take longer to hash.
+    A number, because every call compares the signatures of its operands; no number is given twice. (The format is one
+    of four constants: its address stands for its value, which would take longer to hash.)
     """
     scale = x.tensor_scale
-    return x.shape, id(x.format), x.device, type(x.codes), scale is not None and scale.dim()
+    kind = x.shape, id(x.format), x.device, type(x.codes), scale is not None and scale.dim()
+    try:
+        found = _signatures.get(kind)
+    except TypeError:
+        return next(_numbers)  # a symbolic size, while a program is traced, has no hash
+    if found is None:
+        if len(_signatures) >= _SIGNATURES:
+            _signatures.clear()
+        found = _signatures[kind] = next(_numbers)
+    return found
 
 
 def _aligned(data: torch.Tensor) -> torch.Tensor:
@@ -75,7 +91,7 @@ class NVFP4Tensor:
         k: Elements of a row, a multiple of 16.
         device: Where everything lies.
         format: The `Format` that describes this operand in a `Problem`.
-        signature: Hashable: all that choosing and preparing a call may depend on, put together once.
+        signature: A number for all that choosing and preparing a call may depend on.
 
     Raises:
         InputError: Something does not fit; the message names it.
@@ -106,7 +122,7 @@ class NVFP4Tensor:
     k: int
     device: torch.device
     format: Format
-    signature: tuple[object, ...]
+    signature: int
 
     def __init__(
         self,

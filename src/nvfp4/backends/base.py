@@ -20,7 +20,7 @@ from nvfp4.tensor import NVFP4Tensor
 Operand = NVFP4Tensor | torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Operands:
     """The tensors of one call, validated.
 
@@ -39,6 +39,17 @@ class Operands:
     b: tuple[Operand, ...]
     out: tuple[torch.Tensor, ...]
     offsets: torch.Tensor | None = None
+
+    def __init__(
+        self,
+        a: tuple[Operand, ...],
+        b: tuple[Operand, ...],
+        out: tuple[torch.Tensor, ...],
+        offsets: torch.Tensor | None = None,
+    ) -> None:
+        # Half the time of the generated one, in every call.
+        fields = self.__dict__
+        fields["a"], fields["b"], fields["out"], fields["offsets"] = a, b, out, offsets
 
     def weights(self, index: int) -> tuple[Operand, ...]:
         """What ``a[index]`` is multiplied with: (B,), or (B1, B2) of a dual operation."""

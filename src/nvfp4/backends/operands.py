@@ -98,17 +98,28 @@ def addresses(operands: Operands) -> list[int]:
             scale = first.tensor_scale
             found += (first.codes.data_ptr(), first.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
         else:
-            # All of a side have one format, so that all or none have a tensor scale.
-            found += [x.codes.data_ptr() for x in side]  # type: ignore[union-attr]
-            found += [x.scales.data_ptr() for x in side]  # type: ignore[union-attr]
-            if first.tensor_scale is None:
-                found += [0] * len(side)
-            else:
-                found += [x.tensor_scale.data_ptr() for x in side]  # type: ignore[union-attr]
-    found += [out.data_ptr() for out in operands.out]
+            found += _of_groups(side)  # type: ignore[arg-type]
+    out = operands.out
+    if len(out) == 1:
+        found.append(out[0].data_ptr())
+    else:
+        found += [each.data_ptr() for each in out]
     if operands.offsets is not None:
         found.append(operands.offsets.data_ptr())
     return found
+
+
+def _of_groups(side: tuple[NVFP4Tensor, ...]) -> list[int]:
+    """The addresses of all codes, then of all scales, then of all tensor scales."""
+    found: list[int] = []
+    # All of a side have one format, so that all or none have a tensor scale.
+    if side[0].tensor_scale is None:
+        for x in side:
+            found += (x.codes.data_ptr(), x.scales.data_ptr(), 0)
+    else:
+        for x in side:
+            found += (x.codes.data_ptr(), x.scales.data_ptr(), x.tensor_scale.data_ptr())  # type: ignore[union-attr]
+    return found[::3] + found[1::3] + found[2::3]
 
 
 def repeated(

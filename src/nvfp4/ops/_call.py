@@ -70,8 +70,8 @@ class Call(NamedTuple):
         backend: str | None,
     ) -> Call:
         """The call of a list form; `lists` has one tuple for each of its operands."""
-        b = lists[1] if len(lists) == 2 else lists[1] + lists[2]
-        return Call(spec, lists[0], b, None, out_dtype, out, backend, tuple(map(len, lists)))
+        a, b = lists[0], lists[1] if len(lists) == 2 else lists[1] + lists[2]
+        return Call(spec, a, b, None, out_dtype, out, backend, (len(a), *map(len, lists[1:])))
 
     def arguments(self) -> tuple[Operand | tuple[Operand, ...], ...]:
         """One for each of the operands that the operation names."""
@@ -82,12 +82,19 @@ class Call(NamedTuple):
         return tuple(flat[end - length : end] for end, length in zip(ends, self.lengths, strict=True))
 
     def described(self) -> Described:
-        """Validate everything except `out`."""
+        """Validate everything except what `out` is like."""
+        self.check_kinds()
         stacked = (self.offsets,) if self.spec.stacked else ()
         found = self.spec.describe(*self.arguments(), *stacked, self.out_dtype)
         if self.lengths and self.out is not None:
             _validate.out_count(self.spec.op, self.out, len(self.a))
         return found
+
+    def check_kinds(self) -> None:
+        """Check that a stacked form was passed no lists."""
+        if self.spec.stacked:
+            out = {} if self.out is None else {"out": self.out[0]}
+            _validate.not_lists(self.spec.op, {**dict(zip(self.spec.operands, self.a + self.b, strict=True)), **out})
 
     def key(self) -> Hashable:
         """Of two calls with equal keys one may stand for the other, except for the memory of their tensors."""
@@ -97,11 +104,20 @@ class Call(NamedTuple):
             out_dtype,
             backend,
             lengths,
-            *map(signature, a),
-            *map(signature, b),
+            *[x.signature if type(x) is NVFP4Tensor else signature(x) for x in a + b],
             None if offsets is None else signature(offsets),
             None if out is None else (*map(signature, out),),
         )
+
+    def parts(self) -> list[torch.Tensor]:
+        """Codes and scales, or activations, of all operands."""
+        found: list[torch.Tensor] = []
+        for x in self.a + self.b:
+            if isinstance(x, NVFP4Tensor):
+                found += (x.codes, x.scales)
+            else:
+                found.append(x)
+        return found
 
     def plain(self) -> bool:
         """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""

@@ -19,7 +19,6 @@ from nvfp4.backends.base import Operands
 from nvfp4.ops import _validate
 from nvfp4.ops._call import Call
 from nvfp4.ops._prepare import Prepared, prepare
-from nvfp4.tensor import NVFP4Tensor
 
 _LIMIT = 8192
 """Prepared calls that are kept; with more than that many distinct shapes all are forgotten, and prepared again."""
@@ -82,27 +81,36 @@ def compute(prepared: Prepared, call: Call) -> tuple[torch.Tensor, ...]:
     if out is None:
         out = prepared.allocate()
     else:
-        _separate(call, out)
+        _separate(prepared, call, out)
     prepared.run(Operands(call.a, call.b, out, call.offsets))
     return out
 
 
-def _separate(call: Call, outs: tuple[torch.Tensor, ...]) -> None:
+def _separate(prepared: Prepared, call: Call, outs: tuple[torch.Tensor, ...]) -> None:
     """Raise if memory of a result is also that of an input or of another result."""
-    spans = [(out.data_ptr(), out.nbytes) for out in outs]
-    low, size = min(spans)
-    high = low + size
-    apart = True
-    if len(spans) > 1:
-        # Nothing overlaps where no input lies between the first result and the last, and they do not overlap in order.
-        spans.sort()
-        for begin, size in spans[1:]:
-            apart = apart and begin >= high
-            high = max(high, begin + size)
-    for x in call.a + call.b:
-        for part in (x.codes, x.scales) if isinstance(x, NVFP4Tensor) else (x,):
-            begin = part.data_ptr()
-            if begin < high and low < begin + part.nbytes:
-                apart = False
+    begins = [part.data_ptr() for part in call.parts()]
+    if len(outs) == 1:
+        low = outs[0].data_ptr()
+        high = low + outs[0].nbytes
+        apart = not [1 for begin, size in zip(begins, prepared.sizes) if begin < high and low < begin + size]  # noqa: B905
+    else:
+        apart = _apart(begins, prepared.sizes, outs)
     if not apart:
         _validate.no_alias(call.spec.op, Operands(call.a, call.b, outs))
+
+
+def _apart(begins: list[int], sizes: tuple[int, ...], outs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether no result overlaps anything."""
+    results = sorted([(out.data_ptr(), out.nbytes) for out in outs])
+    low, high = results[0][0], sum(results[-1])
+    # In most calls no input lies among the results; what does is passed over together with them, in order.
+    among = [(begin, size) for begin, size in zip(begins, sizes) if begin < high and low < begin + size]  # noqa: B905
+    reached = reached_by_result = 0
+    for begin, size, is_result in sorted([(*span, False) for span in among] + [(*span, True) for span in results]):
+        if begin < (reached if is_result else reached_by_result):
+            return False
+        end = begin + size
+        reached = max(reached, end)
+        if is_result:
+            reached_by_result = end
+    return True

@@ -113,6 +113,7 @@ def run(call: Call) -> tuple[torch.Tensor, ...]:
 def dispatch(call: Call) -> tuple[torch.Tensor, ...]:
     """Call the registered operator."""
     spec, out = call.spec, call.out
+    call.check_kinds()
     if spec.lists and not torch.compiler.is_compiling():
         # Names the group that is wrong; under torch.compile the operator's own validation has to do.
         call.described()

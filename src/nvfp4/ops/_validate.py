@@ -277,20 +277,24 @@ def _stacked(what: Op, a: object, bs: dict[str, object], offsets: object, out_dt
     return Described(problem, ((t, weights.rows),))
 
 
-def as_lists(op: str, operands: dict[str, Any], out: Any) -> dict[str, tuple[Any, ...]]:
+_ONE = (torch.Tensor, NVFP4Tensor)
+
+
+def as_lists(op: str, operands: tuple[Any, ...], out: Any) -> tuple[tuple[Any, ...], ...]:
     """The operands of a call without offsets, which must be lists."""
-    if any(isinstance(x, (torch.Tensor, NVFP4Tensor)) for x in operands.values()):
-        remedy = "Pass lists, or stacked weights [G, N, K] with offsets."
-        raise InputError(op, "offsets", "the end row of each group, for stacked operands", None, remedy)
+    for x in operands:
+        if isinstance(x, _ONE):
+            remedy = "Pass lists, or stacked weights [G, N, K] with offsets."
+            raise InputError(op, "offsets", "the end row of each group, for stacked operands", None, remedy)
     if isinstance(out, torch.Tensor):
         raise InputError(op, "out", "a list of tensors", "a torch.Tensor", "Pass one tensor for each group.")
-    return {name: tuple(x) for name, x in operands.items()}
+    return tuple(map(tuple, operands))
 
 
-def not_lists(op: str, operands: Mapping[str, object], out: object) -> None:
+def not_lists(op: str, operands: Mapping[str, object]) -> None:
     """Check that a call with offsets has tensors."""
-    for name, x in (*operands.items(), *((("out", out),) if out is not None else ())):
-        if not isinstance(x, (torch.Tensor, NVFP4Tensor)):
+    for name, x in operands.items():
+        if not isinstance(x, _ONE):
             remedy = "With offsets all operands are stacked; leave offsets out for lists."
             raise InputError(op, name, "a tensor, as offsets are given", type(x).__name__, remedy)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import torch
 
@@ -78,12 +78,11 @@ def group_gemm(
         InputError: An argument is wrong; nothing was launched.
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
-    operands = {"a": a, "b": b}
     if offsets is None:
-        lists = _validate.as_lists("group_gemm", operands, out)
+        lists = _validate.as_lists("group_gemm", (a, b), out)
         outs = None if out is None else tuple(out)
-        return list(_library.run(Call.of_lists(_LISTS, tuple(lists.values()), out_dtype, outs, backend)))
-    _validate.not_lists("group_gemm", operands, out)
-    one = None if out is None else (cast(torch.Tensor, out),)
-    weights = cast("tuple[Operand, ...]", (b,))
-    return _library.run(Call(_STACKED, (cast(Operand, a),), weights, offsets, out_dtype, one, backend))[0]
+        return list(_library.run(Call.of_lists(_LISTS, lists, out_dtype, outs, backend)))
+    # Whether these are tensors is looked at where a call is prepared.
+    one: Any = None if out is None else (out,)
+    left, right = cast("tuple[Operand, ...]", (a,)), cast("tuple[Operand, ...]", (b,))
+    return _library.run(Call(_STACKED, left, right, offsets, out_dtype, one, backend))[0]
