@@ -12,13 +12,15 @@ from nvfp4.bench.records import Record, append
 from nvfp4.cli import output
 from nvfp4.errors import InputError
 from nvfp4.jit import source
-from nvfp4.ladder import rungs, run
+from nvfp4.ladder import run, rungs
 
 
 def ladder(
     what: Annotated[str, typer.Argument(help="gemv or matmul.")],
     arch: Annotated[str, typer.Option(help="Of the matmul: sm_90a or sm_100a.")] = "sm_90a",
-    emulate: Annotated[bool, typer.Option("--emulate", help="In the emulator, at a small size, with counters.")] = False,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="In the emulator, at a small size, with counters.")
+    ] = False,
     shape: Annotated[str, typer.Option(help="MxNxK (GEMV: MxK); the ladder's own by default.")] = "",
     show: Annotated[str, typer.Option(help="Print the source of a rung, such as gemv_3, and stop.")] = "",
     record: Annotated[Path | None, typer.Option(help="Append the times to this JSONL file.")] = None,
@@ -61,9 +63,14 @@ def _shape(text: str) -> tuple[int, int, int] | None:
         return None
     parts = text.lower().split("x")
     if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
-        raise InputError("nvfp4 ladder", "--shape", "MxNxK or MxK", repr(text), "Write the sizes with an x between them.")
+        raise InputError(
+            "nvfp4 ladder", "--shape", "MxNxK or MxK", repr(text), "Write the sizes with an x between them."
+        )
     numbers = [int(part) for part in parts]
     return (numbers[0], 1, numbers[1]) if len(numbers) == 2 else (numbers[0], numbers[1], numbers[2])
+
+
+_COUNTED = ("instructions", "global MB", "sectors", "shared wavefronts", "waits")
 
 
 def _table(
@@ -72,7 +79,11 @@ def _table(
     emulated = found is None
     problem = chosen.problem(sizes or (chosen.small if emulated else chosen.shape))
     table = Table(title=f"{chosen.name}, {output.shape(problem)}, {chosen.arch}" + (" emulated" if emulated else ""))
-    counted = ("instructions", "global MB", "shared wavefronts", "waits") if emulated else ("median", "light", "expected")
+    counted = (
+        ("instructions", "global MB", "sectors", "shared wavefronts", "waits")
+        if emulated
+        else ("median", "light", "expected")
+    )
     for name in ("rung", "step", *counted, "verdict"):
         table.add_column(name, justify="right" if name in counted and name != "expected" else "left", overflow="fold")
     for step in steps:
@@ -88,17 +99,22 @@ def _table(
 
 def _counted(step: run.Step) -> list[str]:
     if step.counters is None:
-        return [""] * 4
+        return [""] * len(_COUNTED)
     counts = step.counters
     moved = (counts["global_load_bytes"] + counts["async_copy_bytes"]) / 1e6
     waits = counts["mbarrier_waits"] + counts["barrier_waits"]
-    return [f"{counts['steps']:,}", f"{moved:.2f}", f"{counts['shared_wavefronts']:,}", f"{waits:,}"]
+    others = (counts["global_sectors"], counts["shared_wavefronts"], waits)
+    return [f"{counts['steps']:,}", f"{moved:.2f}", *(f"{number:,}" for number in others)]
 
 
 def _timed(step: run.Step, found: Record | None) -> list[str]:
     if step.samples is None or found is None:
         return ["", "", step.rung.predicted]
-    return [output.duration(step.samples.median), f"{found.light.fraction(step.samples.median):.0%}", step.rung.predicted]
+    return [
+        output.duration(step.samples.median),
+        f"{found.light.fraction(step.samples.median):.0%}",
+        step.rung.predicted,
+    ]
 
 
 def _json(step: run.Step) -> dict[str, object]:

@@ -139,6 +139,42 @@ def _matmul(name: str, tile: tuple[int, int], threads: int, shared: int = 0, *, 
     return build
 
 
+def _code_map(operand: NVFP4Tensor, rows: int, k: int, box_rows: int) -> TensorMap:
+    """Boxes of `box_rows` rows x 128 bytes of codes, in the 128-byte swizzle."""
+    pitch = k // 2
+    return TensorMap(operand.codes, "u8", (pitch, rows, 1), (pitch, pitch * rows), (128, box_rows, 1), swizzle=128)
+
+
+def _scale_map(operand: NVFP4Tensor, rows: int, k: int) -> TensorMap:
+    """Boxes of the four tiles of 128 rows x 256 elements."""
+    across, down = k // 64, rows // 128
+    return TensorMap(operand.scales, "u32", (128, across, down), (512, 512 * across), (128, 4, 1))
+
+
+def _tensor_cores(name: str, shared: int, *, pair: bool = False, pairs: int = 0, threads: int = 128) -> Build:
+    """A Blackwell product of 128 x 128 results a block, or 256 x 128 a pair; the grid has `pairs` at most, if any."""
+
+    def build(data: Data, arch: str) -> Launch:
+        problem = data.problem
+        m, n, k = problem.m, problem.n, problem.k
+        rows, columns = m // 128, n // 128
+        kernel = Kernel(f"ladder/{name}.cu", name, (), arch)
+        if name == "blackwell_1":
+            return Launch(kernel, (columns, rows, 1), (128, 1, 1), (*_pointers(data), *_sizes(data, "mnk")))
+        box = 64 if pair else 128
+        maps = (_code_map(data.a, m, k, 128), _code_map(data.b, n, k, box))
+        scales = (_scale_map(data.a, m, k), _scale_map(data.b, n, k))
+        args = (*maps, *scales, Pointer(data.c), *_sizes(data, "nkm" if pairs else "nk"))
+        if pairs:
+            grid = (2 * min(pairs, rows // 2 * columns), 1, 1)
+        else:
+            grid = (rows, columns, 1) if pair else (columns, rows, 1)
+        cluster = (2, 1, 1) if pair else (1, 1, 1)
+        return Launch(kernel, grid, (threads, 1, 1), args, cluster=cluster, shared_bytes=shared)
+
+    return build
+
+
 GEMV = Ladder(
     name="gemv",
     about="y = A x, one NVFP4 vector",
@@ -253,7 +289,59 @@ HOPPER = Ladder(
     ),
 )  # fmt: skip
 
-LADDERS: tuple[Ladder, ...] = (GEMV, HOPPER)
+_STAGE = 2 * 128 * _LINE + 2 * 2048
+_PAIR_STAGE = (128 + 64) * _LINE + 2 * 2048
+
+BLACKWELL = Ladder(
+    name="matmul-blackwell",
+    about="C = A B^T on Blackwell's tensor cores, which take NVFP4 as it is",
+    arch="sm_100a",
+    shape=(2048, 4096, 7168),
+    small=(512, 384, 1792),
+    package="sm100",
+    rungs=(
+        Rung(
+            "blackwell_1", "tcgen05.mma, tiles copied by the threads",
+            "Nothing is decoded any more: codes go to shared memory, scales to tensor memory, and one thread starts "
+            "the product. Without a swizzle eight lanes write to the same banks.",
+            "eight times the wavefronts that the bytes need; the tensor core waits for every chunk",
+            _tensor_cores("blackwell_1", 0), (128, 128, 256),
+        ),
+        Rung(
+            "blackwell_2", "the copy engine and the 128-byte swizzle",
+            "One thread asks for four boxes; the copy engine writes them swizzled. No registers, no loop, no fence.",
+            "a tenth of the instructions, no wavefronts of stores; still a round trip to memory for every chunk",
+            _tensor_cores("blackwell_2", 0), (128, 128, 256),
+        ),
+        Rung(
+            "blackwell_3", "pipelining",
+            "A ring of four chunks: loads are three chunks ahead of products.",
+            "the same instructions; the latency of memory is hidden behind three products",
+            _tensor_cores("blackwell_3", 4 * _STAGE), (128, 128, 256),
+        ),
+        Rung(
+            "blackwell_4", "warp specialisation",
+            "A thread that loads, a thread that multiplies, four warps that store: none waits for another's barrier.",
+            "the same work; fewer waits in the loading thread",
+            _tensor_cores("blackwell_4", 4 * _STAGE, threads=192), (128, 128, 256),
+        ),
+        Rung(
+            "blackwell_5", "two multiprocessors, one instruction",
+            "A pair of blocks computes 256 x 128 results, and each holds only half of B: fewer bytes, more stages.",
+            "three quarters of the bytes of codes; half of the products to start",
+            _tensor_cores("blackwell_5", 6 * _PAIR_STAGE, pair=True, threads=192), (256, 128, 256),
+        ),
+        Rung(
+            "blackwell_6", "persistence, with two accumulators",
+            "Pairs stay, tile after tile: results leave one accumulator while the other is multiplied into.",
+            "the same bytes; start and end of a tile overlap with the next",
+            _tensor_cores("blackwell_6", 6 * _PAIR_STAGE, pair=True, pairs=BLACKWELL_SMS // 2, threads=192),
+            (256, 128, 256),
+        ),
+    ),
+)  # fmt: skip
+
+LADDERS: tuple[Ladder, ...] = (GEMV, HOPPER, BLACKWELL)
 
 
 def ladder(what: str, arch: str | None = None) -> Ladder:

@@ -104,12 +104,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     __syncthreads();
     if (threadIdx.x < ROWS) {
-        setmaxnreg_dec_sync_aligned<56>();
+        setmaxnreg_dec_sync_aligned<48>();
         const bool of_a = threadIdx.x < TILE_M;
         const i64 row = of_a ? row0 + threadIdx.x : column0 + threadIdx.x - TILE_M;
         decode(ring, (of_a ? a_codes : b_codes) + row * (k / 2), (of_a ? a_scales : b_scales) + row * (k / 16), k / CHUNK);
     } else {
-        setmaxnreg_inc_sync_aligned<152>();
+        setmaxnreg_inc_sync_aligned<168>();
         multiply(ring, c, row0, column0, n, k / CHUNK);
     }
 }

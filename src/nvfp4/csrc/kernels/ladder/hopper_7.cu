@@ -143,10 +143,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     }
     __syncthreads();
     if (threadIdx.x < ROWS) {
-        setmaxnreg_dec_sync_aligned<56>();
+        setmaxnreg_dec_sync_aligned<40>();
         decode(ring, tiles, a_codes, a_scales, b_codes, b_scales, k);
     } else {
-        setmaxnreg_inc_sync_aligned<152>();
+        setmaxnreg_inc_sync_aligned<176>();
         multiply(ring, tiles, c, n, k / CHUNK);
     }
 }
