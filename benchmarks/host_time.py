@@ -2,33 +2,48 @@
 
     python benchmarks/host_time.py                  # this machine's preferred backend for small problems
     python benchmarks/host_time.py --backend sm80
+    python benchmarks/host_time.py --profile        # what each part of a call takes
     python benchmarks/host_time.py --null           # a backend that does nothing: the cost of the operations alone
+    python benchmarks/host_time.py --stand-in sm_90a --backend sm90    # without a GPU: all but the driver's own time
 
 Calls are made back to back and not waited for, on problems so small that the device keeps up; the best of several
 batches counts, because anything else on the machine only adds time. "direct" is how eager calls run; "dispatcher" is
-the registered operator, which torch.compile and tools use.
+the registered operator, which torch.compile and tools use; "prepared" is a backend's computation without the operation
+around it, as back-to-back timing calls it.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import functools
 import json
 import time
+import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
 
 import nvfp4
-from nvfp4 import backends
-from nvfp4.backends.base import Operands, Plan
+from nvfp4 import backends, executors
+from nvfp4.backends import operands as backend_operands
+from nvfp4.backends.base import Operands, Plan, PreparingBackend
+from nvfp4.bench import provenance
 from nvfp4.check import inputs
-from nvfp4.device import Capability
-from nvfp4.ops import _dispatch
+from nvfp4.device import Capability, known
+from nvfp4.executors import driver, libcuda, program, scratch
+from nvfp4.ops import _dispatch, _prepare
 from nvfp4.problem import Format, Op, Problem
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "host_time"
+DOCUMENT = ROOT / "docs" / "launches.md"
+BEGIN, END = "<!-- host-time -->", "<!-- /host-time -->"
 
 BATCH = 256
 """Calls between two waits: fewer than the launches that a device's queue holds."""
@@ -62,22 +77,40 @@ class NullBackend:
 @contextmanager
 def null_backend() -> Iterator[None]:
     """Put the null backend in the place of all others."""
-    backend = NullBackend()
-    choice = backends.Choice(backend, NullPlan(), ())
-    _dispatch.clear()
+    choice = backends.Choice(NullBackend(), NullPlan(), ())
     with mock.patch.object(backends, "choose", return_value=choice):
         yield
-    _dispatch.clear()
 
 
-@dataclass(frozen=True)
-class Row:
-    """Microseconds of one kind of call: allocating its result, with ``out=``, and through torch's dispatcher."""
+def nothing() -> Any:
+    """A C function of four addresses that returns 0."""
+    function = ctypes.CDLL(None)["pthread_mutexattr_destroy"]
+    function.argtypes, function.restype = (ctypes.c_void_p,) * 4, ctypes.c_int
+    return function
 
-    call: str
-    direct: float
-    out: float
-    dispatcher: float
+
+@contextmanager
+def stand_in(arch: str) -> Iterator[None]:
+    """CPU tensors in the place of a GPU's memory, and a driver that does nothing."""
+    library = types.SimpleNamespace(**{symbol: lambda *_: 0 for symbol in libcuda._SIGNATURES})
+    library.cuLaunchKernelEx = nothing()
+    with ExitStack() as stack:
+
+        def put(where: object, name: str, value: object) -> None:
+            stack.enter_context(mock.patch.object(where, name, value, create=True))
+
+        put(libcuda, "library", lambda: library)
+        put(driver, "load", lambda kernel, index: driver.Function(1, 0, 0))
+        put(driver, "device_index", lambda launches: 0)
+        put(torch.cuda, "get_device_capability", lambda index: known(arch).compute)
+        put(_prepare, "capability", lambda device: known(arch))
+        put(executors, "choose", lambda device: driver)
+        put(scratch, "_outside_pools", lambda sizes, *_: tuple(torch.zeros(n, dtype=torch.uint8) for n in sizes))
+        # Builtins, because a Python function would take longer than what they stand for.
+        put(torch._C, "_cuda_getDevice", int)
+        put(torch._C, "_cuda_getCurrentRawStream", int)
+        put(torch._C, "_cuda_isCurrentStreamCapturing", bool)
+        yield
 
 
 def microseconds(call: Callable[[], object], device: str, repeat: int) -> float:
@@ -93,38 +126,201 @@ def microseconds(call: Callable[[], object], device: str, repeat: int) -> float:
     return best / BATCH * 1e6
 
 
-def calls(device: str) -> Iterator[tuple[str, Callable[..., object], torch.Tensor | list[torch.Tensor]]]:
-    """(name, function that takes `out` and `backend`, out) of every kind of call."""
+@dataclass(frozen=True)
+class Kind:
+    """A kind of call.
+
+    Attributes:
+        name: For people.
+        problem: What is computed.
+        operands: Its tensors.
+        call: The operation, which takes `out` and `backend` as well.
+    """
+
+    name: str
+    problem: Problem
+    operands: Operands
+    call: Callable[..., object]
+
+    @property
+    def out(self) -> torch.Tensor | list[torch.Tensor]:
+        """What ``out=`` takes."""
+        return list(self.operands.out) if self.problem.groups else self.operands.out[0]
+
+
+def kinds(device: str) -> Iterator[Kind]:
+    """Every operation and form."""
     nvfp4_tiled, fp16 = Format("nvfp4", "tiled", True), Format("fp16", "")
-    for a, b, what in ((nvfp4_tiled, nvfp4_tiled, "nvfp4"), (fp16, nvfp4_tiled, "fp16")):
-        gemv = inputs.make(Problem(Op.GEMV, 64, 1, 256, 1, b, a), "integers", 0, device)
-        yield f"gemv, {what} vector", functools.partial(nvfp4.gemv, gemv.a[0], gemv.b[0]), gemv.out[0]
-        gemm = inputs.make(Problem(Op.GEMM, 16, 64, 256, 1, a, b), "integers", 0, device)
-        yield f"gemm, {what} activations", functools.partial(nvfp4.gemm, *gemm.a, *gemm.b), gemm.out[0]
-    dual = inputs.make(Problem(Op.DUAL_GEMM, 16, 64, 256, 1, nvfp4_tiled, nvfp4_tiled), "integers", 0, device)
-    yield "dual_gemm", functools.partial(nvfp4.dual_gemm, *dual.a, *dual.b), dual.out[0]
-    stacked = inputs.make(Problem(Op.GROUP_GEMM, 16, 64, 256, 1, fp16, nvfp4_tiled, stacked=4), "integers", 0, device)
-    grouped = functools.partial(nvfp4.group_gemm, *stacked.a, *stacked.b, offsets=stacked.offsets)
-    yield "group_gemm, stacked, 4 groups", grouped, stacked.out[0]
-    groups = ((16, 64, 256),) * 4
-    problem = Problem(Op.GROUP_GEMM, 64, 64, 256, 1, nvfp4_tiled, nvfp4_tiled, groups=groups)
-    lists = inputs.make(problem, "integers", 0, device)
-    yield "group_gemm, lists, 4 groups", functools.partial(nvfp4.group_gemm, lists.a, lists.b), list(lists.out)
+
+    def make(name: str, problem: Problem, operation: Callable[..., object]) -> Kind:
+        made = inputs.make(problem, "integers", 0, device)
+        lists = bool(problem.groups)
+        count = len(made.a)
+        sides = [made.a, *(made.b[i : i + count] for i in range(0, len(made.b), count))]
+        arguments = [list(side) if lists else side[0] for side in sides]
+        offsets = {} if made.offsets is None else {"offsets": made.offsets}
+        if problem.op is Op.GEMV:  # one vector, and no dimension for it
+            arguments = [made.a[0], made.b[0]]
+        return Kind(name, problem, made, functools.partial(operation, *arguments, **offsets))
+
+    for form, what in ((nvfp4_tiled, "nvfp4"), (fp16, "fp16")):
+        yield make(f"gemv, {what} vector", Problem(Op.GEMV, 64, 1, 256, 1, nvfp4_tiled, form), nvfp4.gemv)
+        yield make(f"gemm, {what} activations", Problem(Op.GEMM, 16, 64, 256, 1, form, nvfp4_tiled), nvfp4.gemm)
+    both = (nvfp4_tiled, nvfp4_tiled)
+    four = ((16, 64, 256),) * 4
+    yield make("dual_gemm", Problem(Op.DUAL_GEMM, 16, 64, 256, 1, *both), nvfp4.dual_gemm)
+    for op, function in ((Op.GROUP_GEMM, nvfp4.group_gemm), (Op.GROUP_DUAL_GEMM, nvfp4.group_dual_gemm)):
+        stacked = Problem(op, 16, 64, 256, 1, fp16, nvfp4_tiled, stacked=4)
+        yield make(f"{op}, stacked, 4 groups", stacked, function)
+        yield make(f"{op}, lists, 4 groups", Problem(op, 64, 64, 256, 1, *both, groups=four), function)
 
 
-def measure(device: str, backend: str | None, repeat: int) -> list[Row]:
-    """One row for each kind of call."""
-    rows = []
-    for name, call, out in calls(device):
-        chosen = functools.partial(call, backend=backend)
-        into = functools.partial(chosen, out=out)
+@dataclass(frozen=True)
+class Row:
+    """Microseconds of one kind of call.
+
+    Attributes:
+        call: `Kind.name`.
+        backend: Which one ran it.
+        direct: As callers call it.
+        out: The same with ``out=``.
+        dispatcher: Through torch's dispatcher.
+        prepared: The backend's computation alone; None where it has none to prepare.
+    """
+
+    call: str
+    backend: str
+    direct: float
+    out: float
+    dispatcher: float
+    prepared: float | None
+
+
+def measure(device: str, backend: str | None, repeat: int) -> Iterator[Row]:
+    """One row for each kind of call that the backend runs."""
+    for kind in kinds(device):
+        _dispatch.clear()
+        plain = functools.partial(kind.call, backend=backend)
+        try:
+            plain()
+        except nvfp4.UnsupportedError:
+            continue
+        (made,) = _dispatch._prepared.values()
+        assert made.choice is not None
         times = []
-        for function, direct in ((chosen, True), (into, True), (chosen, False)):
+        for function, direct in ((plain, True), (functools.partial(plain, out=kind.out), True), (plain, False)):
             with mock.patch.object(_dispatch, "_direct", _dispatch._direct if direct else lambda: False):
                 function()
                 times.append(microseconds(function, device, repeat))
-        rows.append(Row(name, *times))
-    return rows
+        prepared = None
+        if isinstance(made.choice.backend, PreparingBackend):
+            run = functools.partial(made.choice.backend.prepare(made.choice.plan, kind.problem), kind.operands)
+            run()
+            prepared = microseconds(run, device, repeat)
+        yield Row(kind.name, made.choice.backend.name, *times, prepared)
+
+
+PARTS = ("driver", "parameters", "queue", "addresses", "backend", "results", "operation")
+"""What a call consists of, from the innermost on."""
+
+
+def profile(kind: Kind, device: str, backend: str | None, repeat: int) -> dict[str, float]:
+    """Microseconds of each of `PARTS`: one after another is replaced by nothing, and what that saves is its time."""
+    call = functools.partial(kind.call, backend=backend)
+    with ExitStack() as stack:
+
+        def time_anew() -> float:
+            _dispatch.clear()
+            call()
+            call()
+            return microseconds(call, device, repeat)
+
+        def strip(where: object, name: str, value: object) -> float:
+            stack.enter_context(mock.patch.object(where, name, value))
+            return time_anew()
+
+        allocate = _prepare._allocator
+
+        def once(*args: Any) -> Callable[[], object]:
+            made = allocate(*args)()
+            return lambda: made
+
+        times = [time_anew()]
+        times.append(strip(libcuda.library(), "cuLaunchKernelEx", nothing()))
+        times.append(strip(driver.Prepared, "__call__", lambda self, addresses, queue: None))
+        times.append(strip(program.Program, "__call__", lambda self, addresses: None))
+        times.append(strip(backend_operands, "addresses", lambda operands: ()))
+        times.append(strip(_prepare, "_runner", lambda choice, problem: lambda operands: None))
+        times.append(strip(_prepare, "_allocator", once))
+    _dispatch.clear()
+    return {part: before - after for part, before, after in zip(PARTS, times, [*times[1:], 0.0], strict=True)}
+
+
+def print_rows(rows: list[Row]) -> None:
+    """A table for people."""
+    print(f"{'us a call':32} {'backend':>9} {'direct':>8} {'out=':>8} {'dispatcher':>10} {'prepared':>8}")
+    for row in rows:
+        prepared = f"{row.prepared:8.1f}" if row.prepared is not None else ""
+        times = f"{row.direct:8.1f} {row.out:8.1f} {row.dispatcher:10.1f} {prepared}"
+        print(f"{row.call:32} {row.backend:>9} {times}")
+
+
+def print_profiles(device: str, backend: str | None, repeat: int) -> None:
+    """What the parts of each kind of call take."""
+    print(f"{'us a call':32} " + " ".join(f"{part:>10}" for part in (*PARTS, "all")))
+    for kind in kinds(device):
+        try:
+            parts = profile(kind, device, backend, repeat)
+        except nvfp4.UnsupportedError:
+            continue
+        print(f"{kind.name:32} " + " ".join(f"{value:10.2f}" for value in (*parts.values(), sum(parts.values()))))
+
+
+def append(path: Path, rows: list[Row], device: str, commit: str) -> None:
+    """Add a record of `rows` to a file of JSON lines."""
+    record = {
+        "time": provenance.now(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "no GPU, a driver that does nothing",
+        "versions": provenance.versions(),
+        "commit": commit,
+        "rows": [asdict(row) for row in rows],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The newest record of each backend on the GPU of the last one, as Markdown."""
+    device = records[-1]["device"]
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        if record["device"] == device:
+            newest.update({(row["backend"], row["call"]): row for row in record["rows"]})
+    lines = [
+        f"Microseconds of the host, {device}:",
+        "",
+        "| call | backend | direct | with `out=` | through the dispatcher | prepared |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for (backend, call), row in newest.items():
+        times = (row["direct"], row["out"], row["dispatcher"], row["prepared"])
+        cells = " | ".join("" if value is None else f"{value:.1f}" for value in times)
+        lines.append(f"| {call} | {backend} | {cells} |")
+    return "\n".join(lines)
+
+
+def render(text: str, records: list[dict[str, Any]]) -> str:
+    """A document with the table between its markers made anew."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table(records)}\n{END}{after}"
+
+
+def load() -> list[dict[str, Any]]:
+    """All records, oldest first."""
+    lines = [line for path in sorted(RESULTS.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    return sorted(map(json.loads, lines), key=lambda record: record["time"])
 
 
 def main() -> None:
@@ -133,21 +329,28 @@ def main() -> None:
     parser.add_argument("--backend", help="the backend to use; the preferred one when not given")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--null", action="store_true", help="use a backend that does nothing")
+    parser.add_argument("--stand-in", metavar="ARCH", help="run without a GPU, with a driver that does nothing")
+    parser.add_argument("--profile", action="store_true", help="print what each part of a call takes")
     parser.add_argument("--repeat", type=int, default=30, help="batches of 256 calls")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    parser.add_argument("--out", type=Path, help="a file of JSON lines that the rows are added to")
+    parser.add_argument("--commit", default=None, help="what the record says that was measured")
+    parser.add_argument("--render", action="store_true", help="only make the table of docs/launches.md anew")
     arguments = parser.parse_args()
-    if arguments.null:
-        with null_backend():
-            rows = measure(arguments.device, None, arguments.repeat)
-    else:
-        rows = measure(arguments.device, arguments.backend, arguments.repeat)
-    if arguments.json:
-        for row in rows:
-            print(json.dumps(vars(row)))
+    if arguments.render:
+        DOCUMENT.write_text(render(DOCUMENT.read_text(), load()))
         return
-    print(f"{'us a call':32} {'direct':>8} {'out=':>8} {'dispatcher':>10}")
-    for row in rows:
-        print(f"{row.call:32} {row.direct:8.1f} {row.out:8.1f} {row.dispatcher:10.1f}")
+    with ExitStack() as stack:
+        if arguments.stand_in:
+            stack.enter_context(stand_in(arguments.stand_in))
+        if arguments.null:
+            stack.enter_context(null_backend())
+        if arguments.profile:
+            print_profiles(arguments.device, arguments.backend, arguments.repeat)
+            return
+        rows = list(measure(arguments.device, arguments.backend, arguments.repeat))
+    print_rows(rows)
+    if arguments.out:
+        append(arguments.out, rows, arguments.device, arguments.commit or provenance.commit())
 
 
 if __name__ == "__main__":
