@@ -10,7 +10,7 @@ from nvfp4 import jit
 from nvfp4.backends.sm100 import ARCHS, BACKEND, build, model, planner, scratch
 from nvfp4.backends.sm100.constants import TENSOR_COLUMNS, Cluster, Schedule
 from nvfp4.backends.sm100.gemv import GemvPlan
-from nvfp4.backends.sm100.group import MAX_LIST_GROUPS, MAX_STACKED_GROUPS
+from nvfp4.backends.sm100.group import MAX_LIST_GROUPS, MAX_PATCHED_GROUPS, MAX_STACKED_GROUPS
 from nvfp4.backends.sm100.plans import ProductPlan, scale_unit
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz
@@ -85,6 +85,8 @@ def test_plans_that_cannot_run_say_why() -> None:
         (replace(good, staged=True, swapped=True), "rows of C"),
         (replace(good, stages=6, staged=True), "shared memory"),
         (replace(good, cluster=Cluster.HALVES), "whole tiles"),
+        (replace(good, patched=True, staged=True), "not for C"),
+        (replace(good, patched=True, early=True), "not for C"),
     ):
         assert any(word in text for text in plan.wrong(limit)), (plan, plan.wrong(limit))
 
@@ -166,6 +168,7 @@ def kernels(arch: str) -> list[Launch]:
             replace(plan, swapped=True, staged=False),
             Problem(Op.GROUP_GEMM, 64, 64, 96, 1, linear, linear, "bf16", stacked=8),
         )
+    add(ProductPlan(arch, patched=True), replace(base[Op.GROUP_GEMM], groups=((1, 1, 512),) * MAX_PATCHED_GROUPS))
     add(ProductPlan(arch, tile_n=256, buffers=1, stages=4, splits=4, early=True), base[Op.GEMM])
     add(GemvPlan(arch, 4, 8, 8, 2, early=True), base[Op.GEMV])
     add(GemvPlan(arch, 1, 1, 4, 1), replace(base[Op.GEMV], n=16))
@@ -210,6 +213,10 @@ def test_many_groups_take_several_launches_and_empty_ones_none() -> None:
     problem = Problem(Op.GROUP_GEMM, sum(s[0] for s in sizes), 8, 64, groups=sizes)
     launches = BACKEND.launches(BACKEND.plan(SM_100A, problem), problem, inputs.make(problem))
     assert len(launches) == 2
+    patched = ProductPlan("sm_100a", patched=True)
+    operands = inputs.make(problem)
+    (launch,) = build(patched, problem, operands, scratch(patched, problem, operands))
+    assert len(parameters.build(launch.args).data) < len(parameters.build(launches[0].args).data)
     for op in (Op.GEMV, Op.GEMM, Op.DUAL_GEMM):
         empty = Problem(op, 0, 4, 64)
         assert BACKEND.launches(BACKEND.plan(SM_100A, empty), empty, inputs.make(empty)) == ()

@@ -70,6 +70,8 @@ def plan_of(rng: random.Random, op: Op, k_chunks: int) -> ProductPlan:
             plan = replace(plan, finish=rng.randint(0, sets))
         if plan.cluster is Cluster.NONE:
             plan = replace(plan, share_scales=False)
+        if op is Op.GROUP_GEMM and rng.random() < 0.4:
+            plan = replace(plan, patched=True, staged=False, early=False)
         if plan.swapped:
             plan = replace(plan, staged=False)
         if not plan.wrong(SHARED):

@@ -42,7 +42,7 @@ def test_families_cover_every_technique() -> None:
     plans = [family(seed).plan for seed in range(FAMILIES)]
     for name in ("tile_n", "stages", "buffers", "sets", "cluster", "schedule", "swapped", "signed", "interleave"):
         assert len({getattr(plan, name) for plan in plans}) >= 2, name
-    for name in ("collect", "hints", "early", "programmatic", "share_scales", "staged"):
+    for name in ("collect", "hints", "early", "programmatic", "share_scales", "staged", "patched"):
         assert {getattr(plan, name) for plan in plans} == {False, True}, name
     assert {plan.products for plan in plans} == {1, 2}
     assert {plan.tile_n for plan in plans} == {64, 128, 192, 256}

@@ -38,6 +38,18 @@ DUAL = replace(PLAIN, products=2, finish=2)
 HALVES = replace(PLAIN, cluster=Cluster.HALVES, tile_n=256)
 STAGED = replace(PLAIN, staged=True)
 ONE_COPY = replace(SHARED_X, share_scales=True)  # of the scales of X, for both blocks
+PATCHED = replace(PLAIN, patched=True)
+GROUPS = Problem(
+    Op.GROUP_GEMM,
+    331,
+    200,
+    1024,
+    1,
+    TILED,
+    TILED,
+    "fp32",
+    groups=((100, 64, 1024), (30, 72, 512), (129, 200, 768), (72, 64, 256)),
+)
 PAIR_COPY = replace(PAIR, share_scales=True)  # of the scales of Y
 DUAL_PROBLEM = Problem(Op.DUAL_GEMM, 130, 130, 1024, 1, TILED, TILED, "fp32")
 
@@ -318,6 +330,33 @@ MUTANTS = (
         "                __syncwarp();\n",
         "proxy",
         STAGED,
+    ),
+    Mutant(
+        "maps of the group before",
+        "pipeline/sm100_maps.cuh",
+        "if (wanted != group) {",
+        "if (group < 0) {",
+        WRONG,
+        PATCHED,
+        GROUPS,
+    ),
+    Mutant(
+        "rows of the group before",
+        "pipeline/sm100_maps.cuh",
+        "        tensormap_replace_global_dim<1>(map, operand.rows);\n",
+        "",
+        "out-of-bounds|wrong",
+        PATCHED,
+        GROUPS,
+    ),
+    Mutant(
+        "maps changed, but not acquired",
+        "pipeline/sm100_maps.cuh",
+        "for (int i = 0; i < PATCHED_MAPS; ++i) fence_proxy_tensormap_generic_acquire_gpu(at(i));",
+        "for (int i = 1; i < PATCHED_MAPS; ++i) fence_proxy_tensormap_generic_acquire_gpu(at(i));",
+        "proxy",
+        PATCHED,
+        GROUPS,
     ),
     Mutant("one square for two", STORE, "                turn ^= 1;\n", "", "race", STAGED),
     Mutant(

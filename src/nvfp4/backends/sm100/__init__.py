@@ -103,7 +103,9 @@ class Sm100Backend:
 
 
 def needs(plan: Plan, problem: Problem) -> Scratch | None:
-    """Partial sums and counters where K is shared by blocks; nothing elsewhere."""
+    """Partial sums and counters where K is shared by blocks, tensor maps that blocks make; nothing elsewhere."""
+    if isinstance(plan, ProductPlan) and plan.patches(problem):
+        return Scratch((Piece((group.map_bytes(plan, problem),), torch.uint8),))
     if not isinstance(plan, ProductPlan) or plan.splits == 1:
         return None
     x_rows, y_rows = (problem.n, problem.m) if plan.swapped else (problem.m, problem.n)
@@ -124,7 +126,9 @@ def kernel_of(plan: Plan, problem: Problem) -> Kernel | None:
         return gemv.kernel(plan, problem)
     products = cast(ProductPlan, plan)
     if problem.op is Op.GROUP_GEMM:
-        groups = problem.stacked or min(group.MAX_LIST_GROUPS, sum(1 for m, n, _ in problem.groups if m and n))
+        groups = problem.stacked or min(
+            group.at_once(products, problem), sum(1 for m, n, _ in problem.groups if m and n)
+        )
         return group.kernel(products, problem, groups) if groups else None
     return products.kernel(problem, "dual_gemm" if problem.op is Op.DUAL_GEMM else "gemm")
 
@@ -137,7 +141,7 @@ def build(plan: Plan, problem: Problem, operands: Operands, extra: Sequence[torc
     if products.staged and any(out.data_ptr() % 16 for out in operands.out):
         products = replace(products, staged=False)  # tensor maps begin at multiples of 16 bytes
     if problem.op is Op.GROUP_GEMM:
-        return group.launch(products, problem, operands)
+        return group.launch(products, problem, operands, extra[0] if extra else None)
     memory = (extra[0], extra[1]) if extra else None
     launch = dual.launch if problem.op is Op.DUAL_GEMM else gemm.launch
     return launch(products, problem, operands, memory)

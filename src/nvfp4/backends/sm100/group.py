@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm100.constants import Cluster, ScaleMode, ceil_div
@@ -14,6 +16,13 @@ from nvfp4.problem import Problem
 
 MAX_LIST_GROUPS = 32
 """Groups of one launch of the list form: four tensor maps each, and parameters of a kernel are at most 32764 bytes."""
+
+MAX_PATCHED_GROUPS = 128
+"""The same where tensor maps are made on the device; blocks search the groups one by one."""
+
+MAP_BYTES = 128
+_MAPS_OF_BLOCK = 8
+"""Two sets of four tensor maps (``csrc/pipeline/sm100_maps.cuh``)."""
 
 MAX_STACKED_GROUPS = 1024
 """Groups of the stacked form: shared memory holds two numbers for each."""
@@ -26,7 +35,7 @@ def kernel(plan: ProductPlan, problem: Problem, groups: int) -> Kernel:
     else:
         # A power of two, so that few variants are compiled.
         form, capacity = "list", 1 << (groups - 1).bit_length()
-    made = plan.kernel(problem, "group_gemm", {"CAPACITY": capacity})
+    made = plan.kernel(problem, "group_gemm", {"CAPACITY": capacity, "PATCHED": int(plan.patches(problem))})
     return replace(made, entry=f"{made.entry}_{form}")
 
 
@@ -43,19 +52,35 @@ def _entry(plan: ProductPlan, problem: Problem, groups: int) -> Launch:
     )
 
 
-def launch(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
-    """One launch; more for many groups of the list form, none for an empty result."""
-    return (_stacked if problem.stacked else _list)(plan, problem, operands)
+def at_once(plan: ProductPlan, problem: Problem) -> int:
+    """Groups of the list form that one launch takes."""
+    return MAX_PATCHED_GROUPS if plan.patches(problem) else MAX_LIST_GROUPS
 
 
-def _list(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
+def map_bytes(plan: ProductPlan, problem: Problem) -> int:
+    """Device memory for the tensor maps that blocks make, with room to align them."""
+    if not plan.patches(problem):
+        return 0
+    sizes = [(n, m) if plan.swapped else (m, n) for m, n, _ in problem.groups if m and n]
+    return (grid(plan, sum(tile_count(plan, *size) for size in sizes)) * _MAPS_OF_BLOCK + 1) * MAP_BYTES
+
+
+def launch(
+    plan: ProductPlan, problem: Problem, operands: Operands, scratch: torch.Tensor | None = None
+) -> tuple[Launch, ...]:
+    """One launch; more for many groups of the list form, none for an empty result. `scratch`: of `map_bytes`."""
+    return _stacked(plan, problem, operands) if problem.stacked else _list(plan, problem, operands, scratch)
+
+
+def _list(plan: ProductPlan, problem: Problem, operands: Operands, scratch: torch.Tensor | None) -> tuple[Launch, ...]:
+    most, patched = at_once(plan, problem), plan.patches(problem)
     present = [i for i, (m, n, _) in enumerate(problem.groups) if m and n]
     a_mode, b_mode = plan.scale_modes(problem)
     if plan.swapped:
         a_mode, b_mode = b_mode, a_mode
     result = []
-    for start in range(0, len(present), MAX_LIST_GROUPS):
-        chosen = present[start : start + MAX_LIST_GROUPS]
+    for start in range(0, len(present), most):
+        chosen = present[start : start + most]
         capacity = 1 << (len(chosen) - 1).bit_length()
         a, b = [parts(operands.a[i]) for i in chosen], [parts(operands.b[i]) for i in chosen]
         sizes = [problem.groups[i] for i in chosen]
@@ -70,17 +95,25 @@ def _list(plan: ProductPlan, problem: Problem, operands: Operands) -> tuple[Laun
                 entry,
                 grid=(grid(plan, tiles), 1, 1),
                 args=(
-                    TensorMapArray(tuple(codes for codes, _ in a_maps), capacity),
-                    TensorMapArray(tuple(codes for codes, _ in b_maps), capacity),
-                    TensorMapArray(tuple(scales for _, scales in a_maps), capacity),
-                    TensorMapArray(tuple(scales for _, scales in b_maps), capacity),
+                    *(
+                        TensorMapArray((each[0][i],), 1)
+                        if patched
+                        else TensorMapArray(tuple(both[i] for both in each), capacity)
+                        for i in (0, 1)
+                        for each in (a_maps, b_maps)
+                    ),
                     TensorMapArray(out_maps, capacity) if out_maps else TensorMapArray((a_maps[0][0],), 1),
+                    *(
+                        PointerArray(tuple(x.data for x in each), capacity) if patched else PointerArray((None,), 1)
+                        for each in (a, b)
+                    ),
                     PointerArray(tuple(x.scales for x in a), capacity),
                     PointerArray(tuple(x.scales for x in b), capacity),
                     PointerArray(tuple(x.tensor_scale for x in a), capacity),
                     PointerArray(tuple(x.tensor_scale for x in b), capacity),
                     PointerArray(tuple(operands.out[i] for i in chosen), capacity),
                     *(ScalarArray("i32", tuple(size[j] for size in sizes), capacity) for j in range(3)),
+                    Pointer(scratch),
                     Scalar("i32", tiles),
                 ),
             )

@@ -59,6 +59,8 @@ class ProductPlan:
         programmatic: Launched before the previous kernel has ended (programmatic dependent launch).
         band: Tiles of Y that follow one another for each tile of X.
         schedule: How tiles come to blocks.
+        patched: Grouped GEMM, list form: loading threads make the tensor maps of a group when they come to it, rather
+            than finding those of all groups in the parameters: room for four times as many groups in a launch.
         finish: Dual GEMM: in so many chunks at the end of a tile the products with B1 come before those with B2, so
             that SiLU runs beside these; 0 for none.
         sms: Multiprocessors of the device: the grid of a persistent kernel.
@@ -85,6 +87,7 @@ class ProductPlan:
     programmatic: bool = True
     band: int = 16
     schedule: Schedule = Schedule.STATIC
+    patched: bool = False
     finish: int = 0
     sms: int = 148
     waves: int = field(default=0, compare=False)
@@ -156,6 +159,10 @@ class ProductPlan:
         ragged_x, ragged_y = problem.stacked > 0 and not self.swapped, problem.stacked > 0 and self.swapped
         return mode(x, ragged_x or self.cluster is Cluster.HALVES), mode(y, ragged_y)
 
+    def patches(self, problem: Problem) -> bool:
+        """Whether tensor maps are made on the device."""
+        return self.patched and bool(problem.groups)
+
     def stages_results(self, problem: Problem) -> bool:
         """Whether results go through shared memory: tensor maps want rows of a multiple of 16 bytes."""
         ns = [n for m, n, _ in problem.groups if m and n] or [problem.n]
@@ -195,6 +202,8 @@ class ProductPlan:
             reasons.append("scales are shared within a cluster")
         if self.staged and self.swapped:
             reasons.append("staged results are rows of C, not columns")
+        if self.patched and (self.staged or self.early):
+            reasons.append("patched maps are made when the kernel before has ended, and not for C")
         if self.shared_bytes + _STATIC_BYTES > shared_limit:
             reasons.append(f"{self.shared_bytes} bytes of shared memory")
         if self.tensor_columns > TENSOR_COLUMNS:
@@ -220,7 +229,8 @@ class ProductPlan:
             "COLLECT": int(self.collect),
             "HINTS": int(self.hints),
             "EARLY": int(self.early),
-            "PREFETCH": self.prefetch,
+            # Nobody knows when a prefetch has read its map.
+            "PREFETCH": 0 if self.patches(problem) else self.prefetch,
             "SHARE_SCALES": int(self.share_scales),
             "STAGED": int(self.stages_results(problem)),
             "BAND": self.band,

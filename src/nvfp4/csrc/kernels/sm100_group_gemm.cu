@@ -1,7 +1,8 @@
 // C_g = A_g B_g^T for many groups in one launch on Blackwell.
 //
 //   list form (nvfp4_sm100_group_gemm_list):       A_g [M_g, K_g], B_g [N_g, K_g] -> C_g [M_g, N_g], up to PLAN_CAPACITY groups. Tensor
-//       maps, addresses and sizes of all groups are kernel parameters; rows beyond a group are zeros by the bounds of its map.
+//       maps, addresses and sizes of all groups are kernel parameters; rows beyond a group are zeros by the bounds of its map. With
+//       PLAN_PATCHED maps are made on the device instead, so that there is room for more groups (pipeline/sm100_maps.cuh).
 //   stacked form (nvfp4_sm100_group_gemm_stacked): A [T, K], B [G, N, K], offsets int32 [G] in device memory, the end row of each group
 //       in A -> C [T, N]. The host does not know the offsets: blocks compute where tiles of groups begin, and share whatever there is.
 //       Rows from offsets[G-1] on are not written. A tile reads the rows of the next group, too; they are dropped.
@@ -11,6 +12,7 @@
 #include "pipeline/sm100_block.cuh"
 
 constexpr int CAPACITY = PLAN_CAPACITY;  // groups
+constexpr bool PATCHED = PLAN_PATCHED;   // list form: loading threads make the tensor maps of a group
 constexpr int Y_AT_ONCE = S::MULTICAST ? 2 : 1;
 // Rows of A and B of what a cluster computes at once.
 constexpr int A_TILE = SWAPPED ? S::TILE_N * Y_AT_ONCE : S::TILE_M;
@@ -50,16 +52,21 @@ __device__ __forceinline__ Target arranged(u8* out, int a, int a_end, int b, int
     return {out, a + x_offset(rank), a_end, b + y_offset(rank), b_end, n, scale_a, scale_b, map, 0, ends};
 }
 
+// Tensor maps of the operands: of all groups, or one of each kind that the loading threads make the others from.
+template <class T>
+using Maps = Array<T, PATCHED ? 1 : CAPACITY>;
+
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm100_group_gemm_list(const __grid_constant__ Array<TensorMap> a_codes, const __grid_constant__ Array<TensorMap> b_codes,
-                                const __grid_constant__ Array<TensorMap> a_scale_maps,
-                                const __grid_constant__ Array<TensorMap> b_scale_maps,
+    nvfp4_sm100_group_gemm_list(const __grid_constant__ Maps<TensorMap> a_codes, const __grid_constant__ Maps<TensorMap> b_codes,
+                                const __grid_constant__ Maps<TensorMap> a_scale_maps, const __grid_constant__ Maps<TensorMap> b_scale_maps,
                                 const __grid_constant__ Array<TensorMap, STAGED ? CAPACITY : 1> out_maps,
+                                const __grid_constant__ Array<const u8*, PATCHED ? CAPACITY : 1> a_data,
+                                const __grid_constant__ Array<const u8*, PATCHED ? CAPACITY : 1> b_data,
                                 const __grid_constant__ Array<const u8*> a_scales, const __grid_constant__ Array<const u8*> b_scales,
                                 const __grid_constant__ Array<const float*> a_tensor_scale,
                                 const __grid_constant__ Array<const float*> b_tensor_scale,
                                 const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<int> m,
-                                const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, int all_tiles) {
+                                const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, u8* made_maps, int all_tiles) {
     const u32 rank = S::BLOCKS > 1 ? cluster_ctarank() : 0;
     const auto find = [&](int tile) {
         int group = 0, tiles_a = 0;
@@ -74,9 +81,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
     const auto describe = [&](int tile) {
         const Place at = find(tile);
-        const int g = at.group;
-        return arranged({&a_codes.value[g], &a_scale_maps.value[g], a_scales.value[g], at.a, m.value[g], 0, 0},
-                        {&b_codes.value[g], &b_scale_maps.value[g], b_scales.value[g], at.b, n.value[g], 0, 0}, k.value[g], rank);
+        const int g = at.group, map = PATCHED ? 0 : g;
+        return arranged({&a_codes.value[map], &a_scale_maps.value[map], a_scales.value[g], at.a, m.value[g], 0, 0},
+                        {&b_codes.value[map], &b_scale_maps.value[map], b_scales.value[g], at.b, n.value[g], 0, 0}, k.value[g], rank);
     };
     const auto target = [&](int tile) {
         const Place at = find(tile);
@@ -84,7 +91,28 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return arranged(out.value[g], at.a, m.value[g], at.b, n.value[g], n.value[g], tensor_scale(a_tensor_scale.value[g], 0, 0),
                         tensor_scale(b_tensor_scale.value[g], 0, 0), rank, &out_maps.value[STAGED ? g : 0], true);
     };
-    run_block(all_tiles * SPLITS, Partials{nullptr, nullptr}, describe, target, Scaled{});
+    const int items = all_tiles * SPLITS;
+    const Partials none{nullptr, nullptr};
+    if constexpr (PATCHED) {
+        const auto group_of = [&](int tile) { return find(tile).group; };
+        const auto a_of = [&](int g) { return GroupOperand{a_data.value[g], a_scales.value[g], m.value[g], k.value[g]}; };
+        const auto b_of = [&](int g) { return GroupOperand{b_data.value[g], b_scales.value[g], n.value[g], k.value[g]}; };
+        const u64 aligned = (reinterpret_cast<u64>(made_maps) + 127) & ~127ull;
+        TensorMap* const slots = reinterpret_cast<TensorMap*>(aligned) + blockIdx.x * (PATCHED_SLOTS * PATCHED_MAPS);
+        const auto run = [&](const TensorMap* x_codes, const TensorMap* x_scales, const TensorMap* y_codes, const TensorMap* y_scales,
+                             auto x_of, auto y_of) {
+            run_block(items, none, describe, target, Scaled{},
+                      PatchedMaps<S, decltype(group_of), decltype(x_of), decltype(y_of)>{x_codes, x_scales, y_codes, y_scales, slots,
+                                                                                         group_of, x_of, y_of});
+        };
+        if constexpr (SWAPPED) {
+            run(b_codes.value, b_scale_maps.value, a_codes.value, a_scale_maps.value, b_of, a_of);
+        } else {
+            run(a_codes.value, a_scale_maps.value, b_codes.value, b_scale_maps.value, a_of, b_of);
+        }
+    } else {
+        run_block(items, none, describe, target, Scaled{});
+    }
 }
 
 // Where the groups of the stacked form begin: entry g for group g, and one more.

@@ -22,9 +22,11 @@ static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "PLAN_OUT");
 
 extern __shared__ u8 shared_memory[];
 
-// Runs the roles over `items` parts of tiles. `describe(tile)` gives what a tile is made of for this block, `target(tile)` where it goes.
-template <class Describe, class TargetOf, class Finish>
-__device__ __forceinline__ void run_block(int items, const Partials& partials, Describe describe, TargetOf target, Finish finish) {
+// Runs the roles over `items` parts of tiles. `describe(tile)` gives what a tile is made of for this block, `target(tile)` where it goes; `maps`
+// may replace the tensor maps of a tile (sm100_maps.cuh).
+template <class Describe, class TargetOf, class Finish, class Maps = ParameterMaps>
+__device__ __forceinline__ void run_block(int items, const Partials& partials, Describe describe, TargetOf target, Finish finish,
+                                          Maps maps = {}) {
     __shared__ Barriers<S> barriers;
     __shared__ u32 flag;
     const u32 warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);  // the same for the warp, as the compiler should know
@@ -53,7 +55,9 @@ __device__ __forceinline__ void run_block(int items, const Partials& partials, D
         store_tiles<S, PLAN_OUT, SWAPPED, STAGED, SPLITS, FINISH>(memory, tensor, shared_address(&flag), schedule(warps), partials, target, finish);
     } else if (warp == S::LOAD_WARP) {
         // Only Y can be early: it is the weights unless the operands are swapped.
-        if (elect_sync()) load<S, SPLITS, PLAN_EARLY && !SWAPPED, PLAN_PREFETCH, X_POLICY, Y_POLICY>(memory, schedule(thread), describe);
+        if (elect_sync()) {
+            load<S, SPLITS, PLAN_EARLY && !SWAPPED, PLAN_PREFETCH, X_POLICY, Y_POLICY>(memory, schedule(thread), describe, maps);
+        }
         __syncwarp();
     } else if (warp == S::PRODUCT_WARP) {
         if (memory.leads() && elect_sync()) {

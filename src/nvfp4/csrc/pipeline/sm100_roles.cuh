@@ -1,6 +1,7 @@
 // The loading thread and the multiplying thread of the Blackwell product kernels. Stages and barriers: pipeline/sm100_shape.cuh.
 #pragma once
 
+#include "pipeline/sm100_maps.cuh"
 #include "pipeline/sm100_work.cuh"
 #include "ptx/cp_async_bulk_tensor_policy.cuh"
 #include "ptx/griddepcontrol.cuh"
@@ -83,10 +84,10 @@ __device__ __forceinline__ void prefetch_scales(const Storage<S>& memory, const 
     }
 }
 
-// `describe(tile)` gives a Tile. PREFETCH: how many chunks before its copy a chunk's scales are fetched into L2; 0 for never. EARLY: Y is not
+// `describe(tile)` gives a Tile, `maps` the tensor maps (sm100_maps.cuh). PREFETCH: how many chunks before its copy a chunk's scales are fetched into L2; 0 for never. EARLY: Y is not
 // written by the kernel before in the queue; the copies of the first stages' Y are issued before that kernel has ended.
-template <class S, int SPLITS, bool EARLY, int PREFETCH, u64 X_POLICY, u64 Y_POLICY, class Schedule, class Describe>
-__device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule, Describe describe) {
+template <class S, int SPLITS, bool EARLY, int PREFETCH, u64 X_POLICY, u64 Y_POLICY, class Schedule, class Describe, class Maps>
+__device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule, Describe describe, Maps maps) {
     // Where the copies of this block are counted: by the leader, unless its own scale warps have to see them first.
     constexpr bool AT_LEADER = S::PAIR && S::SCALE_WARPS == 0;
     const auto expect = [&](u32 stage) {
@@ -99,11 +100,14 @@ __device__ __forceinline__ void load(const Storage<S>& memory, Schedule schedule
     };
     Ring<S::STAGES> ring;
     Work work;
+    u32 issued = 0;  // chunks
     bool first = true;
     if constexpr (!EARLY) griddepcontrol_wait();
     while (schedule.next(work)) {
-        const Tile<S::PRODUCTS> tile = describe(work.tile);
+        Tile<S::PRODUCTS> tile = describe(work.tile);
         const Chunks<SPLITS> chunks(tile.k, work.split);
+        maps.choose(memory, work.tile, tile, ring, issued);
+        issued += chunks.end - chunks.begin;
         int chunk = chunks.begin;
         if constexpr (EARLY) {
             if (first) {

@@ -32,7 +32,7 @@ struct Tile {
 
 // A part of K of one tile.
 struct Work {
-    int tile, split;
+    int tile = 0, split = 0;
 };
 
 // Items are dealt out in turn: cluster c takes items c, c + clusters, ... An item is one of SPLITS parts of a tile.

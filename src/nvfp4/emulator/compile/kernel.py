@@ -22,7 +22,9 @@ __all__ = ["CompiledKernel", "classify", "compile_kernel", "unsupported_opcodes"
 
 # Carried out by the host between two blocks: see host/.
 _HOST_BASES = {"tcgen05", "wgmma", "clusterlaunchcontrol", "tensormap", "griddepcontrol", "setmaxnreg", "call"}
-_HOST_PREFIXES = ("cp.async.bulk", "cp.reduce.async.bulk", "red.async", "st.async", "st.bulk")
+_HOST_PREFIXES = (
+    "cp.async.bulk", "cp.reduce.async.bulk", "red.async", "st.async", "st.bulk", "fence.proxy.tensormap::generic",
+)  # fmt: skip
 
 
 def _is_host(i: Instruction) -> bool:

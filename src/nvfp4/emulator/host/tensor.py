@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from ..pending import AsyncOp
@@ -12,7 +15,13 @@ from .bulk import complete_group_op, count_bytes, mbarrier_of
 from .registry import register
 from .state import BULK, HostCall
 
+if TYPE_CHECKING:
+    from ..launch import Launch
+
 __all__: list[str] = []
+
+# Addresses of tensor maps in device memory that a launch has changed, and not acquired since.
+_changed: WeakKeyDictionary[Launch, set[int]] = WeakKeyDictionary()
 
 
 def _plan(call: HostCall, bracket: Bracket, smem: int, lane: int, store: bool, op: str | None) -> TilePlan:
@@ -23,6 +32,14 @@ def _plan(call: HostCall, bracket: Bracket, smem: int, lane: int, store: bool, o
             "misaligned",
             f"{i.opcode}: the tensor map is at {address:#x}",
             "align tensor maps to 64 bytes (__grid_constant__ const CUtensorMap)",
+            lane,
+        )
+    if call.launch.checks.proxy and address in _changed.get(call.launch, ()):
+        call.fatal(
+            "missing-proxy-fence",
+            f"{i.opcode}: the tensor map at {address:#x} was changed by tensormap.replace, and not acquired since",
+            "fence.proxy.tensormap::generic.release.gpu after the changes, then "
+            "fence.proxy.tensormap::generic.acquire.gpu [map], 128 before the copy",
             lane,
         )
     blob = call.memory(address, 128, "the tensor map", False, lane).tobytes()
@@ -146,11 +163,24 @@ def _replace(call: HostCall) -> bool:
         address = call.value(i.operands[0], lane)
         if shared:
             address = call.shared_address(address) | (1 << 56)
+        if address >> 56 != 1:
+            _changed.setdefault(call.launch, set()).add(address)
         blob = call.memory(address, 128, "the tensor map", True, lane)
         numbers = [call.value(o, lane) for o in i.operands[1:]]
         ordinal, value = (numbers[0], numbers[1]) if len(numbers) > 1 else (0, numbers[0])
         bits = 64 if i.parts[-1] == "b64" else 32
         blob[:] = np.frombuffer(replace_field(blob.tobytes(), field, value & ((1 << bits) - 1), ordinal), np.uint8)
+    return True
+
+
+@register("fence.proxy.tensormap::generic")
+def _fence_tensormap(call: HostCall) -> bool:
+    """Whoever acquires a map has it acquired for all: who released it to whom is not followed."""
+    if call.instruction.has("acquire"):
+        bracket = call.instruction.operands[0]
+        assert isinstance(bracket, Bracket)
+        for lane in call.lanes:
+            _changed.get(call.launch, set()).discard(call.value(bracket.base, lane) + bracket.offset)
     return True
 
 
