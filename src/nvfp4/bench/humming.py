@@ -117,22 +117,28 @@ class Experts:
         Returns:
             The call; its result is [tokens * top_k, N], the experts of a token one after another.
         """
-        from humming.tune import get_heuristics_config
-
-        rows, top_k = experts.numel(), experts.shape[1]
-        ranges = get_heuristics_config(self.layer.humming_config, gemm_type="indexed", device=x.device)
-        tuning = next(config for low, high, config in ranges if low < rows <= high)
+        tuning, texts = self._tuned("indexed", experts.numel(), x.device)
         ids, blocks = aligned(experts, self.experts, tuning["block_shape"][0])
         padded = torch.tensor(ids.numel(), dtype=torch.int32, device=x.device)
         tensors = {"sorted_ids": ids, "expert_ids": blocks, "num_tokens_padded": padded}
-        texts = {"compute_config": json.dumps({"gemm_type": "indexed"}), "tuning_config": json.dumps(tuning)}
+        top_k = experts.shape[1]
         return self._joining(lambda: self.layer(x, top_k=top_k, **tensors, **texts))
 
     def grouped(self, rows: torch.Tensor, ends: torch.Tensor) -> Call:
         """A call on rows [T, K] (bf16) in the order of the experts; `ends` is the end row of each."""
         starts = torch.nn.functional.pad(ends.long(), (1, 0))
-        config = json.dumps({"gemm_type": "grouped_contiguous"})
-        return self._joining(lambda: self.layer(rows, expert_layout=starts, compute_config=config))
+        _, texts = self._tuned("grouped_contiguous", rows.shape[0], rows.device)
+        return self._joining(lambda: self.layer(rows, expert_layout=starts, **texts))
+
+    def _tuned(self, kind: str, rows: int, device: torch.device) -> tuple[dict[str, Any], dict[str, str]]:
+        """What Humming's heuristics choose for so many rows, and the arguments of a call that say so.
+
+        The same as a call without them takes; but such a first call compiles the kernels of every number of rows.
+        """
+        from humming.tune import get_heuristics_config
+
+        tuning = get_heuristics_config(self.layer.humming_config, shape_m=rows, gemm_type=kind, device=device)
+        return tuning, {"compute_config": json.dumps({"gemm_type": kind}), "tuning_config": json.dumps(tuning)}
 
     def _joining(self, product: Callable[[], torch.Tensor]) -> Call:
         if not self.dual:
