@@ -1,6 +1,9 @@
 """Mixtures of experts: routing, what a run times and checks (on the CPU), its records and its table."""
 
 import dataclasses
+import json
+import sys
+import types
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from nvfp4.bench.mixture import Case, Layer
 from nvfp4.bench.run import Environment, Settings
 from nvfp4.errors import InputError
 from nvfp4.problem import Op
+from nvfp4.tensor import NVFP4Tensor
 
 GATE = Layer("test gate and up", 6, 32, 64, dual=True)
 DOWN = Layer("test down", 6, 48, 32, gathered=False)
@@ -120,3 +124,62 @@ def test_the_table_has_a_row_for_each_case():
     assert "64 x 64" in text  # gate and up together
     assert "48 x 32" in text
     assert model_tables.mixture_table(found, "nvidia-h200", "back-to-back") == model_tables.NONE
+
+
+class FakeLayer:
+    """Stands for `humming.layer.HummingLayer` over experts: follows the index or the layout that it is given."""
+
+    def __init__(self, shape_n, shape_k, weight_config, num_experts, torch_dtype):
+        self.experts, self.humming_config = num_experts, (shape_n, shape_k)
+
+    def to(self, device):
+        return self
+
+    def load_from_tensors(self, tensors):
+        scale = tensors["weight_scale_2"].view(-1, 1, 1)
+        self.weights = NVFP4Tensor(tensors["weight"], tensors["weight_scale"]).dequantize() * scale
+
+    def transform(self):
+        pass
+
+    def __call__(self, x, compute_config, tuning_config, expert_layout=None, **index):
+        assert json.loads(tuning_config) == {"block_shape": [4, 64, 64]}
+        if expert_layout is not None:
+            assert json.loads(compute_config) == {"gemm_type": "grouped_contiguous"}
+            sizes = (expert_layout[1:] - expert_layout[:-1]).tolist()
+            return torch.cat([a.float() @ b.T for a, b in zip(x.split(sizes), self.weights, strict=True)]).bfloat16()
+        assert json.loads(compute_config) == {"gemm_type": "indexed"}
+        rows, top_k = x.shape[0] * index["top_k"], index["top_k"]
+        assert int(index["num_tokens_padded"]) == index["sorted_ids"].numel() == 4 * index["expert_ids"].numel()
+        out = torch.full((rows, self.weights.shape[1]), torch.nan, dtype=torch.bfloat16)
+        for ids, expert in zip(index["sorted_ids"].view(-1, 4).tolist(), index["expert_ids"].tolist(), strict=True):
+            for i in ids:
+                if i < rows:
+                    out[i] = (x[i // top_k].float() @ self.weights[expert].T).bfloat16()
+        return out
+
+
+@pytest.mark.parametrize("layer", [PRODUCT, GATE, DOWN], ids=lambda layer: layer.name)
+def test_humming_gets_its_index_and_its_layout(monkeypatch, layer):
+    def module(name, **members):
+        made = types.ModuleType(name)
+        vars(made).update(members)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    def process_input(x, activation_type, activation_impl):
+        assert activation_type == "binary_split"
+        assert "expf(-a)" in activation_impl
+        gate, up = x.float().chunk(2, dim=1)
+        return (torch.nn.functional.silu(gate) * up).bfloat16(), None, None
+
+    module("humming")
+    module("humming.layer", HummingLayer=FakeLayer)
+    module("humming.ops", process_input=process_input)
+    module("humming.tune", get_heuristics_config=lambda *_, **__: {"block_shape": [4, 64, 64]})
+    monkeypatch.setattr(mixture, "_refuse_peer", lambda name, env: None)
+    settings = dataclasses.replace(SETTINGS, peers=("humming-indexed", "humming-grouped"))
+    for _, record in mixture.bench(mixture.cases([layer], [5], [2]), settings, Environment.dry()):
+        for name in settings.peers:
+            entry = record.entry(name)
+            assert entry is not None, record.refusals
+            assert entry.right, entry.verdict
