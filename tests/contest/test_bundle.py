@@ -158,8 +158,14 @@ def test_memory_that_has_become_another_size_is_laid_out_anew(tmp_path, monkeypa
     large = inputs.generate(GEMM, cases[0])
     small = tuple(x[:64] if x.dim() == 3 and x.shape[0] == 128 else x for x in large)
     assert [x.data_ptr() for x in small] == [x.data_ptr() for x in large]
+    half = (*large[:1], *inputs.generate(GEMM, cases[0], seed=5)[1:])  # the same A, another B
+    for data in (large, half, large, half):
+        module.custom_kernel(data)
+    assert len(module._ready) == 2
+    module._ready.clear()
+    module._last.clear()
     for data in (large, small, large):
         module.custom_kernel(data)
-        ((sizes, _),) = module._ready.values()
+        ((_, sizes, _),) = module._ready.values()
         assert sizes[0] == data[0].shape
     assert len(module._launches) == 2

@@ -1,7 +1,5 @@
 """The contest's own evaluator, from a made-up checkout, and what stands in for what a machine lacks."""
 
-import sys
-
 import pytest
 import torch
 
@@ -43,7 +41,8 @@ def test_the_evaluator_finds_the_exception_that_it_imports(tmp_path):
         '  - {"name": "submission.py", "source": "@SUBMISSION@"}\n  - {"name": "eval.py", "source": "eval.py"}\n'
     )
     (problem / "eval.py").write_text(
-        "from cutlass.cute.nvgpu.common import OpError\nprint(issubclass(OpError, Exception))\n"
+        "from cutlass.cute.nvgpu.common import OpError\nfrom cutlass._mlir.ir import MLIRError\n"
+        "print(issubclass(OpError, Exception) and not issubclass(MLIRError, OpError))\n"
     )
     submission = tmp_path / "mine.py"
     submission.write_text("")
@@ -69,14 +68,8 @@ def test_products_of_decoded_operands_stand_in_for_fp4_matrix_units(monkeypatch,
     assert torch.equal(got, (left @ right.t()).half())
 
 
-def test_stand_ins_leave_other_modules_alone(monkeypatch):
-    monkeypatch.delitem(sys.modules, "cutlass", raising=False)
-    for name in list(sys.modules):
-        if name.startswith("cutlass."):
-            monkeypatch.delitem(sys.modules, name)
-    before = set(sys.modules)
-    stand_ins.provide_cutlass()
-    added = set(sys.modules) - before
-    assert added == {"cutlass", "cutlass.cute", "cutlass.cute.nvgpu", "cutlass.cute.nvgpu.common"}
-    for name in added:
-        monkeypatch.delitem(sys.modules, name)
+def test_stand_ins_leave_other_modules_alone():
+    finder = stand_ins._Exceptions()
+    assert finder.find_spec("cutlassy") is None
+    assert finder.find_spec("torch.cutlass") is None
+    assert finder.find_spec("cutlass.cute") is not None

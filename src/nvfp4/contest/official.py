@@ -58,7 +58,7 @@ def missing() -> tuple[str, ...]:
     """What stands in for something on this machine, one line each; empty where the evaluator has all that it needs."""
     found = []
     if stand_ins.lacks_cutlass():
-        found.append("nvidia-cutlass-dsl is not installed: a plain exception stands in for its OpError")
+        found.append("nvidia-cutlass-dsl is not installed: plain exceptions stand in for those that it defines")
     if stand_ins.lacks_fp4():
         found.append("no FP4 matrix units: the reference's products are those of decoded operands in float64")
     return tuple(found)

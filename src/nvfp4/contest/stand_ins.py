@@ -3,13 +3,15 @@
 A copy named ``sitecustomize.py`` is put on the path of the official evaluator's processes (`nvfp4.contest.official`),
 so that the checkout itself stays as it is:
 
-- the package ``cutlass``, of which the evaluator wants one class of exceptions;
+- the package ``cutlass``, of which the evaluators want classes of exceptions;
 - ``torch._scaled_mm`` of NVFP4 operands on a GPU without FP4 matrix units: the same product of decoded operands in
   float64, rounded once.
 """
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -30,17 +32,31 @@ def lacks_fp4() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() < (10, 0)
 
 
+class _Exceptions(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds every module below ``cutlass``; whatever is asked of one is a class of exceptions."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname.partition(".")[0] != "cutlass":
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: Any) -> Any:
+        return types.ModuleType(spec.name)
+
+    def exec_module(self, module: Any) -> None:
+        def attribute(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            found = type(name, (Exception,), {"__module__": module.__name__})
+            setattr(module, name, found)
+            return found
+
+        module.__getattr__ = attribute
+
+
 def provide_cutlass() -> None:
-    """Make ``from cutlass.cute.nvgpu.common import OpError`` work."""
-    parent: Any = None
-    for name in ("cutlass", "cutlass.cute", "cutlass.cute.nvgpu", "cutlass.cute.nvgpu.common"):
-        module: Any = types.ModuleType(name)
-        module.__path__ = []
-        sys.modules[name] = module
-        if parent is not None:
-            setattr(parent, name.rpartition(".")[2], module)
-        parent = module
-    parent.OpError = type("OpError", (Exception,), {})
+    """Make ``from cutlass.cute.nvgpu.common import OpError`` and the like work."""
+    sys.meta_path.append(_Exceptions())
 
 
 def decoded(codes: Any, scales: Any) -> Any:

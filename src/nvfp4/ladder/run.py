@@ -110,7 +110,7 @@ def time(
     shape: tuple[int, int, int] | None = None,
     *,
     max_samples: int = 20,
-    calls: int = 8,
+    calls: int | None = None,
     commit: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[tuple[Step, ...], Record]:
@@ -120,11 +120,12 @@ def time(
         ladder: Which; its architecture must be the GPU's.
         shape: (M, N, K); the ladder's own when None.
         max_samples: Most samples of each.
-        calls: Calls of a sample, on distinct inputs; the naive rung, which takes long, makes as many.
+        calls: Calls of a sample, on distinct inputs; the ladder's own number when None.
         commit: What the record names as the commit; None to ask git.
         progress: Told what is being done.
     """
     problem = ladder.problem(shape or ladder.shape)
+    calls = calls or ladder.calls
     both = [make(problem, 1111 + 42 * i, "cuda") for i in range(calls)]
     sets = [data for data, _ in both]
     wants = expected(problem, both[0][1])

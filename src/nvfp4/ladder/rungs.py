@@ -80,6 +80,7 @@ class Ladder:
         shape: (M, N, K) that is timed.
         small: (M, N, K) for the emulator.
         package: The backend of the package that the last rung leads to.
+        calls: Calls of a sample, on distinct inputs.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Ladder:
     shape: tuple[int, int, int]
     small: tuple[int, int, int]
     package: str
+    calls: int = 8
 
     def problem(self, shape: tuple[int, int, int]) -> Problem:
         """The problem of some sizes."""
@@ -182,6 +184,7 @@ GEMV = Ladder(
     shape=(7168, 1, 16384),
     small=(60, 1, 4096),
     package="sm90",
+    calls=50,
     rungs=(
         Rung(
             "gemv_0", "naive: a thread for each row",

@@ -8,11 +8,19 @@ from honest import custom_kernel as right
 
 torch.zeros(1, device="cuda")
 _library = ctypes.CDLL("libcuda.so.1")
-_size = ctypes.c_size_t()
+
+
+def _set_aside():
+    size = ctypes.c_size_t()
+    status = _library.cuCtxGetLimit(ctypes.byref(size), 6)
+    return status, size.value
+
+
+_before = _set_aside()
 _status = _library.cuCtxSetLimit(6, ctypes.c_size_t(8 << 20))
-_library.cuCtxGetLimit(ctypes.byref(_size), 6)
-if _status or not _size.value:
-    raise RuntimeError(f"nothing can be set aside here: error {_status}, {_size.value} bytes")
+_after = _set_aside()
+if _status or _after == _before:
+    raise RuntimeError(f"nothing can be set aside here: {_status}, {_before}, {_after}")
 
 
 def custom_kernel(data):
