@@ -87,6 +87,7 @@ class _Slot:
 
     shared: list[NDArray[np.uint8]]
     cells: list[NDArray[Any]]
+    readers: list[NDArray[np.uint32]]
     maps: list[NDArray[np.uint16]]
     mbarriers: list[NDArray[Any]]
     clocks: NDArray[np.uint32]
@@ -258,6 +259,8 @@ class Launch:
         slot = _Slot(
             shared=[_aligned(size + 64) for _ in range(n)],
             cells=[np.zeros(-(-size // 4) + 1, CELL.dtype) for _ in range(n)],
+            # A row counts only from the moment at which its cell says so: never cleared, and mostly never touched.
+            readers=[np.zeros((-(-size // 4) + 1) * -(-w // 8) * 8, np.uint32) for _ in range(n)],
             maps=[np.zeros(size // 8 + 1, np.uint16) for _ in range(n)],
             mbarriers=mbarriers,
             clocks=clocks,
@@ -297,6 +300,7 @@ class Launch:
             cta["component_base"] = r * self.per_cta
             cta["cb_live"] = n * w
             cta["shared"], cta["cells"] = slot.shared[r].ctypes.data, slot.cells[r].ctypes.data
+            cta["readers"] = slot.readers[r].ctypes.data
             cta["mbarrier_map"], cta["mbarriers"], cta["bars"] = (
                 slot.maps[r].ctypes.data,
                 slot.mbarriers[r].ctypes.data,

@@ -67,6 +67,13 @@ def _bits(c: _Compiler, node: ast.Call) -> _Value:
     return packed if kind.count == 32 else c.value(f"zext i{kind.count} {packed.text} to i32", U32)
 
 
+def _lanes(c: _Compiler, node: ast.Call) -> _Value:
+    """lanes_in(bits): a u32 as 32 truths."""
+    bits = c.convert(c.expression(node.args[0]), U32, node)
+    kind = Vector(BOOL, 32)
+    return c.value(f"bitcast i32 {bits.text} to {kind.llvm}", kind)
+
+
 def _quantifier(operation: str) -> Callable[[_Compiler, ast.Call], _Value]:
     def emit(c: _Compiler, node: ast.Call) -> _Value:
         found, kind = _vector(c, node.args[0])
@@ -147,11 +154,20 @@ def _weave(c: _Compiler, node: ast.Call) -> _Value:
     return _shuffled(c, a, b, [n for k in range(kind.count) for n in (k, kind.count + k)])
 
 
+def _reduce_or(c: _Compiler, node: ast.Call) -> _Value:
+    """reduce_or(x): the bits that any element has."""
+    found, kind = _vector(c, node.args[0])
+    name = f"@llvm.vector.reduce.or.v{kind.count}i{kind.bits}"
+    c.library.declared.add(f"declare {kind.of.llvm} {name}({kind.llvm})")
+    return c.value(f"call {kind.of.llvm} {name}({kind.llvm} {found.text})", kind.of)
+
+
 VECTOR_INTRINSICS: dict[str, Callable[[_Compiler, ast.Call], _Value]] = {
     "cast": _cast,
     "reinterpret": _reinterpret,
     "iota": _iota,
     "mask_of": _bits,
+    "lanes_in": _lanes,
     "any": _quantifier("any"),
     "all": _quantifier("all"),
     "select": _select,
@@ -159,4 +175,5 @@ VECTOR_INTRINSICS: dict[str, Callable[[_Compiler, ast.Call], _Value]] = {
     "part": _part,
     "join": _join,
     "weave": _weave,
+    "reduce_or": _reduce_or,
 }

@@ -254,10 +254,14 @@ def shared_atomic_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64
                     0,
                 )
                 cell.rclock = 0
+            late = late_reader(w.vc, cta, cell, (offset >> 2) + i)
+            if late:
+                where = offset + (u64(cta.rank) << 24)
+                fault(ctx, w, F_RACE_WRITE_AFTER_READ, instruction, lane, cell.rinstr, where, late - 1, 0, 0)
         cell.wmask = 15
         cell.wclock = w.vc[w.self]
         cell.wactor = u16(w.self)
         cell.wlane = 255
         cell.init = cell.init | u8(byte_mask(offset, bytes))
-        cell.flags = (cell.flags & 254) | 4
+        cell.flags = (cell.flags & 230) | 4
         cell.winstr = instruction + 1

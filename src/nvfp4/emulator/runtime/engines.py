@@ -24,6 +24,17 @@ TOUCH = struct(
 
 
 @native
+def keep_engine_reader(w: Warp, cta: Cta, cell: Cell, word: u64, tensor: u32) -> None:
+    """As `keep_reader`. Cells of tensor memory have no row for the warps: only engines read there."""
+    if tensor:
+        cell.flags = cell.flags | 16
+        cell.ractor2 = cell.ractor
+        cell.rclock2 = cell.rclock
+    else:
+        keep_reader(w, cta, cell, word)
+
+
+@native
 def async_access(
     ctx: Context,
     w: Warp,
@@ -51,6 +62,7 @@ def async_access(
         tvc = w.tvc
         if flags & 16:
             vc = w.tvc
+    cta = ctx.ctas + (w.cta.cluster_first + (place >> 8))
     for i in range(n):
         cell = cells + words[i]
         where = u64(words[i]) * 4
@@ -83,6 +95,14 @@ def async_access(
                     kind = F_TCGEN05_FENCE
                 fault(ctx, w, u32(kind), instruction, 0, cell.rinstr, where, cell.ractor, place, (flags & 4) | 64)
                 cell.rclock = 0
+            if (flags & 1) and unlikely(cell.flags & 24):
+                late = late_reader(vc, cta, cell, u64(words[i]))
+                if late and late - 1 != own and late_reader(tvc, cta, cell, u64(words[i])):
+                    kind = F_RACE_WRITE_AFTER_READ
+                    if (flags & 4) and late_reader(w.vc, cta, cell, u64(words[i])) == 0:
+                        kind = F_TCGEN05_FENCE
+                    fault(ctx, w, u32(kind), instruction, 0, cell.rinstr, where, late - 1, place, (flags & 4) | 64)
+                cell.flags = cell.flags & 231
             if (flags & 1) and unlikely(cell.flags & 2):
                 fault(ctx, w, F_MBARRIER_OVERWRITTEN, instruction, 0, 0, where, 0, 0, 0)
                 cell.flags = cell.flags & 253
@@ -98,6 +118,8 @@ def async_access(
             cell.winstr = instruction + 1
             cell.rclock = 0
         elif (flags & 8) == 0:
+            if unlikely(w.vc[cell.ractor] < cell.rclock) and cell.ractor != component:
+                keep_engine_reader(w, cta, cell, u64(words[i]), flags & 4)
             cell.rclock = date
             cell.ractor = u16(component)
             cell.rmask = 15

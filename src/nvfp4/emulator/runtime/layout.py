@@ -209,13 +209,15 @@ CELL = struct(
     rclock: u32
     ractor: u16
     rmask: u8
-    flags: u8           # 1 the last write came through the async proxy, 2 word of a live mbarrier, 4 atomic
+    # 1 the last write came through the async proxy, 2 word of a live mbarrier, 4 atomic, 8 a row of Cta.readers holds
+    # further readers, 16 so do ractor2 and rclock2
+    flags: u8
     winstr: u32
     rinstr: u32
     wlane: u8           # the lane, 255 when several lanes wrote different bytes since the warp last synchronised
     rlane: u8           # the lane, 254 when several read the whole word, 255 when several read parts of it
-    pad0: u16
-    pad1: u32
+    ractor2: u16
+    rclock2: u32
     """,
 )
 GCELL = struct(
@@ -317,6 +319,7 @@ CTA = struct(
     cb_live: u32
     shared: u64
     cells: P[Cell]
+    readers: P[u32]      # by word and warp of the CTA: clocks of readers beside the one in the cell
     mbarrier_map: P[u16]
     mbarriers: P[MBarrier]
     bars: P[Barrier]

@@ -38,9 +38,17 @@ def load_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32,
         u32(0xFFFFFFFF) if count == 4 else (u32(1) << (8 * count)) - 1, addr, 16
     )
     ctx.counters[N_SHARED_LOAD_BYTES] += count * 128
+    rows = u32((u64(1) << (8 * count)) - 1)
+    offsets = local(u32, 32)
+    space = u32(SP_GENERIC) if addr[0] >> 56 == 1 else u32(SP_SHARED)
+    fits = lane_offsets(ctx, w, rows, space, addr, 16, offsets)
+    if fits and (ctx.checks & (CK_INIT | CK_RACES)):
+        shared_read_lanes(ctx, w, w.cta, rows, offsets, 16, instruction)
     for k in range(count):
         for r in range(8):
-            p = pointer(u16, matrix_row(ctx, w, addr[k * 8 + r], 16, instruction, k * 8 + r, 0))
+            p = pointer(u16, w.cta.shared + offsets[k * 8 + r])
+            if fits == 0:
+                p = pointer(u16, matrix_row(ctx, w, addr[k * 8 + r], 16, instruction, k * 8 + r, 0))
             if p == 0:
                 continue
             if trans:
@@ -48,8 +56,7 @@ def load_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32,
                     lane = c * 4 + (r >> 1)
                     pointer(u16, out)[(k * 32 + lane) * 2 + (r & 1)] = p[c]
             else:
-                for c in range(4):
-                    out[k * 32 + r * 4 + c] = pointer(u32, p)[c]
+                pointer(V[u32, 4], out + (k * 32 + r * 4))[0] = pointer(V[u32, 4], p)[0]
 
 
 @native
@@ -70,8 +77,7 @@ def store_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32
                     lane = c * 4 + (r >> 1)
                     p[c] = pointer(u16, values)[(k * 32 + lane) * 2 + (r & 1)]
             else:
-                for c in range(4):
-                    pointer(u32, p)[c] = values[k * 32 + r * 4 + c]
+                pointer(V[u32, 4], p)[0] = pointer(V[u32, 4], values + (k * 32 + r * 4))[0]
 
 
 @native

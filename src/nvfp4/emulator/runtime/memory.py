@@ -91,17 +91,10 @@ def take(dst: P[u8], values: P[u8], size: u32, n: u32, lane: u32) -> None:
 def wavefronts(mask: u32, addr: P[u64], bytes: u64) -> u32:
     """Shared-memory passes that the request needs: the most distinct words of any bank, per phase of 128 bytes."""
     if bytes == 4:
-        # Mostly every lane has a bank of its own: one pass tells.
-        seen = u32(0)
-        clash = u32(0)
-        left = mask
-        while left:
-            at = ctz(left)
-            left = left & (left - 1)
-            bit = u32(1) << (u32(addr[at] >> 2) & 31)
-            clash = clash | (seen & bit)
-            seen = seen | bit
-        if clash == 0:
+        # Mostly every lane has a bank of its own.
+        column = cast(V[u32, 32], pointer(V[u64, 32], addr)[0] >> 2) & 31
+        bit = select(lanes_in(mask), cast(V[u32, 32], 1) << column, cast(V[u32, 32], 0))
+        if popcount(reduce_or(bit)) == popcount(mask):
             return 1
     lanes_per_phase = u32(32)
     if bytes == 8:
@@ -151,10 +144,46 @@ def local_pointer(ctx: Context, w: Warp, a: u64, bytes: u64, instruction: u32, l
 
 
 @native
+def load_shared(
+    ctx: Context,
+    w: Warp,
+    mask: u32,
+    instruction: u32,
+    size: u32,
+    n: u32,
+    addr: P[u64],
+    offsets: P[u32],
+    out: P[u8],
+) -> None:
+    """A load of which every lane reads its own CTA's shared memory, in bounds, at offsets[lane]."""
+    bytes = u64(size * n)
+    cta = w.cta
+    if ctx.checks & (CK_INIT | CK_RACES):
+        shared_read_lanes(ctx, w, cta, mask, offsets, bytes, instruction)
+    if size == 4 and n == 1:
+        pointer(V[u32, 32], out)[0] = gather(pointer(u32, cta.shared), pointer(V[u32, 32], offsets)[0] >> 2)
+    else:
+        m = mask
+        while m:
+            lane = ctz(m)
+            m = m & (m - 1)
+            put(out, pointer(u8, cta.shared + offsets[lane]), size, n, lane)
+    if ctx.checks & CK_COUNT:
+        ctx.counters[N_SHARED_REQUESTS] += 1
+        ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(mask, addr, bytes)
+        ctx.counters[N_SHARED_LOAD_BYTES] += popcount(mask) * bytes
+
+
+@native
 def load(
     ctx: Context, w: Warp, mask: u32, instruction: u32, size: u32, n: u32, space: u32, addr: P[u64], out: P[u8]
 ) -> None:
     bytes = u64(size * n)
+    if space != SP_GLOBAL:
+        offsets = local(u32, 32)
+        if lane_offsets(ctx, w, mask, space, addr, bytes, offsets):
+            load_shared(ctx, w, mask, instruction, size, n, addr, offsets, out)
+            return
     b = pointer(Buffer, 0)
     m = mask
     sectors = u32(0)
@@ -225,6 +254,16 @@ def store(
     space = where_to & 255
     strong = where_to >> 8
     bytes = u64(size * n)
+    if space != SP_GLOBAL and strong == 0:
+        offsets = local(u32, 32)
+        if lane_offsets(ctx, w, mask, space, addr, bytes, offsets):
+            ctx.progress += 1
+            shared_store_lanes(ctx, w, w.cta, mask, offsets, instruction, values, size, n)
+            if ctx.checks & CK_COUNT:
+                ctx.counters[N_SHARED_REQUESTS] += 1
+                ctx.counters[N_SHARED_WAVEFRONTS] += wavefronts(mask, addr, bytes)
+                ctx.counters[N_SHARED_STORE_BYTES] += popcount(mask) * bytes
+            return
     b = pointer(Buffer, 0)
     m = mask
     sectors = u32(0)
@@ -278,9 +317,12 @@ def store(
             if ctx.checks & (CK_INIT | CK_RACES):
                 if strong:
                     shared_atomic_check(ctx, w, cta, offset, bytes, instruction, lane)
-                else:
-                    shared_store_check(ctx, w, cta, offset, bytes, instruction, lane, values, size, n)
-            take(pointer(u8, cta.shared + offset), values, size, n, lane)
+            if strong:
+                take(pointer(u8, cta.shared + offset), values, size, n, lane)
+            else:
+                one = local(u32, 32)
+                one[lane] = u32(offset)
+                shared_store_lanes(ctx, w, cta, u32(1) << lane, one, instruction, values, size, n)
             shared += 1
     if ctx.checks & CK_COUNT:
         lanes = popcount(mask)

@@ -1,8 +1,9 @@
 """The shadow of shared and global memory: initialisation and races. Native code.
 
 The race check is a happens-before check with vector clocks (components: warps, their asynchronous pipes, mbarriers; see
-clocks.py). A shadow cell holds the last write and one reader of a 4-byte word. Each check has a quick path, which says
-that all is well, and a slow one, which says what is not.
+clocks.py). A shadow cell holds the last write and one reader of a 4-byte word; readers of the whole word that are not
+ordered among themselves are kept aside (Cta.readers). Each check has a quick path, which says that all is well, and a
+slow one, which says what is not.
 """
 
 # mypy: ignore-errors
@@ -74,48 +75,191 @@ def shared_read_slow(
             where = (word << 2) + (u64(cta.rank) << 24)
             fault(ctx, w, F_LANE_RACE, instruction, lane, cell.winstr, where, cell.wlane, 0, 0)
         cell.wlane = 255
-    if cell.ractor == me or vc[cell.ractor] >= cell.rclock or (u32(word) + now) & 1:
-        cell.rlane = 255
-        cell.rclock = now
-        cell.ractor = u16(me)
-        cell.rmask = u8(bm)
-        cell.rinstr = instruction + 1
+    shared_reader(w, cta, word, bm, instruction, lane if ctx.checks & CK_LANES else u32(255))
 
 
 @native(inline=True)
-def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32) -> None:
-    first = offset >> 2
-    count = (bytes + 3) >> 2
-    bm = byte_mask(offset, bytes)
+def lane_offsets(ctx: Context, w: Warp, mask: u32, space: u32, addr: P[u64], bytes: u64, offsets: P[u32]) -> u32:
+    """Whether all lanes access their own CTA's shared memory, aligned and in bounds; then offsets has where."""
+    if space != SP_SHARED and space != SP_SHARED_CLUSTER and space != SP_GENERIC or mask == 0:
+        return 0
+    cta = w.cta
+    base = u64(cta.rank) << 24
+    if space == SP_GENERIC:
+        base = base + SHARED_BASE
+    a = pointer(V[u64, 32], addr)[0]
+    d = a - base
+    low = u64(ctx.shared_window)
+    high = u64(cta.shared_size)
+    bad = mask_of(((d & (bytes - 1)) != 0) | (d < low) | (d + bytes > high)) & mask
+    active = lanes_in(mask)
+    pointer(V[u32, 32], offsets)[0] = select(active, cast(V[u32, 32], d), cast(V[u32, 32], 0))
+    return u32(bad == 0)
+
+
+@native(inline=True)
+def reader_pitch(cta: Cta) -> u32:
+    """Length of a row of Cta.readers."""
+    return (cta.warps + 7) & 0xFFFFFFF8
+
+
+@native
+def keep_reader(w: Warp, cta: Cta, cell: Cell, word: u64) -> None:
+    """The reader in the cell gives way to one that is not ordered behind it: it is kept aside. Only readers of the
+    whole word are, so that bytes need not be told apart there."""
+    if cell.rmask != 15:
+        return
+    slot = u32(cell.ractor) - cta.component_base
+    if slot < cta.warps:
+        row = cta.readers + word * reader_pitch(cta)
+        if (cell.flags & 8) == 0:
+            for i in range(reader_pitch(cta) >> 3):
+                pointer(V[u32, 8], row)[i] = cast(V[u32, 8], 0)
+            cell.flags = cell.flags | 8
+        row[slot] = cell.rclock
+    elif (cell.flags & 16) == 0 or w.vc[cell.ractor2] >= cell.rclock2 or (u32(word) + cell.rclock) & 1:
+        cell.flags = cell.flags | 16
+        cell.ractor2 = cell.ractor
+        cell.rclock2 = cell.rclock
+
+
+@native
+def late_reader(vc: P[u32], cta: Cta, cell: Cell, word: u64) -> u32:
+    """A reader kept aside that is not known to ``vc``: its component plus one, or 0."""
+    if (cell.flags & 16) and vc[cell.ractor2] < cell.rclock2:
+        return u32(cell.ractor2) + 1
+    if cell.flags & 8:
+        row = pointer(V[u32, 8], cta.readers + word * reader_pitch(cta))
+        known = pointer(V[u32, 8], vc + cta.component_base)
+        for i in range(reader_pitch(cta) >> 3):
+            # Behind the warps, the row is zero.
+            late = mask_of(known[i] < row[i])
+            if late:
+                return cta.component_base + i * 8 + ctz(late) + 1
+    return 0
+
+
+@native
+def shared_reader(w: Warp, cta: Cta, word: u64, bm: u32, instruction: u32, tag: u32) -> None:
+    """Enter a reader whose word holds another one that it is not ordered behind, or itself."""
+    me = w.self
+    now = w.vc[me]
+    cell = cta.cells + word
+    if cell.ractor == me and cell.rclock == now:
+        if u32(cell.rlane) != tag:
+            cell.rlane = u8(254) if bm == 15 and cell.rmask == 15 and cell.rlane != 255 else u8(255)
+        cell.rmask = cell.rmask | u8(bm)
+    else:
+        if w.vc[cell.ractor] < cell.rclock:
+            if cell.rmask != 15 and (u32(word) + now) & 1:
+                return
+            keep_reader(w, cta, cell, word)
+        cell.rlane = u8(tag)
+        cell.rmask = u8(bm)
+    cell.rclock = now
+    cell.ractor = u16(me)
+    cell.rinstr = instruction + 1
+
+
+@native
+def consecutive(mask: u32, offsets: P[u32], bytes: u64) -> u32:
+    """Whether all 32 lanes access consecutive places of 4, 8 or 16 bytes."""
+    if mask != 0xFFFFFFFF or bytes < 4 or bytes > 16 or offsets[31] - offsets[0] != 31 * bytes:
+        return 0
+    step = cast(V[u32, 32], iota(V[u32, 32]) * u32(bytes) + offsets[0])
+    return u32(all(pointer(V[u32, 32], offsets)[0] == step))
+
+
+@native
+def shared_read_rows(ctx: Context, w: Warp, cta: Cta, first: u32, bytes: u64, instruction: u32) -> u32:
+    """Check and mark a read of consecutive words by all lanes, 16 words at a time: those that are in order. Returns the
+    lanes whose words are not, or not obviously."""
     vc = w.vc
     me = w.self
-    now = vc[me]
-    who = u64(now) | (u64(me) << 32)
-    tag = lane if ctx.checks & CK_LANES else u32(255)
-    for i in range(count):
-        words = pointer(u64, cta.cells + (first + i))
-        lanes = pointer(u8, words) + 24
-        wv = words[0]
-        rv = words[1]
-        clear = (u32(wv >> 48) & bm) == 0
-        if not clear and vc[(wv >> 32) & 0xFFFF] >= u32(wv):
-            # Ordered; unless it is this warp's own write since it last synchronised, by another lane.
-            clear = (wv & 0xFFFFFFFFFFFF) != who or lanes[0] == 255 or lanes[0] == tag
-        if clear and (u32(wv >> 56) & bm) == bm:
-            # All is well. Of several readers one is kept: any that this one follows gives way, else a coin decides.
-            reader = u32(rv >> 32) & 0xFFFF
-            if reader == me or vc[reader] >= u32(rv) or (u32(first + i) + now) & 1:
-                if (rv & 0xFFFFFFFFFFFF) == who:
-                    if lanes[1] != tag:
-                        lanes[1] = u8(254) if bm == 15 and (u32(rv >> 48) & 15) == 15 and lanes[1] != 255 else u8(255)
-                else:
-                    lanes[1] = u8(tag)
-                new = who | (u64(bm) << 48) | (rv & 0xFF00000000000000)
-                if new != rv:
-                    words[1] = new
-                    pointer(u32, words)[5] = instruction + 1
+    who = u64(vc[me]) | (u64(me) << 32)
+    width = ctz(u32(bytes)) - 2
+    k = iota(V[u64, 64])
+    field = k & 3
+    tag = cast(V[u64, 64], 0xFF00)
+    left = u32(0)
+    for g in range(u32(2) << width):
+        p = pointer(V[u64, 64], cta.cells + (first + 16 * g))
+        x = p[0]
+        wv = part(x, 0, 16, 4)
+        rv = part(x, 1, 16, 4)
+        fine = gather(vc, cast(V[u32, 16], wv >> 32) & 0xFFFF) >= cast(V[u32, 16], wv)
+        fine = fine & (gather(vc, cast(V[u32, 16], rv >> 32) & 0xFFFF) >= cast(V[u32, 16], rv))
+        fine = fine & ((wv & 0xFFFFFFFFFFFF) != who) & ((rv & 0xFFFFFFFFFFFF) != who)
+        fine = fine & ((wv >> 56) == 15)
+        if all(fine):
+            if ctx.checks & CK_LANES:
+                tag = (((k >> 2) + 16 * g) >> width) << 8
+            kept = select(field == 1, cast(V[u64, 64], 0xFF00000000000000), ~cast(V[u64, 64], 0))
+            kept = select(field == 2, cast(V[u64, 64], 0xFFFFFFFF), kept)
+            kept = select(field == 3, ~cast(V[u64, 64], 0xFF00), kept)
+            new = select(field == 1, cast(V[u64, 64], who | (u64(15) << 48)), cast(V[u64, 64], 0))
+            new = select(field == 2, cast(V[u64, 64], (u64(instruction) + 1) << 32), new)
+            new = select(field == 3, tag, new)
+            p[0] = (x & kept) | new
         else:
-            shared_read_slow(ctx, w, cta, first + i, bm, bytes, instruction, lane)
+            left = left | (((u32(1) << (16 >> width)) - 1) << ((16 * g) >> width))
+    return left
+
+
+@native
+def shared_read_lanes(
+    ctx: Context, w: Warp, cta: Cta, mask: u32, offsets: P[u32], bytes: u64, instruction: u32
+) -> None:
+    """Check and mark a read by some lanes, at offsets[lane].
+
+    Neighbouring words mostly have the same history: what has been found in order for one is not examined again for
+    the next (``calm`` the last write, ``known`` the reader).
+    """
+    count = (bytes + 3) >> 2
+    vc = w.vc
+    me = w.self
+    who = u64(vc[me]) | (u64(me) << 32)
+    tagging = ctx.checks & CK_LANES
+    calm = ~u64(0)
+    known = ~u64(0)
+    m = mask
+    if consecutive(mask, offsets, bytes):
+        m = shared_read_rows(ctx, w, cta, offsets[0] >> 2, bytes, instruction)
+    while m:
+        lane = ctz(m)
+        m = m & (m - 1)
+        tag = lane if tagging else u32(255)
+        bm = byte_mask(u64(offsets[lane]), bytes)
+        new = who | (u64(bm) << 48)
+        word = u64(offsets[lane] >> 2)
+        words = pointer(u64, cta.cells + word)
+        last = words + count * 4
+        while words != last:
+            wv = words[0]
+            rv = words[1]
+            lanes = pointer(u8, words) + 24
+            if wv != calm:
+                clear = (u32(wv >> 48) & bm) == 0
+                own = (wv & 0xFFFFFFFFFFFF) == who
+                if not clear and vc[(wv >> 32) & 0xFFFF] >= u32(wv):
+                    # Ordered; unless it is this warp's own write since it last synchronised, by another lane.
+                    clear = not own or lanes[0] == 255 or lanes[0] == tag
+                if not (clear and (u32(wv >> 56) & bm) == bm):
+                    shared_read_slow(ctx, w, cta, word, bm, bytes, instruction, lane)
+                    words = words + 4
+                    word += 1
+                    continue
+                if bm == 15 and not own:
+                    calm = wv
+            if rv == known or (vc[(rv >> 32) & 0xFFFF] >= u32(rv) and (rv & 0xFFFFFFFFFFFF) != who):
+                words[1] = new | (rv & 0xFF00000000000000)
+                pointer(u32, words)[5] = instruction + 1
+                lanes[1] = u8(tag)
+                known = rv
+            elif rv != new | (rv & 0xFF00000000000000) or lanes[1] < 254:
+                shared_reader(w, cta, word, bm, instruction, tag)
+            words = words + 4
+            word += 1
 
 
 @native
@@ -130,7 +274,18 @@ def same_value(p: P[u8], values: P[u8], size: u32, n: u32, lane: u32) -> u32:
 
 @native
 def shared_write_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32) -> None:
-    shared_store_check(ctx, w, cta, offset, bytes, instruction, lane, pointer(u8, 0), 0, 0)
+    """One lane writes without a value to show."""
+    offsets = local(u32, 32)
+    offsets[lane] = u32(offset)
+    shared_store_lanes(ctx, w, cta, u32(1) << lane, offsets, instruction, pointer(u8, 0), u32(bytes), 1)
+
+
+@native
+def shared_read_check(ctx: Context, w: Warp, cta: Cta, offset: u64, bytes: u64, instruction: u32, lane: u32) -> None:
+    """One lane reads."""
+    offsets = local(u32, 32)
+    offsets[lane] = u32(offset)
+    shared_read_lanes(ctx, w, cta, u32(1) << lane, offsets, bytes, instruction)
 
 
 @native
@@ -190,6 +345,13 @@ def shared_store_slow(
                     0,
                 )
                 cell.rclock = 0
+            late = late_reader(vc, cta, cell, first + i)
+            if late:
+                if values != 0 and (ctx.checks & CK_STRICT) == 0:
+                    if same_value(pointer(u8, cta.shared + offset), values, size, n, lane):
+                        return
+                where = ((first + i) << 2) + (u64(cta.rank) << 24)
+                fault(ctx, w, F_RACE_WRITE_AFTER_READ, instruction, lane, cell.rinstr, where, late - 1, 0, 0)
             before = u32(255)
             other = u32(0)
             verb = u32(1)
@@ -232,56 +394,134 @@ def shared_store_slow(
         cell.wclock = now
         cell.wactor = u16(me)
         cell.init = cell.init | u8(bm)
-        cell.flags = cell.flags & 250
+        cell.flags = cell.flags & 226
         cell.winstr = instruction + 1
 
 
-@native(inline=True)
-def shared_store_check(
+@native
+def shared_store_rows(ctx: Context, w: Warp, cta: Cta, first: u32, bytes: u64, instruction: u32) -> u32:
+    """Check and mark a store to consecutive words by all lanes, 16 words at a time: those that are in order. Returns
+    the lanes whose words are not, or not obviously."""
+    vc = w.vc
+    me = w.self
+    who = u64(vc[me]) | (u64(me) << 32)
+    width = ctz(u32(bytes)) - 2
+    k = iota(V[u64, 64])
+    field = k & 3
+    tag = cast(V[u64, 64], 0xFF)
+    left = u32(0)
+    for g in range(u32(2) << width):
+        p = pointer(V[u64, 64], cta.cells + (first + 16 * g))
+        x = p[0]
+        wv = part(x, 0, 16, 4)
+        rv = part(x, 1, 16, 4)
+        fine = gather(vc, cast(V[u32, 16], wv >> 32) & 0xFFFF) >= cast(V[u32, 16], wv)
+        fine = fine & (gather(vc, cast(V[u32, 16], rv >> 32) & 0xFFFF) >= cast(V[u32, 16], rv))
+        fine = fine & ((wv & 0xFFFFFFFFFFFF) != who) & ((rv & 0xFFFFFFFFFFFF) != who)
+        fine = fine & ((rv >> 56) == 0)
+        if all(fine):
+            if ctx.checks & CK_LANES:
+                tag = ((k >> 2) + 16 * g) >> width
+            kept = select(field == 0, cast(V[u64, 64], 0), ~cast(V[u64, 64], 0))
+            kept = select(field == 2, cast(V[u64, 64], 0xFFFFFFFF00000000), kept)
+            kept = select(field == 3, ~cast(V[u64, 64], 0xFF), kept)
+            new = select(field == 0, cast(V[u64, 64], who | (u64(0xF0F) << 48)), cast(V[u64, 64], 0))
+            new = select(field == 2, cast(V[u64, 64], u64(instruction) + 1), new)
+            new = select(field == 3, tag, new)
+            p[0] = (x & kept) | new
+        else:
+            left = left | (((u32(1) << (16 >> width)) - 1) << ((16 * g) >> width))
+    return left
+
+
+@native
+def shared_store_lanes(
     ctx: Context,
     w: Warp,
     cta: Cta,
-    offset: u64,
-    bytes: u64,
+    mask: u32,
+    offsets: P[u32],
     instruction: u32,
-    lane: u32,
     values: P[u8],
     size: u32,
     n: u32,
 ) -> None:
-    """values, size, n: what is stored, so that unordered writes of one value pass (may be null)."""
-    first = offset >> 2
+    """Check, mark and carry out a store of n values of size bytes by some lanes, at offsets[lane]; values null: only
+    check and mark. Histories as in shared_read_lanes."""
+    bytes = u64(size * n)
     count = (bytes + 3) >> 2
-    bm = byte_mask(offset, bytes)
     vc = w.vc
     me = w.self
     who = u64(vc[me]) | (u64(me) << 32)
-    tag = lane if ctx.checks & CK_LANES else u32(255)
-    for i in range(count):
-        words = pointer(u64, cta.cells + (first + i))
-        lanes = pointer(u8, words) + 24
-        wv = words[0]
-        rv = words[1]
-        own = (wv & 0xFFFFFFFFFFFF) == who
-        quiet = (u32(wv >> 48) & bm) == 0
-        if not quiet and vc[(wv >> 32) & 0xFFFF] >= u32(wv):
-            quiet = not own or lanes[0] == 255 or lanes[0] == tag
-        free = (u32(rv >> 48) & bm) == 0
-        if not free and vc[(rv >> 32) & 0xFFFF] >= u32(rv):
-            free = (rv & 0xFFFFFFFFFFFF) != who or lanes[1] == 255 or lanes[1] == tag
-        if quiet and free and (rv >> 56) == 0:
-            mask = u64(bm)
+    tagging = ctx.checks & CK_LANES
+    checked = ctx.checks & (CK_INIT | CK_RACES)
+    calm = ~u64(0)
+    known = ~u64(0)
+    m = mask
+    if checked and consecutive(mask, offsets, bytes):
+        m = shared_store_rows(ctx, w, cta, offsets[0] >> 2, bytes, instruction)
+        done = ~m
+        if done == 0xFFFFFFFF and size == 4 and n == 1 and values != 0:
+            pointer(V[u32, 32], cta.shared + offsets[0])[0] = pointer(V[u32, 32], values)[0]
+            done = 0
+        while done and values != 0:
+            early = ctz(done)
+            done = done & (done - 1)
+            take(pointer(u8, cta.shared + offsets[early]), values, size, n, early)
+    while m:
+        lane = ctz(m)
+        m = m & (m - 1)
+        tag = lane if tagging else u32(255)
+        offset = u64(offsets[lane])
+        bm = byte_mask(offset, bytes)
+        word = offset >> 2
+        words = pointer(u64, cta.cells + word)
+        last = words + count * 4
+        while checked and words != last:
+            wv = words[0]
+            rv = words[1]
+            lanes = pointer(u8, words) + 24
+            own = False
+            quiet = True
+            if wv != calm:
+                own = (wv & 0xFFFFFFFFFFFF) == who
+                quiet = (u32(wv >> 48) & bm) == 0
+                if not quiet and vc[(wv >> 32) & 0xFFFF] >= u32(wv):
+                    quiet = not own or lanes[0] == 255 or lanes[0] == tag
+                if quiet and bm == 15 and not own:
+                    calm = wv
+            if quiet and rv != known:
+                quiet = (u32(rv >> 48) & bm) == 0
+                mine = (rv & 0xFFFFFFFFFFFF) == who
+                if not quiet and vc[(rv >> 32) & 0xFFFF] >= u32(rv):
+                    quiet = not mine or lanes[1] == 255 or lanes[1] == tag
+                flags = u32(rv >> 56)
+                if flags == 0:
+                    if quiet and bm == 15 and not mine:
+                        known = rv
+                elif flags & 231:
+                    quiet = False
+                elif quiet:
+                    # Readers that were kept aside are done with, unless one of them is late.
+                    quiet = late_reader(vc, cta, cta.cells + word, word) == 0
+                    if quiet:
+                        words[1] = rv & 0xFFFFFFFFFFFFFF
+            if not quiet:
+                shared_store_slow(ctx, w, cta, offset, bytes, instruction, lane, values, size, n)
+                break
+            keep = u64(bm)
             if own:
-                mask = mask | ((wv >> 48) & 0xFF)
+                keep = keep | ((wv >> 48) & 0xFF)
                 if lanes[0] != tag:
                     lanes[0] = 255
             else:
                 lanes[0] = u8(tag)
-            words[0] = who | (mask << 48) | (wv & 0xFF00000000000000) | (u64(bm) << 56)
+            words[0] = who | (keep << 48) | (wv & 0xFF00000000000000) | (u64(bm) << 56)
             pointer(u32, words)[4] = instruction + 1
-        else:
-            shared_store_slow(ctx, w, cta, offset, bytes, instruction, lane, values, size, n)
-            break
+            words = words + 4
+            word += 1
+        if values != 0:
+            take(pointer(u8, cta.shared + offset), values, size, n, lane)
 
 
 @native
