@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import types
 
 import pytest
@@ -96,7 +97,7 @@ def test_an_error_names_the_launch_and_leaves_the_program_usable(
     recorder.status = 0
     ran([2])
     assert recorder.last() == [[2]]
-    with pytest.raises(ValueError, match="same size"):
+    with pytest.raises(struct.error, match="1 items"):
         ran([1, 2])
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import operator
+import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -212,7 +212,9 @@ class Prepared:
         blocks = [parameters.build(launch.args) for launch in launches]
         table = parameters.share(blocks, sources, count)
         self._memory, bases = _lay_out(table, blocks)
-        self._words: Any = (ctypes.c_uint64 * (count + len(table.copies))).from_address(bases[0] + 8 * table.nulls)
+        # "N", an unsigned number of the machine's word size, packs twice as fast as "Q".
+        self._pack = struct.Struct(f"{count + len(table.copies)}N").pack_into
+        self._start = bases[0] + 8 * table.nulls - ctypes.addressof(self._memory)
         # The address behind those of a call stands for null.
         self._copies = _getter([count if source is None else source for source in table.copies])
 
@@ -247,9 +249,9 @@ class Prepared:
         self._lock.acquire()  # half the time of `with`
         try:
             if self._copies is None:
-                self._words[:] = addresses
+                self._pack(self._memory, self._start, *addresses)
             else:
-                self._words[:] = (*addresses, *self._copies((*addresses, 0)))
+                self._pack(self._memory, self._start, *addresses, *self._copies((*addresses, 0)))
             if self._mapped is not None:
                 encoded = self._mapped(addresses)
                 if encoded != self._encoded:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,14 +64,21 @@ class Call(NamedTuple):
     @staticmethod
     def of_lists(
         spec: Spec,
-        lists: tuple[tuple[Operand, ...], ...],
+        lists: tuple[Sequence[Operand], ...],
         out_dtype: torch.dtype,
-        out: tuple[torch.Tensor, ...] | None,
+        out: Sequence[torch.Tensor] | None,
         backend: str | None,
     ) -> Call:
-        """The call of a list form; `lists` has one tuple for each of its operands."""
-        a, b = lists[0], lists[1] if len(lists) == 2 else lists[1] + lists[2]
-        return Call(spec, a, b, None, out_dtype, out, backend, (len(a), *map(len, lists[1:])))
+        """The call of a list form; `lists` has one list for each of its operands."""
+        for x in (*lists, out):
+            if type(x) is not list and type(x) is not tuple and x is not None:
+                _validate.are_lists(spec.op, lists, out)  # anything that can be iterated over is right
+        a, b = (*lists[0],), (*lists[1],)
+        outs = None if out is None else (*out,)
+        if len(lists) == 2:
+            return Call(spec, a, b, None, out_dtype, outs, backend, (len(a), len(b)))
+        b2 = (*lists[2],)
+        return Call(spec, a, b + b2, None, out_dtype, outs, backend, (len(a), len(b), len(b2)))
 
     def arguments(self) -> tuple[Operand | tuple[Operand, ...], ...]:
         """One for each of the operands that the operation names."""

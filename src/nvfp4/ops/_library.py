@@ -163,7 +163,7 @@ def register(spec: Spec) -> None:
         dtype, backend, out = _dtype(spec, next(rest)), next(rest), next(rest, None)
         if spec.lists:
             lists = tuple(unflatten_list(x, s, t, layout, make) for x, s, t, layout in parts)
-            return Call.of_lists(spec, lists, dtype, None if out is None else tuple(out), backend)
+            return Call.of_lists(spec, lists, dtype, out, backend)
         a, *b = (make(*part) for part in parts)
         return Call(spec, (a,), tuple(b), offsets, dtype, None if out is None else (out,), backend)
 

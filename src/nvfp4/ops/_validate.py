@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -280,15 +279,13 @@ def _stacked(what: Op, a: object, bs: dict[str, object], offsets: object, out_dt
 _ONE = (torch.Tensor, NVFP4Tensor)
 
 
-def as_lists(op: str, operands: tuple[Any, ...], out: Any) -> tuple[tuple[Any, ...], ...]:
-    """The operands of a call without offsets, which must be lists."""
-    for x in operands:
-        if isinstance(x, _ONE):
-            remedy = "Pass lists, or stacked weights [G, N, K] with offsets."
-            raise InputError(op, "offsets", "the end row of each group, for stacked operands", None, remedy)
+def are_lists(op: str, operands: Sequence[object], out: object) -> None:
+    """Check that a call without offsets has lists."""
+    if any(isinstance(x, _ONE) for x in operands):
+        remedy = "Pass lists, or stacked weights [G, N, K] with offsets."
+        raise InputError(op, "offsets", "the end row of each group, for stacked operands", None, remedy)
     if isinstance(out, torch.Tensor):
         raise InputError(op, "out", "a list of tensors", "a torch.Tensor", "Pass one tensor for each group.")
-    return tuple(map(tuple, operands))
 
 
 def not_lists(op: str, operands: Mapping[str, object]) -> None:

@@ -89,9 +89,8 @@ def group_dual_gemm(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     if offsets is None:
-        lists = _validate.as_lists("group_dual_gemm", (a, b1, b2), out)
-        outs = None if out is None else tuple(out)
-        return list(_library.run(Call.of_lists(_LISTS, lists, out_dtype, outs, backend)))
+        lists: Any = (a, b1, b2)
+        return list(_library.run(Call.of_lists(_LISTS, lists, out_dtype, out, backend)))  # type: ignore[arg-type]
     # Whether these are tensors is looked at where a call is prepared.
     one: Any = None if out is None else (out,)
     left, right = cast("tuple[Operand, ...]", (a,)), cast("tuple[Operand, ...]", (b1, b2))

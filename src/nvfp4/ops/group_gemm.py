@@ -79,9 +79,8 @@ def group_gemm(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     if offsets is None:
-        lists = _validate.as_lists("group_gemm", (a, b), out)
-        outs = None if out is None else tuple(out)
-        return list(_library.run(Call.of_lists(_LISTS, lists, out_dtype, outs, backend)))
+        lists: Any = (a, b)
+        return list(_library.run(Call.of_lists(_LISTS, lists, out_dtype, out, backend)))  # type: ignore[arg-type]
     # Whether these are tensors is looked at where a call is prepared.
     one: Any = None if out is None else (out,)
     left, right = cast("tuple[Operand, ...]", (a,)), cast("tuple[Operand, ...]", (b,))
