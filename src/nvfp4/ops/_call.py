@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -131,16 +131,25 @@ class Call(NamedTuple):
         return all(map(plain, (*self.a, *self.b, self.offsets, *(self.out or ()))))
 
 
-def signature(x: object) -> Hashable:
+def signature(x: Any) -> Hashable:
     """What a prepared call may depend on in one argument. Never raises: wrong arguments are found by validation."""
-    if type(x) is NVFP4Tensor:
-        return x.signature
+    kind = type(x)
+    if kind is torch.Tensor:
+        return (  # the same as below, for what nearly all calls pass
+            x.shape,
+            x.dtype,
+            x.device,
+            x.is_contiguous(),
+            x.data_ptr() & _MISALIGNED,
+            x.requires_grad and torch.is_grad_enabled(),
+        )
+    if kind is NVFP4Tensor:
+        return x.signature  # type: ignore[no-any-return]
     if isinstance(x, torch.Tensor):
-        kind = type(x)
-        aligned = not x.data_ptr() & _MISALIGNED if kind in _PLAIN else True
+        offset = x.data_ptr() & _MISALIGNED if kind in _PLAIN else 0
         grad = x.requires_grad and torch.is_grad_enabled()
-        return x.shape, kind, x.dtype, x.device, x.is_contiguous(), aligned, grad
-    return (type(x),)
+        return kind, x.shape, x.dtype, x.device, x.is_contiguous(), offset, grad
+    return (kind,)
 
 
 def plain(x: object) -> bool:

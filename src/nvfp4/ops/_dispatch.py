@@ -23,6 +23,9 @@ from nvfp4.ops._prepare import Prepared, prepare
 _LIMIT = 8192
 """Prepared calls that are kept; with more than that many distinct shapes all are forgotten, and prepared again."""
 
+_APART = 1024
+"""Sets of addresses that a prepared call remembers to be apart."""
+
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _functorch = torch._C._functorch.peek_interpreter_stack
@@ -87,30 +90,31 @@ def compute(prepared: Prepared, call: Call) -> tuple[torch.Tensor, ...]:
 
 
 def _separate(prepared: Prepared, call: Call, outs: tuple[torch.Tensor, ...]) -> None:
-    """Raise if memory of a result is also that of an input or of another result."""
+    """Raise if memory of a result is also that of an input or of another result.
+
+    That follows from addresses alone, as sizes belong to the kind of call: those found to be apart are remembered.
+    """
     begins = [part.data_ptr() for part in call.parts()]
-    if len(outs) == 1:
-        low = outs[0].data_ptr()
-        high = low + outs[0].nbytes
-        apart = not [1 for begin, size in zip(begins, prepared.sizes) if begin < high and low < begin + size]  # noqa: B905
-    else:
-        apart = _apart(begins, prepared.sizes, outs)
-    if not apart:
+    begins += [out.data_ptr() for out in outs]
+    where = tuple(begins)
+    if where in prepared.apart:
+        return
+    if not _apart(begins, (*prepared.sizes, *[out.nbytes for out in outs]), len(outs)):
         _validate.no_alias(call.spec.op, Operands(call.a, call.b, outs))
+    if len(prepared.apart) >= _APART:
+        prepared.apart.clear()
+    prepared.apart.add(where)
 
 
-def _apart(begins: list[int], sizes: tuple[int, ...], outs: tuple[torch.Tensor, ...]) -> bool:
-    """Whether no result overlaps anything."""
-    results = sorted([(out.data_ptr(), out.nbytes) for out in outs])
-    low, high = results[0][0], sum(results[-1])
-    # In most calls no input lies among the results; what does is passed over together with them, in order.
-    among = [(begin, size) for begin, size in zip(begins, sizes) if begin < high and low < begin + size]  # noqa: B905
+def _apart(begins: list[int], sizes: tuple[int, ...], results: int) -> bool:
+    """Whether none of the last `results` parts of memory overlaps any other, found in one pass in order."""
     reached = reached_by_result = 0
-    for begin, size, is_result in sorted([(*span, False) for span in among] + [(*span, True) for span in results]):
-        if begin < (reached if is_result else reached_by_result):
+    first = len(begins) - results
+    for begin, i in sorted(zip(begins, range(len(begins)))):  # noqa: B905
+        if begin < (reached if i >= first else reached_by_result):
             return False
-        end = begin + size
+        end = begin + sizes[i]
         reached = max(reached, end)
-        if is_result:
+        if i >= first:
             reached_by_result = end
     return True

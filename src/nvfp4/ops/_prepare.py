@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Prepared:
         run: The computation.
         allocate: Its results.
         sizes: Bytes of each of `Call.parts`.
+        apart: Addresses of these and of the results of earlier calls in which no result overlapped anything.
     """
 
     problem: Problem | None
@@ -52,6 +53,7 @@ class Prepared:
     run: Run
     allocate: Allocate
     sizes: tuple[int, ...]
+    apart: set[tuple[int, ...]] = field(default_factory=set)
 
 
 def prepare(call: Call) -> Prepared:
