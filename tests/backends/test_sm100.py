@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -35,10 +36,12 @@ def test_refusals_name_the_reason() -> None:
     assert "not sm_90a" in reason(GEMM, "sm_90a")
     assert "not sm_120a" in reason(GEMM, "sm_120a")
     assert "A must be NVFP4, not fp16" in reason(replace(GEMM, a=Format("fp16", "")))
-    assert "B must be NVFP4, not bf16" in reason(replace(GEMM, op=Op.GEMV, n=1, b=Format("bf16", "")))
-    assert "multiple of 32 (tensor maps), not 48" in reason(replace(GEMM, k=48))
-    assert "multiple of 32 (tensor maps), not 0" in reason(replace(GEMM, k=0))
-    assert "multiple of 64 (256-bit loads), not 96" in reason(replace(GEMM, op=Op.GEMV, n=1, k=96))
+    assert "A must be NVFP4, not bf16" in reason(replace(GEMM, op=Op.GEMV, n=1, a=Format("bf16", "")))
+    assert "multiple of 32 (rows of codes in a tensor map are multiples of 16 bytes), not 48" in reason(
+        replace(GEMM, k=48)
+    )
+    assert "not 0" in reason(replace(GEMM, k=0))
+    assert "multiple of 16 (a block scale), not 0" in reason(replace(GEMM, op=Op.GEMV, n=1, k=0))
     assert "1..16 vectors, not 17" in reason(replace(GEMM, op=Op.GEMV, n=17))
     assert "batch" in reason(replace(GEMM, op=Op.GEMV, n=1, l=70000))
     assert "2^31" in reason(replace(GEMM, m=2**20, n=2**20, l=8))
@@ -139,7 +142,7 @@ def kernels(arch: str) -> list[Launch]:
 
     def add(plan: ProductPlan | GemvPlan, problem: Problem) -> None:
         # The same kernel on operands that take no memory.
-        small = replace(problem, m=min(problem.m, 8), n=min(problem.n, 8), l=1)
+        small = replace(problem, m=min(problem.m, 8), n=problem.n if problem.op is Op.GEMV else min(problem.n, 8), l=1)
         if problem.groups:
             small = replace(problem, groups=tuple((1, 1, k) for _, _, k in problem.groups))
         operands = inputs.make(small)
@@ -172,6 +175,12 @@ def kernels(arch: str) -> list[Launch]:
     add(ProductPlan(arch, tile_n=256, buffers=1, stages=4, splits=4, early=True), base[Op.GEMM])
     add(GemvPlan(arch, 4, 8, 8, 2, early=True), base[Op.GEMV])
     add(GemvPlan(arch, 1, 1, 4, 1), replace(base[Op.GEMV], n=16))
+    for kind in ("nvfp4", "fp16", "bf16"):
+        for n in (1, 2, 4, 16):
+            vectors = replace(
+                base[Op.GEMV], n=n, b=Format(kind, "tiled" if kind == "nvfp4" else ""), k=(7168, 7184)[n == 2]
+            )
+            add(cast(GemvPlan, BACKEND.plan(capability, vectors)), vectors)
     return found
 
 

@@ -18,7 +18,7 @@ from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
 from . import sm100_plans
-from .programs import DISTRIBUTIONS, SMALL
+from .programs import BF16, DISTRIBUTIONS, FP16, SMALL
 
 TARGET = Target("cpu", "sm100", "sm_100a")
 SM_100A = known("sm_100a")
@@ -80,6 +80,15 @@ VECTORS = (
     (Problem(Op.GEMV, 67, 3, 704, 1, TILED, TILED, "bf16"), GemvPlan("sm_100a", 2, 4, 8, 1)),
     (Problem(Op.GEMV, 67, 16, 192, 2, LINEAR, LINEAR, "fp32"), GemvPlan("sm_100a", 1, 1, 4, 1)),
     (Problem(Op.GEMV, 300, 1, 4096, 1, TILED, LINEAR, "fp32"), GemvPlan("sm_100a", 1, 2, 4, 2)),
+    # K a multiple of 32 and of 16 only; 16-bit vectors.
+    (Problem(Op.GEMV, 130, 2, 2144, 2, TILED, LINEAR, "fp16"), GemvPlan("sm_100a", 4, 2, 4, 2)),
+    (Problem(Op.GEMV, 131, 3, 1072, 2, LINEAR, TILED, "fp32"), GemvPlan("sm_100a", 2, 1, 4, 1, early=True)),
+    (Problem(Op.GEMV, 130, 1, 4160, 2, TILED, FP16, "fp32"), GemvPlan("sm_100a", 4, 1, 4, 2)),
+    (Problem(Op.GEMV, 67, 5, 1072, 2, LINEAR, FP16, "fp16"), GemvPlan("sm_100a", 1, 2, 4, 2, early=True)),
+    (Problem(Op.GEMV, 130, 16, 224, 1, TILED, FP16, "bf16"), GemvPlan("sm_100a", 1, 1, 4, 1)),
+    (Problem(Op.GEMV, 130, 1, 4160, 2, LINEAR, BF16, "fp32"), GemvPlan("sm_100a", 4, 2, 4, 2)),
+    (Problem(Op.GEMV, 67, 4, 1072, 2, TILED, BF16, "bf16"), GemvPlan("sm_100a", 2, 1, 4, 1)),
+    (Problem(Op.GEMV, 33, 16, 288, 1, LINEAR, BF16, "fp32"), GemvPlan("sm_100a", 1, 1, 8, 2)),
 )
 
 
@@ -92,30 +101,33 @@ def test_gemv_plans(problem: Problem, plan: GemvPlan) -> None:
         assert verdict.ok, (data, str(verdict))
 
 
-def test_gemv_of_codes_that_are_not_32_byte_aligned() -> None:
+@pytest.mark.parametrize("vectors", [LINEAR, FP16, BF16], ids=str)
+def test_gemv_of_operands_that_are_not_32_byte_aligned(vectors: Format) -> None:
     """The contract of operands is 16 bytes; 256-bit loads want 32."""
-    problem = Problem(Op.GEMV, 9, 1, 192, 1, LINEAR, LINEAR, "fp32")
+    problem = Problem(Op.GEMV, 9, 2, 192, 1, LINEAR, vectors, "fp32")
     made, outputs = poison_outputs(inputs.make(problem, "uniform", 0))
 
-    def shifted(x: NVFP4Tensor) -> NVFP4Tensor:
-        memory = torch.empty(x.codes.numel() + 64, dtype=torch.uint8)
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        data = x.contiguous().view(torch.uint8)
+        memory = torch.empty(data.numel() + 64, dtype=torch.uint8)
         start = -memory.data_ptr() % 32 + 16
-        codes = memory[start : start + x.codes.numel()].view(x.codes.shape)
-        codes.copy_(x.codes)
-        return NVFP4Tensor(codes, x.scales, x.tensor_scale, scale_layout=x.scale_layout)
+        place = memory[start : start + data.numel()].view(data.shape)
+        place.copy_(data)
+        return place.view(x.dtype)
 
     (a,), (b,) = made.a, made.b
     assert isinstance(a, NVFP4Tensor)
-    assert isinstance(b, NVFP4Tensor)
-    operands = Operands((shifted(a),), (shifted(b),), made.out)
-    assert parts_of(operands)[0].data_ptr() % 32 == 16
+    matrix = NVFP4Tensor(moved(a.codes), a.scales, a.tensor_scale, scale_layout=a.scale_layout)
+    if isinstance(b, NVFP4Tensor):
+        x: NVFP4Tensor | torch.Tensor = NVFP4Tensor(moved(b.codes), b.scales, scale_layout=b.scale_layout)
+    else:
+        x = moved(b)
+    data = x.codes if isinstance(x, NVFP4Tensor) else x
+    assert matrix.codes.data_ptr() % 32 == data.data_ptr() % 32 == 16
+    operands = Operands((matrix,), (x,), made.out)
     BACKEND.run(BACKEND.plan(SM_100A, problem), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, str(verdict)
-
-
-def parts_of(operands: Operands) -> list[torch.Tensor]:
-    return [x.codes for x in operands.a + operands.b if isinstance(x, NVFP4Tensor)]
 
 
 PADDED = (
@@ -154,7 +166,7 @@ def test_nan_in_the_padding_of_scales_does_not_leak(problem: Problem) -> None:
     assert verdict.ok, str(verdict)
 
 
-@pytest.mark.parametrize("op", list(Op))
+@pytest.mark.parametrize("op", [Op.GEMV, *sm100_plans.OPS])
 def test_results_do_not_depend_on_the_interleaving(op: Op) -> None:
     """The same bits under many schedules and completion times, with K shared by blocks where that is possible."""
     rng_seed = {Op.GEMV: 0, Op.GEMM: 1, Op.DUAL_GEMM: 2, Op.GROUP_GEMM: 3}[op]

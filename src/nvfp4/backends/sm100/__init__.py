@@ -38,13 +38,15 @@ class Sm100Backend:
         if capability.arch not in ARCHS:
             what = "a CPU" if capability.arch == "cpu" else capability.arch
             reasons.append(f"needs tcgen05 with FP4, which {' and '.join(ARCHS)} have, not {what}")
+        vectors = problem.op is Op.GEMV  # which are decoded by instructions, so that 16-bit ones are welcome
         for form, name in ((problem.a, "A"), (problem.b, "B")):
-            if form.kind != "nvfp4":
+            if form.kind != "nvfp4" and not (vectors and name == "B"):
                 reasons.append(f"{name} must be NVFP4, not {form.kind}: the tensor core takes FP4 on both sides only")
         if problem.op is Op.GROUP_DUAL_GEMM:
             reasons.append(f"has no kernel for {problem.op} yet")
         sizes = [size for size in problem.groups if size[0] and size[1]] or [(problem.m, problem.n, problem.k)]
-        unit, why = (gemv.UNIT, "256-bit loads") if problem.op is Op.GEMV else (32, "tensor maps")
+        unit = min(gemv.UNITS) if vectors else 32
+        why = "a block scale" if vectors else "rows of codes in a tensor map are multiples of 16 bytes"
         ks = sorted({k for _, _, k in sizes if k % unit or not k})
         if ks:
             reasons.append(f"K must be a positive multiple of {unit} ({why}), not {', '.join(map(str, ks))}")

@@ -6,6 +6,7 @@ from enum import IntEnum
 
 OUT = {"fp16": 0, "bf16": 1, "fp32": 2}
 SCALES = {"linear": 0, "tiled": 1}
+VECTORS = {"nvfp4": 0, "fp16": 1, "bf16": 2}
 OUT_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 CHUNK = 256

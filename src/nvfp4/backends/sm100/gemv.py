@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm100.constants import OUT, SCALES, ceil_div
+from nvfp4.backends.sm100.constants import OUT, SCALES, VECTORS, ceil_div
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
 from nvfp4.problem import Problem
 
 MAX_VECTORS = 16
-UNIT = 64
-"""Elements that a lane takes at a time: 32 bytes of codes, four scales."""
+UNITS = (64, 32, 16)
+"""Elements that a lane takes at a time: 32 bytes of codes and four scales, or less where K is no multiple of that."""
 
 _UNROLLED = 64
 
@@ -44,7 +44,7 @@ class GemvPlan:
         """One line for people."""
         shared = f", {self.parts} warps a row" if self.parts > 1 else ""
         rows = f"{self.rows} rows a warp{shared}, blocks of {self.warps} warps"
-        return f"cvt.rn.f16x2.e2m1x2, 256-bit loads, {rows} [{self.arch}]"
+        return f"cvt.rn.f16x2.e2m1x2, loads of up to 256 bits, {rows} [{self.arch}]"
 
     def teams(self, problem: Problem) -> int:
         """Groups of warps that share rows, in one matrix of the batch."""
@@ -57,18 +57,25 @@ class GemvPlan:
         return (ceil_div(self.teams(problem), self.warps // self.parts), problem.l, 1)
 
 
+def unit_of(k: int) -> int:
+    """Elements that a lane takes at a time."""
+    return next(unit for unit in UNITS if k % unit == 0)
+
+
 def plan(capability: Capability, problem: Problem) -> GemvPlan:
     """As many rows a warp as leave eight warps for each multiprocessor, then as many parts of K as fill it."""
-    rows = 4 if problem.n <= 4 else (2 if problem.n <= 8 else 1)
+    # More sums than eight in a lane leave no registers for decoded codes.
+    rows = 4 if problem.n == 1 else (2 if problem.n <= 4 else 1)
     wanted = 8 * capability.sms
     while rows > 1 and GemvPlan(capability.arch, rows).teams(problem) * problem.l < wanted:
         rows //= 2
     teams = GemvPlan(capability.arch, rows).teams(problem) * problem.l
+    units = ceil_div(problem.k, unit_of(problem.k)) if problem.k else 0
     parts = 1
-    while parts < 8 and teams * parts < wanted and parts * 2 * 32 <= ceil_div(problem.k, UNIT):
+    while parts < 8 and teams * parts < wanted and parts * 2 * 32 <= units:
         parts *= 2
     # Loads ahead are unrolled with all of K: not for many vectors, or a K that fills the instruction cache.
-    steps = ceil_div(problem.k, UNIT * 32 * parts)
+    steps = ceil_div(units, 32 * parts)
     ahead = 2 if steps * rows * problem.n <= _UNROLLED else 1
     return GemvPlan(capability.arch, rows, parts, max(4, parts), ahead)
 
@@ -83,7 +90,8 @@ def kernel(plan: GemvPlan, problem: Problem) -> Kernel:
         "WARPS": plan.warps,
         "AHEAD": plan.ahead,
         "A_LAYOUT": SCALES[problem.a.scale_layout],
-        "X_LAYOUT": SCALES[problem.b.scale_layout],
+        "X_LAYOUT": SCALES[problem.b.scale_layout or "linear"],
+        "X_KIND": VECTORS[problem.b.kind],
         "OUT": OUT[problem.out_dtype],
         "EARLY": int(plan.early),
     }

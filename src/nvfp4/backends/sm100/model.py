@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nvfp4.backends.sm100.constants import CHUNK, LANES, OUT_BYTES, SCALE_TILE_BYTES, STEPS, Cluster, ceil_div
-from nvfp4.backends.sm100.gemv import UNIT, GemvPlan
+from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.problem import Problem
 
@@ -172,16 +172,20 @@ def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Pre
     return Prediction(total, memory, busy * to_us, drain * to_us, fixed, waves)
 
 
-# Warp instructions for 64 elements of a row and a vector: 32 conversions of codes, 32 packed multiply-adds, four times
-# six for scales and sums. Of a vector, once for all rows: 32 conversions and ten more.
-_GEMV_ROW = 32 + 32 + 24
-_GEMV_VECTOR = 42
+# Warp instructions for 64 elements: of a row whatever the vectors, of a row and a vector, and of a vector for all rows of
+# a warp. NVFP4 vectors: 32 conversions of codes and 32 packed multiply-adds, six for the scales of each block; of the
+# vector as many conversions, and ten more. 16-bit vectors: codes are converted once, for bf16 to fp32; 64 multiply-adds.
+_GEMV_ONCE = {"nvfp4": 4, "fp16": 32 + 4, "bf16": 32 + 64 + 4}
+_GEMV_ROW = {"nvfp4": 32 + 32 + 20, "fp16": 64 + 4, "bf16": 64 + 4}
+_GEMV_VECTOR = {"nvfp4": 42, "fp16": 4, "bf16": 68}
 
 
 def vector(plan: GemvPlan, problem: Problem, machine: Machine = B200) -> Prediction:
     """The time of a GEMV."""
-    units = problem.m * problem.l * ceil_div(problem.k, UNIT) / 32
-    instructions = units * problem.n * (_GEMV_ROW + _GEMV_VECTOR / plan.rows)
+    units = problem.m * problem.l * ceil_div(problem.k, 64) / 32
+    kind = problem.b.kind
+    each = _GEMV_ROW[kind] + _GEMV_VECTOR[kind] / plan.rows
+    instructions = units * (_GEMV_ONCE[kind] + problem.n * each)
     blocks = plan.grid(problem)[0] * plan.grid(problem)[1]
     # Blocks are short and many share a multiprocessor: only grids smaller than the device leave some idle.
     used = min(machine.sms, blocks)
