@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -23,6 +24,8 @@ ALIGNMENT = 16
 _FORMATS = {
     (layout, scaled): Format("nvfp4", layout, scaled) for layout in ("linear", "tiled") for scaled in (False, True)
 }
+
+_MEMORY = ("codes", "scales", "tensor_scale")
 
 Index = int | slice | tuple[int | slice, ...]
 
@@ -153,30 +156,6 @@ class NVFP4Tensor:
         put(self, "device", codes.device)
         put(self, "format", _FORMATS[layout.name, scale is not None])
         put(self, "signature", _signature(self))
-
-    @classmethod
-    def _trusted(
-        cls, codes: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor | None, scale_layout: str
-    ) -> NVFP4Tensor:
-        """A tensor from parts that are known to be what the constructor makes of its arguments: nothing is checked.
-
-        `scales` may be bytes. For callers that validated operands of the same shapes, types and alignment before.
-        """
-        *batch, rows, half = codes.shape
-        self = cls.__new__(cls)
-        put = object.__setattr__
-        put(self, "codes", codes)
-        put(self, "scales", scales.view(torch.float8_e4m3fn))
-        put(self, "tensor_scale", tensor_scale)
-        put(self, "scale_layout", scale_layout)
-        put(self, "shape", (*batch, rows, 2 * half))
-        put(self, "L", batch[0] if batch else 1)
-        put(self, "rows", rows)
-        put(self, "k", 2 * half)
-        put(self, "device", codes.device)
-        put(self, "format", _FORMATS[scale_layout, tensor_scale is not None])
-        put(self, "signature", _signature(self))
-        return self
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"NVFP4Tensor is immutable: `{name}` cannot be set; build a new one")
@@ -371,6 +350,27 @@ class NVFP4Tensor:
         block = formats.decode_e2m1(first.codes[0, : formats.BLOCK // 2])
         codes = " ".join(f"{value:g}" for value in block.tolist())
         return f"{text}\n  first block: {float(first.scales.flatten()[0]):g} x [{codes}]"
+
+
+def maker(like: NVFP4Tensor) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], NVFP4Tensor]:
+    """What puts tensors of the kind of `like` together from codes, scales (bytes) and tensor scale, without a look.
+
+    For callers that know these to be what the constructor would keep: of the shapes, types, device and alignment that
+    those of `like` have. Holds none of its memory.
+    """
+    new, put = NVFP4Tensor.__new__, object.__setattr__
+    rest = [(name, getattr(like, name)) for name in NVFP4Tensor.__annotations__ if name not in _MEMORY]
+
+    def make(codes: torch.Tensor, scales: torch.Tensor, tensor_scale: torch.Tensor | None) -> NVFP4Tensor:
+        made = new(NVFP4Tensor)
+        put(made, "codes", codes)
+        put(made, "scales", scales.view(torch.float8_e4m3fn))
+        put(made, "tensor_scale", tensor_scale)
+        for name, value in rest:
+            put(made, name, value)
+        return made
+
+    return make
 
 
 def _rebuild(

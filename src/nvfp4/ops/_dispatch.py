@@ -12,6 +12,7 @@ registered operators, whose implementation ends here.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any, TypeVar
 
 import torch
 
@@ -33,6 +34,7 @@ _tracing = torch._C._get_tracing_state
 _profiler = torch.autograd.profiler
 
 _prepared: dict[Hashable, Prepared] = {}
+Kept = TypeVar("Kept")
 
 
 def _direct() -> bool:
@@ -47,22 +49,22 @@ def _direct() -> bool:
     )
 
 
-def find(key: Hashable) -> Prepared | None:
-    """The prepared call of `key`."""
-    return _prepared.get(key)
+def keep(known: dict[Hashable, Kept], key: Hashable, value: Kept) -> Kept:
+    """Remember `value` in `known`."""
+    if len(known) >= _LIMIT:
+        known.clear()
+    known[key] = value
+    return value
 
 
-def keep(key: Hashable, prepared: Prepared) -> Prepared:
-    """Remember `prepared`."""
-    if len(_prepared) >= _LIMIT:
-        _prepared.clear()
-    _prepared[key] = prepared
-    return prepared
+caches: list[dict[Hashable, Any]] = [_prepared]
+"""Everything that is remembered of calls: here of those that come directly, beside it of each operator."""
 
 
 def clear() -> None:
     """Forget every prepared call (tests, or a backend whose plans were retuned)."""
-    _prepared.clear()
+    for cache in caches:
+        cache.clear()
 
 
 def directly(call: Call) -> tuple[torch.Tensor, ...] | None:
@@ -74,7 +76,7 @@ def directly(call: Call) -> tuple[torch.Tensor, ...] | None:
     if prepared is None:
         if not call.plain():
             return None
-        prepared = keep(key, prepare(call))
+        prepared = keep(_prepared, key, prepare(call))
     return compute(prepared, call)
 
 

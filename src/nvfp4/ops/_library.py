@@ -18,8 +18,8 @@ from nvfp4.errors import InputError
 from nvfp4.formats import as_bytes
 from nvfp4.ops import _dispatch, _validate
 from nvfp4.ops._call import Call, Spec, signature
-from nvfp4.ops._prepare import prepare
-from nvfp4.tensor import NVFP4Tensor
+from nvfp4.ops._prepare import Prepared, prepare
+from nvfp4.tensor import NVFP4Tensor, maker
 
 _library = torch.library.Library("nvfp4", "DEF")  # type: ignore[no-untyped-call]
 _TAGS = tuple(
@@ -27,6 +27,7 @@ _TAGS = tuple(
 )
 
 Flat = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str]
+_Maker = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], NVFP4Tensor]
 FlatList = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], str]
 
 
@@ -56,13 +57,8 @@ def unflatten(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tens
     return NVFP4Tensor(data, scales, scale, scale_layout=layout, validate=False)
 
 
-def _trusted(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tensor | None, layout: str) -> Operand:
-    """`unflatten` for arguments of a kind that was validated before."""
-    return data if scales is None else NVFP4Tensor._trusted(data, scales, scale, layout)
-
-
 def _same_memory(made: Call, args: Sequence[Any]) -> bool:
-    """Whether the constructor of NVFP4Tensor copied nothing to align it: then `_trusted` makes the same.
+    """Whether the constructor of NVFP4Tensor copied nothing to align it: then `maker` makes the same.
 
     Args:
         made: The call.
@@ -95,13 +91,12 @@ def unflatten_list(
     scales: Sequence[torch.Tensor],
     tensor_scales: Sequence[torch.Tensor],
     layout: str,
-    make: Callable[..., Operand] = unflatten,
 ) -> tuple[Operand, ...]:
     """The operands that the arguments of an operator stand for."""
     if not scales:
         return tuple(data)
     every: Sequence[torch.Tensor | None] = tensor_scales or [None] * len(data)
-    return tuple([make(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True)])
+    return tuple([unflatten(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True)])
 
 
 def run(call: Call) -> tuple[torch.Tensor, ...]:
@@ -112,11 +107,18 @@ def run(call: Call) -> tuple[torch.Tensor, ...]:
 
 def dispatch(call: Call) -> tuple[torch.Tensor, ...]:
     """Call the registered operator."""
+    if torch.compiler.is_compiling():
+        return _dispatch_flat(call)
+    try:
+        return _dispatch_flat(call)
+    except InputError:
+        call.described()  # names the group of a list that is wrong, where this is what is wrong
+        raise
+
+
+def _dispatch_flat(call: Call) -> tuple[torch.Tensor, ...]:
     spec, out = call.spec, call.out
     call.check_kinds()
-    if spec.lists and not torch.compiler.is_compiling():
-        # Names the group that is wrong; under torch.compile the operator's own validation has to do.
-        call.described()
     flat: list[object] = []
     for name, x in zip(spec.operands, call.arguments(), strict=True):
         flat += flatten_list(spec.op, name, x) if isinstance(x, tuple) else flatten(spec.op, name, x)
@@ -155,29 +157,34 @@ def register(spec: Spec) -> None:
     count = 4 * len(spec.operands)
     tensors = "Tensor[]" if spec.lists else "Tensor"
 
-    def call(args: Sequence[Any], make: Callable[..., Operand]) -> Call:
-        """The call that the arguments of an operator stand for; `make` puts an operand together."""
+    def call(args: Sequence[Any]) -> Call:
+        """The call that the arguments of an operator stand for."""
         parts = [args[i : i + 4] for i in range(0, count, 4)]
         rest = iter(args[count:])
         offsets = next(rest) if spec.stacked else None
         dtype, backend, out = _dtype(spec, next(rest)), next(rest), next(rest, None)
         if spec.lists:
-            lists = tuple(unflatten_list(x, s, t, layout, make) for x, s, t, layout in parts)
+            lists = tuple(unflatten_list(*part) for part in parts)
             return Call.of_lists(spec, lists, dtype, out, backend)
-        a, *b = (make(*part) for part in parts)
+        a, *b = (unflatten(*part) for part in parts)
         return Call(spec, (a,), tuple(b), offsets, dtype, None if out is None else (out,), backend)
 
+    # What the first call of a kind is validated for holds for every call of that kind.
+    known: dict[Hashable, tuple[Prepared, Callable[[Sequence[Any]], Call]]] = {}
+
     def compute(*args: Any) -> tuple[torch.Tensor, ...]:
-        # What the first call of a kind is validated for holds for every call of that kind.
-        key = ("operator", spec, *map(_signature, args))
-        prepared = _dispatch.find(key)
-        if prepared is not None:
-            return _dispatch.compute(prepared, call(args, _trusted))
-        made = call(args, unflatten)
+        key = tuple([_signature(x) if type(x) in _TENSORS else x for x in args])
+        found = known.get(key)
+        if found is not None:
+            prepared, again = found
+            return _dispatch.compute(prepared, again(args))
+        made = call(args)
         prepared = prepare(made)
         if made.plain() and _same_memory(made, args[:count]):
-            _dispatch.keep(key, prepared)
+            _dispatch.keep(known, key, (prepared, _again(made, count)))
         return _dispatch.compute(prepared, made)
+
+    _dispatch.caches.append(known)
 
     def run(*args: Any) -> torch.Tensor | list[torch.Tensor]:
         results = compute(*args)
@@ -188,7 +195,7 @@ def register(spec: Spec) -> None:
 
     def described(args: Sequence[Any]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """Results without values, and the tensors that were passed for them."""
-        made = call(args, unflatten)
+        made = call(args)
         shapes, device = made.described().shapes, made.b[0].device
         return [torch.empty(shape, dtype=made.out_dtype, device=device) for shape in shapes], made.out or ()
 
@@ -207,11 +214,50 @@ def register(spec: Spec) -> None:
     _define(f"{spec.name}_out({arguments}, {tensors.replace('Tensor', 'Tensor(a!)')} out) -> ()", run_out, fake_out)
 
 
-def _signature(x: object) -> Hashable:
+_TENSORS = (torch.Tensor, torch.nn.Parameter, list)
+
+
+def _signature(x: Any) -> Hashable:
     """What a prepared call may depend on in one argument of an operator."""
-    if isinstance(x, torch.Tensor):
-        return signature(x)
-    return tuple(map(signature, x)) if isinstance(x, list) else x
+    return tuple(map(signature, x)) if type(x) is list else signature(x)
+
+
+def _again(made: Call, count: int) -> Callable[[Sequence[Any]], Call]:
+    """What makes the calls that arguments stand for which only differ from those of `made` in their memory.
+
+    Args:
+        made: A validated call.
+        count: Arguments that its operands were made of.
+    """
+    # Nothing of `made` is kept but its kind.
+    spec, out_dtype, backend, groups, into = made.spec, made.out_dtype, made.backend, len(made.a), made.out is not None
+    places = range(0, count, 4)
+    makers = [
+        [maker(x) if isinstance(x, NVFP4Tensor) else None for x in (part if isinstance(part, tuple) else (part,))]
+        for part in made.arguments()
+    ]
+
+    def put_together(make: _Maker | None, data: Any, scales: Any, tensor_scale: Any) -> Operand:
+        operand: Operand = data if make is None else make(data, scales, tensor_scale)
+        return operand
+
+    def one(args: Sequence[Any]) -> Call:
+        a, *b = [put_together(each[0], *args[i : i + 3]) for each, i in zip(makers, places, strict=True)]
+        out = (args[-1],) if into else None
+        return Call(spec, (a,), tuple(b), args[count] if spec.stacked else None, out_dtype, out, backend)
+
+    def lists(args: Sequence[Any]) -> Call:
+        nothing = [None] * groups
+        sides = [
+            [
+                put_together(*parts)
+                for parts in zip(each, args[i], args[i + 1] or nothing, args[i + 2] or nothing, strict=True)
+            ]
+            for each, i in zip(makers, places, strict=True)
+        ]
+        return Call.of_lists(spec, tuple(sides), out_dtype, args[-1] if into else None, backend)
+
+    return lists if spec.lists else one
 
 
 def _dtype(spec: Spec, name: str) -> torch.dtype:
