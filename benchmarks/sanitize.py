@@ -4,9 +4,11 @@
     python benchmarks/sanitize.py --tool memcheck racecheck --backend sm90 --case gemm
 
 Each tool gets a process that runs small cases through the package, one after another, and checks their answers; where
-a report ends the process, another one goes on behind the case. The tools run side by side. Only kernels with "nvfp4" in
-their names are checked, and torch's pool of memory is off, so that a read beyond a tensor is one beyond an allocation.
-Exit code 1 when a tool reports an error, an answer is wrong, or a case did not run.
+a report ends the process, another one goes on behind the case. The tools run side by side. torch's pool of memory is
+off, so that a read beyond a tensor is one beyond an allocation. Only kernels with "nvfp4" in their names are checked,
+except by initcheck, which must see what torch's kernels write. Two cases with a planted fault, which memcheck and
+initcheck have to report, show that the tools see our kernels. Exit code 1 when a tool reports an error or misses a
+planted one, an answer is wrong, or a case did not run.
 
 racecheck follows barriers between threads, and not the arrival of bulk copies at an mbarrier: hazards that it reports
 between such a copy and the reads behind the barrier are false; ``--log`` keeps all reports to look at. The emulator's
@@ -16,6 +18,7 @@ race check (docs/emulator.md) models these barriers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -24,17 +27,21 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nvfp4 import backends
 from nvfp4.check import inputs
+from nvfp4.check.poison import Poisoned
 from nvfp4.check.run import poison_outputs
 from nvfp4.check.verdict import judge
 from nvfp4.device import Capability, capability, known
 from nvfp4.problem import Format, Op, Problem
+from nvfp4.tensor import NVFP4Tensor
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+PROVEN = ("memcheck", "initcheck")
+PLANTED = "planted"
 BACKENDS = ("sm80", "sm90")
 
 LINEAR, TILED = Format("nvfp4", "linear"), Format("nvfp4", "tiled")
@@ -113,10 +120,30 @@ def child(skip: int, names: list[str], ops: list[str]) -> None:
         torch.cuda.synchronize()
         time.sleep(0.1)  # the tool's reports come through another process; they belong before our next line
         # Judged on the CPU: fewer kernels of torch under the tool.
-        here = inputs.to_device(operands, "cpu")
-        verdict = judge(case.problem, here, None, explain=False)
-        damage = [text for output in outputs if (text := output.guard_damage())]
+        here = [Poisoned(output.tensor.cpu(), output.storage.cpu()) for output in outputs]
+        damage = [text for output in here if (text := output.guard_damage())]
+        verdict = judge(case.problem, inputs.to_device(operands, "cpu"), None, explain=False)
         print(f"@@done {'; '.join(damage) or verdict.summary}", flush=True)
+
+
+def planted(tool: str) -> None:
+    """Run a fault that the tool has to report: a result that is too short, or codes that nobody wrote."""
+    import torch
+
+    backend, what, problem = backends.get("sm80"), capability("cuda"), Problem(Op.GEMM, 64, 64, 128, out_dtype="fp32")
+    made = inputs.make(problem, "integers", 0, "cuda")
+    if tool == "memcheck":
+        made = replace(made, out=(torch.empty(16, 64, device="cuda"),))
+    else:
+        weights = made.b[0]
+        assert isinstance(weights, NVFP4Tensor)
+        made = replace(made, b=(NVFP4Tensor(torch.empty_like(weights.codes), weights.scales, validate=False),))
+    print(f"@@case {PLANTED}", flush=True)
+    backend.run(backend.plan(what, problem), problem, made)
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.synchronize()
+    time.sleep(0.1)
+    print("@@done ended", flush=True)
 
 
 _ERROR = re.compile(r"^========= (?!\s|COMPUTE-SANITIZER|Saved|ERROR SUMMARY|RACECHECK SUMMARY|Target|$)(.*)")
@@ -138,35 +165,40 @@ def only_ours(program: str) -> list[str]:
     return [] if name is None else [name, "kns=nvfp4"]
 
 
-def sanitize(tool: str, names: list[str], ops: list[str], count: int, options: argparse.Namespace) -> dict[str, Result]:
+def sanitize(tool: str, count: int, options: argparse.Namespace) -> dict[str, Result]:
     """Run all cases under one tool; those that are missing in the result did not run in time."""
+    end = time.monotonic() + options.timeout
+    found: dict[str, Result] = {}
+    while len(found) < count and time.monotonic() < end:
+        text = under(tool, ["--child", str(len(found))], options, end)
+        parsed = dict(parse(text))
+        if not parsed and time.monotonic() < end:
+            raise SystemExit(f"{tool}: nothing ran\n{text[-3000:]}")
+        found |= parsed
+    if tool in PROVEN:
+        found |= dict(parse(under(tool, ["--planted", tool], options, end + 30)))
+    return found
+
+
+def under(tool: str, arguments: list[str], options: argparse.Namespace, end: float) -> str:
+    """What this script prints with these arguments under a tool, until a moment of the monotonic clock."""
     program = shutil.which("compute-sanitizer")
     if program is None:
         raise SystemExit("compute-sanitizer is not on the PATH: it comes with the CUDA toolkit")
-    end = time.monotonic() + options.timeout
+    command = [program, "--tool", tool, *([] if tool == "initcheck" else only_ours(program)), "--print-limit", "10000"]
+    command += [sys.executable, __file__, *arguments, "--backend", *options.backend]
+    command += ["--case", *options.case] if options.case else []
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    found: dict[str, Result] = {}
-    while len(found) < count:
-        command = [program, "--tool", tool, *only_ours(program), "--print-limit", "20", sys.executable]
-        command += [__file__, "--child", str(len(found)), "--backend", *names, *(["--case", *ops] if ops else [])]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
-        try:
-            text, _ = process.communicate(timeout=max(1.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            text, _ = process.communicate()
-        if options.log is not None:
-            with (options.log / f"{tool}.txt").open("a") as file:
-                file.write(text)
-        parsed = dict(parse(text))
-        found |= parsed
-        if time.monotonic() >= end:
-            break
-        if not parsed:
-            raise SystemExit(f"{tool}: nothing ran\n{text[-3000:]}")
-    return found
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        text, _ = process.communicate(timeout=max(1.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        text, _ = process.communicate()
+    if options.log is not None:
+        with (options.log / f"{tool}.txt").open("a") as file:
+            file.write(text)
+    return text
 
 
 def _right(result: Result) -> bool:
@@ -183,6 +215,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--log", type=Path, help="a folder for the tools' full output")
     parser.add_argument("--list", metavar="ARCH", help="print the cases that run on an architecture, and stop")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--planted", choices=PROVEN, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -195,14 +228,14 @@ def main() -> None:
     if options.child is not None:
         child(options.child, options.backend, options.case)
         return
+    if options.planted is not None:
+        planted(options.planted)
+        return
     if options.log is not None:
         options.log.mkdir(parents=True, exist_ok=True)
     wanted = cases(options.backend, options.case, capability("cuda"))
     with ThreadPoolExecutor(len(options.tool)) as pool:
-        futures = {
-            tool: pool.submit(sanitize, tool, options.backend, options.case, len(wanted), options)
-            for tool in options.tool
-        }
+        futures = {tool: pool.submit(sanitize, tool, len(wanted), options) for tool in options.tool}
         results = {tool: future.result() for tool, future in futures.items()}
     absent = Result(-1, "", ())
     print("| kernel of | " + " | ".join(results) + " | answer |")
@@ -217,8 +250,14 @@ def main() -> None:
         answer = next((result.answer for result in each if not _right(result)), each[0].answer)
         print(f"| {case.backend} {case.problem} | " + " | ".join(counts) + f" | {answer or 'did not end'} |")
     for tool, found in results.items():
+        if tool in PROVEN:
+            seen = PLANTED in found and found[PLANTED].errors > 0
+            clean &= seen
+            print(
+                f"{tool}: a planted fault {'is reported' if seen else 'IS MISSED: the tool does not see our kernels'}"
+            )
         for name, result in found.items():
-            for report in dict.fromkeys(result.reports):
+            for report in dict.fromkeys(result.reports if name != PLANTED else ()):
                 print(f"{tool}: {name}: {report}")
     raise SystemExit(0 if clean else 1)
 
