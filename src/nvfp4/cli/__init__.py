@@ -1,4 +1,4 @@
-"""The command line, one file for each command: solve, check, bench, explain, emulate, contest, ladder, log, doctor."""
+"""The command line, one file for each command: solve, check, bench, explain, emulate, contest, ladder, log, report, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from nvfp4.cli import bench, check, contest, doctor, emulate, explain, ladder, log, solve
+from nvfp4.cli import bench, check, contest, doctor, emulate, explain, ladder, log, report, solve
 from nvfp4.cli.output import error_console
 from nvfp4.errors import NVFP4Error
 
@@ -25,6 +25,7 @@ app.command("emulate")(emulate.emulate)
 app.command("doctor")(doctor.doctor)
 app.command("log")(log.log)
 app.command("ladder")(ladder.ladder)
+app.command("report")(report.report)
 app.add_typer(contest.app, name="contest")
 
 

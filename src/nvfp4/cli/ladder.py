@@ -12,7 +12,7 @@ from nvfp4.bench.records import Record, append
 from nvfp4.cli import output
 from nvfp4.errors import InputError
 from nvfp4.jit import source
-from nvfp4.ladder import run, rungs
+from nvfp4.ladder import pages, run, rungs
 
 
 def ladder(
@@ -23,6 +23,10 @@ def ladder(
     ] = False,
     shape: Annotated[str, typer.Option(help="MxNxK (GEMV: MxK); the ladder's own by default.")] = "",
     show: Annotated[str, typer.Option(help="Print the source of a rung, such as gemv_3, and stop.")] = "",
+    counters: Annotated[
+        Path | None,
+        typer.Option(help="With --emulate: keep the counters in this JSON file."),
+    ] = None,
     record: Annotated[Path | None, typer.Option(help="Append the times to this JSONL file.")] = None,
     commit: Annotated[str, typer.Option(help="What the record names as the commit; git is asked by default.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -39,6 +43,8 @@ def ladder(
     found: Record | None = None
     if emulate:
         steps = run.emulate(chosen, sizes)
+        if counters is not None:
+            pages.save_counters(counters, chosen, steps)
     else:
         import torch
 

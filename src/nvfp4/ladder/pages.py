@@ -1,0 +1,153 @@
+"""A ladder for readers: its rows and bars from records and counters, and the Markdown pages of ``docs/ladder``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from nvfp4.bench.records import Entry, Record
+from nvfp4.bench.tables import shape_text
+from nvfp4.errors import InputError
+from nvfp4.ladder.run import PROTOCOL, SHOWN, Step
+from nvfp4.ladder.rungs import LADDERS, Ladder
+from nvfp4.report import charts
+
+Counted = dict[str, dict[str, int]]
+"""Counters of each rung by its name."""
+
+COUNTERS = "ladder-counters.json"
+"""Beside the records: what the emulator counts, by ladder and rung."""
+
+
+def newest(ladder: Ladder, records: Sequence[Record]) -> Record | None:
+    """The latest record of a ladder."""
+    names = {rung.name for rung in ladder.rungs}
+    found = [r for r in records if r.protocol.name == PROTOCOL and names & {entry.name for entry in r.entries}]
+    return max(found, key=lambda record: record.time, default=None)
+
+
+def load_counters(directory: Path) -> dict[str, Counted]:
+    """The counters beside the records; empty when there are none."""
+    path = directory / COUNTERS
+    found: dict[str, Counted] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def save_counters(path: Path, ladder: Ladder, steps: Sequence[Step]) -> None:
+    """Put the counters of a ladder into a file that may hold those of others.
+
+    Raises:
+        InputError: A rung has none, because it could not run or was wrong.
+    """
+    bad = [step.rung.name for step in steps if not step.ok or step.counters is None]
+    if bad:
+        raise InputError("nvfp4 ladder", "--counters", "rungs that are right", ", ".join(bad), "Mend them first.")
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known[ladder.name] = {step.rung.name: step.counters for step in steps}
+    text = json.dumps(dict(sorted(known.items())), indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def bars(ladder: Ladder, record: Record) -> list[charts.Bar]:
+    """The bars of a ladder's chart."""
+    titles = {rung.name: rung.title for rung in ladder.rungs}
+    return [
+        charts.Bar(entry.name, titles.get(entry.name, entry.detail), entry.samples.median, entry.name not in titles)
+        for entry in record.entries
+    ]
+
+
+def _time(us: float) -> str:
+    return f"{us / 1000:.1f} ms" if us >= 1000 else f"{us:.1f} us" if us < 100 else f"{us:.0f} us"
+
+
+def rung_rows(
+    ladder: Ladder, record: Record | None, counted: Counted | None
+) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
+    """Head, rows and numeric columns of a ladder's table."""
+    head, rows = ["rung", "step", "why"], []
+    if record is not None:
+        head += ["predicted", "measured", "speed of light"]
+    if counted:
+        head += ["instructions", "MB from memory", "shared wavefronts", "waits"]
+    for rung in ladder.rungs:
+        row = [rung.name, rung.title, rung.why]
+        entry = record.entry(rung.name) if record is not None else None
+        if record is not None:
+            measured = (
+                [_time(entry.median_us), f"{record.light.fraction(entry.samples.median):.0%}"] if entry else ["", ""]
+            )
+            row += [rung.predicted, *measured]
+        if counted:
+            row += _counts(counted.get(rung.name))
+        rows.append(row)
+    if record is not None:
+        own = next((x for x in record.entries if x.name not in {r.name for r in ladder.rungs}), None)
+        if own is not None:
+            row = [own.name, "the package's own kernel", "", "", *_measured(record, own)]
+            rows.append(row + [""] * (len(head) - len(row)))
+    numbers = tuple(i for i, name in enumerate(head) if i > 2 and name != "predicted")
+    return head, rows, numbers
+
+
+def _measured(record: Record, entry: Entry | None) -> list[str]:
+    if entry is None:
+        return ["", ""]
+    return [_time(entry.median_us), f"{record.light.fraction(entry.samples.median):.0%}"]
+
+
+def _counts(counts: dict[str, int] | None) -> list[str]:
+    if counts is None:
+        return [""] * 4
+    assert set(SHOWN) <= set(counts)
+    moved = (counts["global_load_bytes"] + counts["async_copy_bytes"]) / 1e6
+    waits = counts["mbarrier_waits"] + counts["barrier_waits"]
+    return [f"{counts['steps']:,}", f"{moved:.2f}", f"{counts['shared_wavefronts']:,}", f"{waits:,}"]
+
+
+def markdown(ladder: Ladder, records: Sequence[Record], counted: Counted | None) -> str:
+    """The generated part of a ladder's page."""
+    record = newest(ladder, records)
+    head, rows, _ = rung_rows(ladder, record, counted)
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    source = "../../src/nvfp4/csrc/kernels/ladder"
+    names = {rung.name for rung in ladder.rungs}
+    for row in rows:
+        name = f"[{row[0]}]({source}/{row[0]}.cu)" if row[0] in names else row[0]
+        lines.append("| " + " | ".join([name, *row[1:]]) + " |")
+    notes = []
+    if record is not None:
+        driver = f", driver {record.device['driver']}" if "driver" in record.device else ""
+        notes.append(
+            f"{shape_text(record.problem)}, {record.protocol.calls} distinct inputs back to back, cold; "
+            f"{record.device['name']}{driver}; {record.time[:10]}, commit {record.commit[:10]}."
+        )
+    if counted:
+        m, n, k = ladder.small
+        size = f"{m} x {k}" if ladder.name == "gemv" else f"{m} x {n} x {k}"
+        notes.append(f"Counters: the emulator, {ladder.arch}, {size}, all checks on.")
+    return "\n".join(lines) + "\n\n" + " ".join(notes) + "\n"
+
+
+def update(root: Path, records: Sequence[Record], counters: dict[str, Counted]) -> tuple[Path, ...]:
+    """Write the generated parts of ``docs/ladder`` and its charts; returns the files."""
+    written = []
+    for ladder in LADDERS:
+        page = root / "docs" / "ladder" / f"{ladder.name}.md"
+        text = page.read_text(encoding="utf-8")
+        begin, end = "<!-- ladder -->\n", "<!-- /ladder -->"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        page.write_text(
+            head + begin + markdown(ladder, records, counters.get(ladder.name)) + end + tail, encoding="utf-8"
+        )
+        written.append(page)
+        record = newest(ladder, records)
+        if record is not None:
+            label = f"Ladder {ladder.name}: microseconds of each rung against the speed of light"
+            chart = charts.ladder(bars(ladder, record), record.light.seconds, label)
+            target = root / "docs" / "images" / f"ladder-{ladder.name}.svg"
+            target.write_text(charts.standalone(chart), encoding="utf-8")
+            written.append(target)
+    return tuple(written)
