@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nvfp4 import backends
+from nvfp4.backends.base import Plan
 from nvfp4.check import inputs
 from nvfp4.check.poison import Poisoned
 from nvfp4.check.run import poison_outputs
@@ -43,6 +44,8 @@ TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 PROVEN = ("memcheck", "initcheck")
 PLANTED = "planted"
 BACKENDS = ("sm80", "sm90")
+SMS = {"sm80": (0,), "sm90": (0, 2)}
+"""What plans of a backend are made for: the device as it is, and one of two multiprocessors."""
 
 LINEAR, TILED = Format("nvfp4", "linear"), Format("nvfp4", "tiled")
 SCALED = Format("nvfp4", "tiled", True)
@@ -50,7 +53,7 @@ FP16, BF16 = Format("fp16", ""), Format("bf16", "")
 
 PROBLEMS: tuple[Problem, ...] = (
     # Ragged M, N and K (a multiple of 64, which all kernels take), every kind of activations, layouts, results.
-    Problem(Op.GEMV, 130, 1, 1088, 2, LINEAR, LINEAR, "fp16"),
+    Problem(Op.GEMV, 330, 1, 2112, 2, LINEAR, LINEAR, "fp16"),
     Problem(Op.GEMV, 257, 4, 2112, 1, SCALED, SCALED, "fp32"),
     Problem(Op.GEMV, 200, 1, 1024, 1, TILED, FP16, "fp16"),
     Problem(Op.GEMV, 190, 16, 576, 1, LINEAR, BF16, "bf16"),
@@ -70,15 +73,30 @@ PROBLEMS: tuple[Problem, ...] = (
 
 @dataclass(frozen=True)
 class Case:
-    """One problem on one backend."""
+    """One problem on one backend.
+
+    Attributes:
+        backend: Its name.
+        problem: What is computed.
+        sms: Plan as for a device of so many multiprocessors, so that blocks go around their loops more often, share more
+            tiles, and plans for large problems are taken; 0 for the device as it is.
+    """
 
     backend: str
     problem: Problem
+    sms: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.problem}" + (f", planned for {self.sms} SMs" if self.sms else "")
 
     @property
     def name(self) -> str:
         """A name without spaces, for the markers in the child's output."""
-        return f"{self.backend}/{self.problem}".replace(" ", "_")
+        return str(self).replace(" ", "_")
+
+    def plan(self, what: Capability) -> Plan:
+        """The plan on a device."""
+        return backends.get(self.backend).plan(replace(what, sms=self.sms or what.sms), self.problem)
 
 
 @dataclass
@@ -100,8 +118,9 @@ def cases(names: Iterable[str], ops: Iterable[str], what: Capability) -> list[Ca
     """The cases that the backends take on a device."""
     wanted = set(ops)
     return [
-        Case(name, problem)
+        Case(name, problem, sms)
         for name in names
+        for sms in SMS[name]
         for problem in PROBLEMS
         if (not wanted or problem.op.value in wanted) and not backends.get(name).refuse(what, problem)
     ]
@@ -116,7 +135,7 @@ def child(skip: int, names: list[str], ops: list[str]) -> None:
         print(f"@@case {case.name}", flush=True)
         backend = backends.get(case.backend)
         operands, outputs = poison_outputs(inputs.make(case.problem, "gaussian", 0, "cuda"))
-        backend.run(backend.plan(what, case.problem), case.problem, operands)
+        backend.run(case.plan(what), case.problem, operands)
         torch.cuda.synchronize()
         time.sleep(0.1)  # the tool's reports come through another process; they belong before our next line
         # Judged on the CPU: fewer kernels of torch under the tool.
@@ -248,7 +267,7 @@ def main() -> None:
             "not run" if result is absent else str(result.errors) if result.errors else "clean" for result in each
         ]
         answer = next((result.answer for result in each if not _right(result)), each[0].answer)
-        print(f"| {case.backend} {case.problem} | " + " | ".join(counts) + f" | {answer or 'did not end'} |")
+        print(f"| {case} | " + " | ".join(counts) + f" | {answer or 'did not end'} |")
     for tool, found in results.items():
         if tool in PROVEN:
             seen = PLANTED in found and found[PLANTED].errors > 0
