@@ -78,8 +78,8 @@ class Case:
     Attributes:
         backend: Its name.
         problem: What is computed.
-        sms: Plan as for a device of so many multiprocessors, so that blocks go around their loops more often, share more
-            tiles, and plans for large problems are taken; 0 for the device as it is.
+        sms: Plan as for a device of so many multiprocessors, so that blocks go around their loops more often, share
+            more tiles, and plans for large problems are taken; 0 for the device as it is.
     """
 
     backend: str
