@@ -8,6 +8,7 @@ import pytest
 from cuda_text import module, ptx_module
 
 from nvfp4.emulator import Checks, KernelFault, Output
+from nvfp4.emulator.runtime.native import runtime
 
 BUGS = """
 extern "C" __global__ void k(float* a, float* b, int n) {
@@ -155,3 +156,30 @@ def test_cp_async_group_and_early_read() -> None:
     np.testing.assert_array_equal(out, want)
     with pytest.raises(KernelFault, match=r"race.*cp\.async issued by warp"):
         module(source, "90a", "EARLY").launch("k", grid=1, block=64, args=[a, out])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8, 16])
+def test_wavefronts_count_words_of_the_worst_bank(size: int) -> None:
+    """Against the definition: per 128 bytes' worth of lanes, the most distinct words that one of 32 banks serves."""
+    rng = np.random.default_rng(size)
+    wavefronts = runtime().function("wavefronts")
+    per_phase = 32 * 4 // max(4, size)
+    for case in range(200):
+        spread = int(rng.choice([32, 64, 512, 4096]))
+        addresses = rng.integers(0, spread, 32).astype(np.uint64) * np.uint64(size)
+        if case % 4 == 0:
+            addresses = rng.permutation(32).astype(np.uint64) * np.uint64(size)
+        mask = int(rng.choice([0xFFFFFFFF, 0xFF, 0x80000001, int(rng.integers(1, 1 << 32))]))
+        want = 0
+        for start in range(0, 32, per_phase):
+            banks: dict[int, list[int]] = {}
+            for lane in range(start, start + per_phase):
+                if mask >> lane & 1:
+                    for k in range((size + 3) // 4):
+                        word = int(addresses[lane]) // 4 + k
+                        held = banks.setdefault(word % 32, [])
+                        # As before: a word counts again when another one of its bank came between.
+                        if not held or held[-1] != word:
+                            held.append(word)
+            want += max((len(words) for words in banks.values()), default=0)
+        assert wavefronts(mask, addresses.ctypes.data, size) == want, (mask, addresses)

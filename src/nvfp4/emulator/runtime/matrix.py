@@ -44,6 +44,11 @@ def load_matrix(ctx: Context, w: Warp, instruction: u32, count: u32, trans: u32,
     fits = lane_offsets(ctx, w, rows, space, addr, 16, offsets)
     if fits and (ctx.checks & (CK_INIT | CK_RACES)):
         shared_read_lanes(ctx, w, w.cta, rows, offsets, 16, instruction)
+    if fits and trans == 0:
+        shared = pointer(u8, w.cta.shared)
+        for i in range(count * 8):
+            pointer(V[u32, 4], out)[i] = pointer(V[u32, 4], shared + offsets[i])[0]
+        return
     for k in range(count):
         for r in range(8):
             p = pointer(u16, w.cta.shared + offsets[k * 8 + r])

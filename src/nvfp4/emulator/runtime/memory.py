@@ -90,12 +90,19 @@ def take(dst: P[u8], values: P[u8], size: u32, n: u32, lane: u32) -> None:
 @native
 def wavefronts(mask: u32, addr: P[u64], bytes: u64) -> u32:
     """Shared-memory passes that the request needs: the most distinct words of any bank, per phase of 128 bytes."""
-    if bytes == 4:
-        # Mostly every lane has a bank of its own.
-        column = cast(V[u32, 32], pointer(V[u64, 32], addr)[0] >> 2) & 31
-        bit = select(lanes_in(mask), cast(V[u32, 32], 1) << column, cast(V[u32, 32], 0))
-        if popcount(reduce_or(bit)) == popcount(mask):
-            return 1
+    if bytes >= 4 and bytes <= 16:
+        # Mostly the lanes of each phase have banks of their own.
+        places = u32(128) // u32(bytes)
+        own = cast(V[u32, 32], pointer(V[u64, 32], addr)[0] >> ctz(bytes)) & (places - 1)
+        at = own + (iota(V[u32, 32]) & ~(places - 1))
+        bit = select(lanes_in(mask), cast(V[u32, 32], 1) << at, cast(V[u32, 32], 0))
+        taken = reduce_or(bit)
+        if popcount(taken) == popcount(mask):
+            phases = u32(0)
+            while taken:
+                phases += 1
+                taken = taken & ~u32(((u64(1) << places) - 1) << (ctz(taken) & ~(places - 1)))
+            return phases
     lanes_per_phase = u32(32)
     if bytes == 8:
         lanes_per_phase = 16
@@ -314,10 +321,9 @@ def store(
                 cta = translate_shared(ctx, w, a, bytes, where, instruction, lane, 1)
                 if cta == 0:
                     continue
-            if ctx.checks & (CK_INIT | CK_RACES):
-                if strong:
-                    shared_atomic_check(ctx, w, cta, offset, bytes, instruction, lane)
             if strong:
+                if ctx.checks & (CK_INIT | CK_RACES):
+                    shared_atomic_check(ctx, w, cta, offset, bytes, instruction, lane)
                 take(pointer(u8, cta.shared + offset), values, size, n, lane)
             else:
                 one = local(u32, 32)
