@@ -1,12 +1,15 @@
 """Run the programs of `unit_programs` on this machine's GPU and store what came out.
 
-    python tests/hw/record_units.py tests/hw/data/units_sm90.npz
+    python tests/hw/record_units.py tests/hw/data/units_sm90.npz [--commit HASH]
 
-Needs cuda-bindings and a GPU of compute capability 9.0. Prints what each program did.
+Needs cuda-bindings and a GPU of compute capability 9.0. Prints what each program did. ``--commit`` says which version
+of the programs runs, where git cannot.
 """
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import platform
 import subprocess
 import sys
@@ -124,7 +127,13 @@ def encode(copy: up.Copy, address: int) -> np.ndarray:
     return raw[start : start + 128]
 
 
-def main(path: str) -> None:
+def head() -> str:
+    """The commit that is checked out."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def main(path: str, commit: str) -> None:
     registers = {m.opcode: parse_mma(m.opcode).registers for m in up.MMA}
     gpu = Gpu(up.source(registers))
     out: dict[str, np.ndarray] = {}
@@ -179,12 +188,20 @@ def main(path: str) -> None:
         print("copy", copy.name, "base", hex(base), "the barrier completed" if done else "THE BARRIER DID NOT COMPLETE")
     name = ok(driver.cuDeviceGetName(128, gpu.device)).decode(errors="replace").strip("\0 ")
     version = ok(driver.cuDriverGetVersion())
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    out["provenance"] = np.array(f"{name}; CUDA driver {version}; Python {platform.python_version()}; commit {git}")
+    compiler = ".".join(str(n) for n in ok(nvrtc.nvrtcVersion()))
+    today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    out["provenance"] = np.array(
+        f"{name}; CUDA driver {version}; NVRTC {compiler}; Python {platform.python_version()}; programs as of commit "
+        f"{commit}; {today}"
+    )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **out)
     print(path, Path(path).stat().st_size, "bytes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path")
+    parser.add_argument("--commit", default="")
+    options = parser.parse_args()
+    main(options.path, options.commit or head())

@@ -31,14 +31,18 @@ def _half(regs: Array) -> Array:
     return np.ascontiguousarray(regs).view(np.float16).reshape(16, 8)
 
 
-def _lowered_f8(spec: mma.MmaSpec, a: Array, b: Array, c_regs: Array) -> Array:
-    """mma.sync on FP8 has no instruction of its own on sm_90: ptxas converts to f16 and issues two HMMA and an
+def lowered_f8(spec: mma.MmaSpec, a_regs: Array, b_regs: Array, c_regs: Array) -> Array:
+    """The result registers of one warp's mma.sync on FP8, from its operand registers.
+
+    mma.sync on FP8 has no instruction of its own on sm_90: ptxas converts to f16 and issues two HMMA and an
     addition.
 
     The first takes the elements 4 t and 4 t + 1 of every quad, the second the others; they start at zero, and the
     sum is
     added to C with one rounding (SASS of ptxas 13.0: F2FP.F16.E4M3.UNPACK_B, HMMA.16816, HMMA.16816, FADD).
     """
+    a = mma._values(mma.fragment_a(a_regs, spec.m), spec.a_type, spec.container)
+    b = mma._values(mma.fragment_b(b_regs), spec.b_type, spec.container)
     k = spec.k
     order = np.argsort(np.arange(k) % 4 // 2, kind="stable")
     half = spec.d_type == "f16"
@@ -65,9 +69,7 @@ def mma_outputs(program: Program) -> Array:
         for t in range(TRIALS):
             a, b, c = data[t, at : at + na], data[t, at + na : at + na + nb], data[t, at + na + nb : at + na + nb + nc]
             if spec.a_type in ("e4m3", "e5m2"):
-                values = mma._values(mma.fragment_a(a, spec.m), spec.a_type, spec.container)
-                others = mma._values(mma.fragment_b(b), spec.b_type, spec.container)
-                trials.append(_lowered_f8(spec, values, others, c))
+                trials.append(lowered_f8(spec, a, b, c))
             elif spec.a_type == "f64":
                 trials.append(mma.mma_sync(spec, (a, b, c)))
             else:
