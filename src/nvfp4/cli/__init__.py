@@ -1,4 +1,4 @@
-"""The command line, one file for each command: solve, check, bench, explain, emulate, contest, ladder, log, report, doctor."""
+"""The command line, a file each: solve, check, bench, explain, emulate, contest, ladder, log, report, doctor."""
 
 from __future__ import annotations
 

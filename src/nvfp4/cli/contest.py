@@ -69,6 +69,7 @@ def evaluate_command(
     seed: Annotated[int | None, typer.Option(help="Seed of the run, as POPCORN_SEED.")] = None,
     limit: Annotated[float, typer.Option(help="Seconds that the submission may take for one step.")] = 300.0,
     record: Annotated[Path | None, typer.Option(help="Append times of right benchmarks to this JSONL file.")] = None,
+    commit: Annotated[str, typer.Option(help="What the records name as the commit; git is asked by default.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Judge a submission as the contest would, and more strictly; the exit code is the contest's.
@@ -113,7 +114,8 @@ def evaluate_command(
         result = evaluate(submission, chosen, options, report=report, progress=steps.now)
     if record is not None and result.ok:
         readings = (before, provenance.clocks())
-        append(record, records(result, submission, provenance.describe_device(device), readings))
+        described = provenance.describe_device(device)
+        append(record, records(result, submission, described, readings, commit or None))
     if as_json:
         output.emit(_json(result, broken))
     else:

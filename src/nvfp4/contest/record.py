@@ -16,7 +16,11 @@ from nvfp4.errors import InputError
 
 
 def records(
-    evaluation: Evaluation, path: Path, device: Mapping[str, Any], clocks: tuple[dict[str, Any], ...] = ()
+    evaluation: Evaluation,
+    path: Path,
+    device: Mapping[str, Any],
+    clocks: tuple[dict[str, Any], ...] = (),
+    commit: str | None = None,
 ) -> tuple[Record, ...]:
     """A record for each benchmark of an evaluation that was right.
 
@@ -28,6 +32,7 @@ def records(
         path: The submission.
         device: What `provenance.describe_device` says of the device.
         clocks: Readings before and after.
+        commit: What the records name as the commit; None to ask git.
 
     Raises:
         InputError: Something was wrong, nothing was timed, or the device's limits are not known.
@@ -51,7 +56,7 @@ def records(
                 device=dict(device),
                 clocks=clocks,
                 versions=provenance.versions(),
-                commit=provenance.commit(),
+                commit=commit or provenance.commit(),
                 time=provenance.now(),
                 protocol=Protocol(name, task.calls, max_samples=max(len(samples), 3)),
                 inputs=outcome.inputs,

@@ -62,33 +62,38 @@ def _time(us: float) -> str:
     return f"{us / 1000:.1f} ms" if us >= 1000 else f"{us:.1f} us" if us < 100 else f"{us:.0f} us"
 
 
-def rung_rows(
-    ladder: Ladder, record: Record | None, counted: Counted | None
-) -> tuple[list[str], list[list[str]], tuple[int, ...]]:
-    """Head, rows and numeric columns of a ladder's table."""
-    head, rows = ["rung", "step", "why"], []
+Rows = tuple[list[str], list[list[str]], tuple[int, ...]]
+"""Head, rows, and the columns that are numbers."""
+
+
+def rung_rows(ladder: Ladder, record: Record | None) -> Rows:
+    """What changed at each rung and why; with a record, what was expected and measured."""
+    head = ["rung", "step", "why", "predicted"]
     if record is not None:
-        head += ["predicted", "measured", "speed of light"]
-    if counted:
-        head += ["instructions", "MB from memory", "shared wavefronts", "waits"]
+        head += ["measured", "speed of light"]
+    rows = []
     for rung in ladder.rungs:
-        row = [rung.name, rung.title, rung.why]
-        entry = record.entry(rung.name) if record is not None else None
-        if record is not None:
-            measured = (
-                [_time(entry.median_us), f"{record.light.fraction(entry.samples.median):.0%}"] if entry else ["", ""]
-            )
-            row += [rung.predicted, *measured]
-        if counted:
-            row += _counts(counted.get(rung.name))
-        rows.append(row)
+        row = [rung.name, rung.title, rung.why, rung.predicted]
+        rows.append(row if record is None else row + _measured(record, record.entry(rung.name)))
     if record is not None:
-        own = next((x for x in record.entries if x.name not in {r.name for r in ladder.rungs}), None)
+        own = next((x for x in record.entries if x.name not in {rung.name for rung in ladder.rungs}), None)
         if own is not None:
-            row = [own.name, "the package's own kernel", "", "", *_measured(record, own)]
-            rows.append(row + [""] * (len(head) - len(row)))
-    numbers = tuple(i for i, name in enumerate(head) if i > 2 and name != "predicted")
-    return head, rows, numbers
+            rows.append([own.name, "the package's own kernel", "", "", *_measured(record, own)])
+    return head, rows, tuple(range(4, len(head)))
+
+
+def counter_rows(ladder: Ladder, counted: Counted) -> Rows:
+    """What the emulator counted for each rung."""
+    head = ["rung", "warp instructions", "MB from memory", "sectors", "shared wavefronts", "waits at barriers"]
+    rows = [[rung.name, *_counts(counted[rung.name])] for rung in ladder.rungs if rung.name in counted]
+    return head, rows, tuple(range(1, len(head)))
+
+
+def counted_where(ladder: Ladder) -> str:
+    """What the counters are of."""
+    m, n, k = ladder.small
+    size = f"{m} x {k}" if ladder.name == "gemv" else f"{m} x {n} x {k}"
+    return f"Counters of the emulator, {ladder.arch}, {size}, all checks on; every rung bit-equal."
 
 
 def _measured(record: Record, entry: Entry | None) -> list[str]:
@@ -97,37 +102,39 @@ def _measured(record: Record, entry: Entry | None) -> list[str]:
     return [_time(entry.median_us), f"{record.light.fraction(entry.samples.median):.0%}"]
 
 
-def _counts(counts: dict[str, int] | None) -> list[str]:
-    if counts is None:
-        return [""] * 4
+def _counts(counts: dict[str, int]) -> list[str]:
     assert set(SHOWN) <= set(counts)
     moved = (counts["global_load_bytes"] + counts["async_copy_bytes"]) / 1e6
     waits = counts["mbarrier_waits"] + counts["barrier_waits"]
-    return [f"{counts['steps']:,}", f"{moved:.2f}", f"{counts['shared_wavefronts']:,}", f"{waits:,}"]
+    others = (counts["global_sectors"], counts["shared_wavefronts"], waits)
+    return [f"{counts['steps']:,}", f"{moved:.2f}", *(f"{number:,}" for number in others)]
+
+
+def _markdown(found: Rows, names: set[str]) -> str:
+    head, rows, numbers = found
+    source = "../../src/nvfp4/csrc/kernels/ladder"
+    rules = " | ".join("---:" if i in numbers else "---" for i in range(len(head)))
+    lines = ["| " + " | ".join(head) + " |", f"| {rules} |"]
+    for name, *cells in rows:
+        link = f"[{name}]({source}/{name}.cu)" if name in names else name
+        lines.append("| " + " | ".join([link, *cells]) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def markdown(ladder: Ladder, records: Sequence[Record], counted: Counted | None) -> str:
     """The generated part of a ladder's page."""
     record = newest(ladder, records)
-    head, rows, _ = rung_rows(ladder, record, counted)
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    source = "../../src/nvfp4/csrc/kernels/ladder"
     names = {rung.name for rung in ladder.rungs}
-    for row in rows:
-        name = f"[{row[0]}]({source}/{row[0]}.cu)" if row[0] in names else row[0]
-        lines.append("| " + " | ".join([name, *row[1:]]) + " |")
-    notes = []
+    text = _markdown(rung_rows(ladder, record), names)
     if record is not None:
         driver = f", driver {record.device['driver']}" if "driver" in record.device else ""
-        notes.append(
-            f"{shape_text(record.problem)}, {record.protocol.calls} distinct inputs back to back, cold; "
-            f"{record.device['name']}{driver}; {record.time[:10]}, commit {record.commit[:10]}."
+        text += (
+            f"\n{shape_text(record.problem)}, {record.protocol.calls} distinct inputs back to back, cold, median; "
+            f"{record.device['name']}{driver}; {record.time[:10]}, commit {record.commit[:10]}.\n"
         )
     if counted:
-        m, n, k = ladder.small
-        size = f"{m} x {k}" if ladder.name == "gemv" else f"{m} x {n} x {k}"
-        notes.append(f"Counters: the emulator, {ladder.arch}, {size}, all checks on.")
-    return "\n".join(lines) + "\n\n" + " ".join(notes) + "\n"
+        text += f"\n{_markdown(counter_rows(ladder, counted), set())}\n{counted_where(ladder)}\n"
+    return text
 
 
 def update(root: Path, records: Sequence[Record], counters: dict[str, Counted]) -> tuple[Path, ...]:

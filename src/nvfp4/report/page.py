@@ -12,8 +12,8 @@ from nvfp4.bench.records import Entry, Record
 from nvfp4.bench.timing import geomean, paired_ratio
 from nvfp4.contest.tasks import case_of
 from nvfp4.errors import InputError
-from nvfp4.ladder.pages import Counted, bars, newest, rung_rows
-from nvfp4.ladder.rungs import LADDERS
+from nvfp4.ladder.pages import Counted, Rows, bars, counted_where, counter_rows, newest, rung_rows
+from nvfp4.ladder.rungs import LADDERS, Ladder
 from nvfp4.problem import Op
 from nvfp4.report import charts
 
@@ -163,26 +163,30 @@ def _strategies(record: Record) -> str:
         rows.append(cells)
     for name, reason in record.refusals.items():
         rows.append([_cell(escape(name)), _cell(""), _cell(""), _cell(""), _cell(f"<small>{escape(reason)}</small>")])
-    return _table(["strategy", "", "microseconds", "host", "answer"], rows, numbers=(2, 3))
+    title = f"<h3>{record.problem.op} {escape(tables.shape_text(record.problem))}</h3>"
+    return title + _table(["strategy", "", "microseconds", "host", "answer"], rows, numbers=(2, 3))
 
 
-def _ladders(records: Sequence[Record], counted: dict[str, Counted]) -> list[Section]:
-    sections = []
-    for ladder in LADDERS:
-        record = newest(ladder, records)
-        body = f"<p>{escape(ladder.about)}."
-        if record is not None:
-            shape = tables.shape_text(record.problem)
-            body += f" {escape(shape)} on {escape(str(record.device['name']))}, medians of cold calls.</p>"
-            label = f"Ladder {ladder.name}: microseconds of each rung against the speed of light"
-            body += f"<figure>{charts.ladder(bars(ladder, record), record.light.seconds, label)}</figure>"
-        else:
-            body += " Not timed: counted in the emulator.</p>"
-        head, rows, numbers = rung_rows(ladder, record, counted.get(ladder.name))
-        cells = [[_cell(escape(x), "n" if i in numbers else "") for i, x in enumerate(row)] for row in rows]
-        body += _table(head, cells, numbers=numbers)
-        sections.append(Section(f"ladder-{ladder.name}", f"Ladder: {ladder.name}", body))
-    return sections
+def _rows(found: Rows) -> str:
+    head, rows, numbers = found
+    cells = [[_cell(escape(x), "n" if i in numbers else "") for i, x in enumerate(row)] for row in rows]
+    return _table(head, cells, numbers=numbers)
+
+
+def _ladder(ladder: Ladder, records: Sequence[Record], counted: Counted | None) -> str:
+    record = newest(ladder, records)
+    body = f"<h3>{escape(ladder.name)}</h3><p>{escape(ladder.about)}."
+    if record is not None:
+        shape = tables.shape_text(record.problem)
+        body += f" {escape(shape)} on {escape(str(record.device['name']))}, medians of cold calls.</p>"
+        label = f"Ladder {ladder.name}: microseconds of each rung against the speed of light"
+        body += f"<figure>{charts.ladder(bars(ladder, record), record.light.seconds, label)}</figure>"
+    else:
+        body += " Not timed: counted in the emulator.</p>"
+    body += _rows(rung_rows(ladder, record))
+    if counted:
+        body += f'<p class="dim">{escape(counted_where(ladder))}</p>{_rows(counter_rows(ladder, counted))}'
+    return body
 
 
 def _log(records: Sequence[Record]) -> str:
@@ -219,9 +223,10 @@ main,header,nav{max-width:1180px;margin:0 auto;padding:0 24px}
 header{padding-top:36px;display:flex;justify-content:space-between;gap:24px;align-items:start}
 h1{font-size:30px;margin:0 0 4px;letter-spacing:-.01em}
 h2{font-size:21px;margin:44px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
-h3{font-size:14px;margin:0;color:var(--dim);font-weight:600}
+h3{font-size:15px;margin:26px 0 8px;font-weight:600}.card h3{margin:0;font-size:14px;color:var(--dim)}
+section>h3:first-of-type{margin-top:6px}
 p{margin:6px 0 12px}small,.dim{color:var(--dim);font-size:12.5px}
-nav{position:sticky;top:0;background:var(--paper);padding-top:10px;padding-bottom:10px;z-index:1;
+td{min-width:64px}nav{position:sticky;top:0;background:var(--paper);padding-top:10px;padding-bottom:10px;z-index:1;
  border-bottom:1px solid var(--line);overflow-x:auto;white-space:nowrap}
 nav a{color:var(--dim);text-decoration:none;margin-right:18px}nav a:hover{color:var(--ours)}
 section{scroll-margin-top:48px}
@@ -240,8 +245,8 @@ td.wrong{color:var(--bad)}td.good{color:var(--good)}
 .part,.bar{display:inline-block;height:8px;border-radius:4px;background:var(--line);overflow:hidden;vertical-align:middle}
 .part{width:64px;margin-right:8px}.bar{width:220px}
 .part i,.bar i{display:block;height:100%%;background:var(--ours);border-radius:4px}
-figure{margin:12px 0;border:1px solid var(--line);border-radius:10px;padding:12px}
-svg{display:block;width:100%%;height:auto}code{font:12.5px ui-monospace,monospace}
+figure{margin:12px 0;border:1px solid var(--line);border-radius:10px;padding:12px;overflow-x:auto}
+svg{display:block;width:100%%;min-width:720px;height:auto}code{font:12.5px ui-monospace,monospace}
 footer{max-width:1180px;margin:48px auto 40px;padding:0 24px;color:var(--dim);font-size:13px}
 """
 _SCRIPT = """
@@ -265,18 +270,24 @@ def sections(records: Sequence[Record], counted: dict[str, Counted] | None = Non
         shown = [record for op in Op for record in tables.select(records, device, op, _PROTOCOL)]
         where = f", {name}" if len(devices) > 1 else ""
         found.append(Section(f"summary-{device}", name, _summary(records, device)))
-        contest = [record for record in shown if _is_contest(record) and record.best("nvfp4")]
+        # Where the newest record of a shape has no peer, an older one may show where ours stands.
+        both = [record for record in records if record.best("nvfp4") and record.best("peer")]
+        placed = [record for op in Op for record in tables.select(both, device, op, _PROTOCOL)]
+        beside = {record.problem for record in placed}
+        placed += [record for record in shown if record.problem not in beside and record.best("nvfp4")]
+        contest = [record for record in placed if _is_contest(record)]
         if contest:
             found.append(Section(f"roofline-{device}", f"Roofline{where}", f"<figure>{_roofline(contest)}</figure>"))
         for op in Op:
             chosen = tables.select(records, device, op, _PROTOCOL)
             if chosen:
                 found.append(Section(f"{op}-{device}", f"{op}{where}", _operation(chosen)))
-    for record in strategies.newest(records):
-        title = f"Strategies: {record.problem.op} {tables.shape_text(record.problem)}"
-        anchor = f"strategies-{len(found)}"
-        found.append(Section(anchor, title, _strategies(record)))
-    found += _ladders(records, counted or {})
+    compared = strategies.newest(records)
+    if compared:
+        found.append(Section("strategies", "Strategies", "".join(map(_strategies, compared))))
+    known = counted or {}
+    climbed = "".join(_ladder(ladder, records, known.get(ladder.name)) for ladder in LADDERS)
+    found.append(Section("ladders", "Ladders", climbed))
     found.append(Section("log", "Optimisation log", _log(records)))
     return found
 
