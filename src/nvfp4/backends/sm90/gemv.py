@@ -7,16 +7,14 @@ see `prepare`.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-import torch
-
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts, repeated
 from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
+from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
 from nvfp4.problem import Problem
@@ -292,28 +290,7 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
 
 
 def prepare(plan: GemvPlan, problem: Problem) -> Callable[[Operands], None]:
-    """The computation for many calls (see `Sm90Backend.prepare`).
-
-    The first call with a weight waits for the previous kernel before it touches anything, because that kernel may be
-    the one that writes the weight. Later calls with the same weight, as long as torch has not seen it change, load it
-    while the previous kernel still runs: whatever wrote it had finished when the first call began. A weight that is
-    changed behind torch's back, by a raw pointer, by the kernel directly before this one, needs `nvfp4.gemv` on a new
-    tensor object.
-    """
+    """The computation for many calls (see `Sm90Backend.prepare`). A weight that has settled is loaded early."""
     late = repeated(lambda operands, extra: launches(plan, problem, operands))
     soon = repeated(lambda operands, extra: launches(plan, problem, operands, early=True))
-    settled: dict[int, tuple[weakref.ref[torch.Tensor], int, int]] = {}
-
-    def run(operands: Operands) -> None:
-        weight = cast(NVFP4Tensor, operands.a[0])
-        codes, scales = weight.codes, weight.scales
-        known = settled.get(id(codes))
-        if known is not None and known[0]() is codes and known[1] == codes._version and known[2] == scales._version:
-            soon(operands)
-            return
-        if len(settled) > 4096:
-            settled.clear()
-        settled[id(codes)] = (weakref.ref(codes), codes._version, scales._version)
-        late(operands)
-
-    return run
+    return when_settled(lambda operands: cast("tuple[NVFP4Tensor]", operands.a), late, soon)

@@ -1,0 +1,57 @@
+"""Weights that may be read before the previous kernel has ended."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+
+from nvfp4.backends.base import Operands
+from nvfp4.tensor import NVFP4Tensor
+
+_KNOWN = 4096  # weights that are remembered
+_WATCHED = 4  # weights of one call; with more of them, looking after them takes longer than it saves
+
+_Seen = list[tuple[weakref.ref[torch.Tensor], int]]
+"""The codes of each weight, and the sum of the versions of codes and scales: it is the same only if both are."""
+
+
+def when_settled(
+    weights: Callable[[Operands], Sequence[NVFP4Tensor]],
+    late: Callable[[Operands], None],
+    soon: Callable[[Operands], None],
+) -> Callable[[Operands], None]:
+    """`late` for the first call with some weights, `soon` for later ones.
+
+    The first call waits for the previous kernel before it touches anything, because that kernel may be the one that
+    writes the weights. Later calls with the same weights, as long as torch has not seen them change, load them while
+    the previous kernel still runs: whatever wrote them had finished when the first call began. Weights that are
+    changed behind torch's back, by a raw pointer, by the kernel directly before this one, need new tensor objects.
+
+    Args:
+        weights: What does not depend on the previous kernel, of a call's operands.
+        late, soon: The computation, without and with early loads.
+    """
+    known: dict[int, _Seen] = {}
+
+    def run(operands: Operands) -> None:
+        chosen = weights(operands)
+        if len(chosen) <= _WATCHED:
+            seen = known.get(id(chosen[0].codes))
+            if seen is not None:
+                for (codes, version), x in zip(seen, chosen, strict=True):
+                    if codes() is not x.codes or version != x.codes._version + x.scales._version:
+                        break
+                else:
+                    soon(operands)
+                    return
+            # Torch does not count the changes of tensors that are made in inference mode.
+            if not any(x.codes.is_inference() or x.scales.is_inference() for x in chosen):
+                if len(known) > _KNOWN:
+                    known.clear()
+                seen = [(weakref.ref(x.codes), x.codes._version + x.scales._version) for x in chosen]
+                known[id(chosen[0].codes)] = seen
+        late(operands)
+
+    return run

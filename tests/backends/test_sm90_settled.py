@@ -1,0 +1,80 @@
+"""When weights may be read early: never before they were seen unchanged in an earlier call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nvfp4.backends.base import Operands
+from nvfp4.backends.sm90 import settled
+from nvfp4.backends.sm90.settled import when_settled
+from nvfp4.quantize import quantize
+from nvfp4.tensor import NVFP4Tensor
+
+OUT = (torch.empty(1),)
+
+
+def weights(seed: int = 0) -> NVFP4Tensor:
+    return quantize(torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)))
+
+
+class Watched:
+    """A computation that says how it ran."""
+
+    def __init__(self) -> None:
+        self.how: list[str] = []
+        late, soon = (lambda _, how=how: self.how.append(how) for how in ("late", "soon"))
+        self.run = when_settled(lambda operands: operands.b, late, soon)
+
+    def __call__(self, *b: NVFP4Tensor) -> str:
+        self.run(Operands((), b, OUT))
+        return self.how[-1]
+
+
+def test_the_first_call_is_late_and_others_soon() -> None:
+    run, one, other = Watched(), weights(), weights(1)
+    assert [run(one), run(one), run(other), run(one), run(other)] == ["late", "soon", "late", "soon", "soon"]
+
+
+@pytest.mark.parametrize("part", ["codes", "scales"])
+def test_a_change_in_place_is_waited_for(part: str) -> None:
+    run, one = Watched(), weights()
+    run(one)
+    getattr(one, part).view(torch.uint8).zero_()  # a view shares the count of changes
+    assert [run(one), run(one)] == ["late", "soon"]
+
+
+def test_every_weight_of_a_call_counts() -> None:
+    run, one, two, three = Watched(), weights(), weights(1), weights(2)
+    assert [run(one, two), run(one, two), run(one, three), run(one, three)] == ["late", "soon", "late", "soon"]
+    three.codes.add_(1)
+    assert run(one, three) == "late"
+
+
+def test_a_new_tensor_in_the_place_of_an_old_one_is_new() -> None:
+    run = Watched()
+    for seed in range(20):
+        assert run(weights(seed)) == "late"  # whatever ids and addresses are used again
+
+
+def test_many_weights_are_not_looked_after() -> None:
+    run, many = Watched(), [weights(i) for i in range(settled._WATCHED + 1)]
+    assert [run(*many), run(*many)] == ["late", "late"]
+
+
+def test_changes_that_torch_does_not_count_are_waited_for() -> None:
+    with torch.inference_mode():
+        made = weights()
+    mixed = NVFP4Tensor(weights(1).codes, made.scales, validate=False)
+    run = Watched()
+    for one in (made, mixed):
+        assert [run(one), run(one)] == ["late", "late"]
+
+
+def test_what_is_remembered_is_bounded_and_keeps_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settled, "_KNOWN", 3)
+    run, kept = Watched(), [weights(i) for i in range(9)]
+    for one in kept:
+        run(one)
+    assert run(kept[-1]) == "soon"
+    assert run(kept[0]) == "late"
