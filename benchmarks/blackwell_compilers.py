@@ -112,7 +112,7 @@ def _row(name: str, tile: tuple[int, int], results: dict[str, Result], first: di
         f"{report.steps:,}",
         f"{products:,}",
         f"{report.instructions.get('tcgen05', 0):,}",
-        f"{counts.get('async_bytes', 0) / 2**20:.1f}",
+        f"{counts.get('async_copy_bytes', 0) / 2**20:.1f}",
         f"{counts.get('global_store_bytes', 0) / 2**20:.1f}",
         f"{counts.get('shared_wavefronts', 0):,}",
         f"{counts.get('mbarrier_waits', 0):,}",
