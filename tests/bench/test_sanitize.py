@@ -22,7 +22,11 @@ OUTPUT = """========= COMPUTE-SANITIZER
 =========     by thread (0,0,0) in block (1,0,0)
 =========
 ========= Error: Race reported between Write access at nvfp4_sm80_gemm+0x10
-=========     and Read access at nvfp4_sm80_gemm+0x20 [8 hazards]
+=========     and Read access at nvfp4_sm80_gemm+0x20 [62 hazards]
+=========     and Read access at nvfp4_sm80_gemm+0x30 [31 hazards]
+=========
+========= Error: Race reported between Write access at nvfp4_sm80_gemm+0x10
+=========     and Read access at nvfp4_sm80_gemm+0x40 [8 hazards]
 @@done error 0.9 of the bound
 @@case sm80/three
 ========= Program hit unspecified launch failure (error 719) due to "unspecified launch failure"
@@ -46,11 +50,13 @@ def test_reports_belong_to_the_case_that_ran(script):
     found = dict(script.parse(OUTPUT))
     assert [(name, result.errors) for name, result in found.items()] == [
         ("sm80/one", 0),
-        ("sm80/two", 2),
+        ("sm80/two", 3),
         ("sm80/three", 1),
     ]
     assert found["sm80/one"].answer == "bit-equal"
     assert found["sm80/two"].reports[0] == "Invalid __global__ read of size 4 bytes"
+    assert found["sm80/two"].reports[1].endswith("+0x10 [93 hazards, in multiples of 31]")
+    assert found["sm80/two"].reports[2].endswith("+0x10 [8 hazards]")
     assert found["sm80/three"].answer == ""  # it did not end
     assert [script._right(result) for result in found.values()] == [True, True, False]
 
