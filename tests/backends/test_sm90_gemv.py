@@ -8,7 +8,7 @@ import pytest
 
 from nvfp4 import executors, jit
 from nvfp4.backends.sm90 import BACKEND, gemv
-from nvfp4.backends.sm90.gemv import MmaPlan, StreamPlan
+from nvfp4.backends.sm90.gemv import MmaPlan, QueuePlan, StreamPlan
 from nvfp4.check import inputs
 from nvfp4.check.run import poison_outputs
 from nvfp4.check.verdict import judge
@@ -48,13 +48,17 @@ def test_plans_fit_the_device(m, k, n, layout):
         assert gemv.refuse(what) == ()
         plan = gemv.plan(H200, what)
         assert H200.arch in plan.describe()
-        assert plan.warps_k * plan.warps_r <= 16
+        assert plan.warps_k * plan.warps_r <= 30
+        if isinstance(plan, MmaPlan):
+            assert plan.blocks * (plan.shared_bytes(what) + 1024) <= 228 * 1024
+            continue
+        assert n == 1
+        assert b is LINEAR
+        assert plan.warps_k * plan.chunks * 1024 >= k
         if isinstance(plan, StreamPlan):
-            assert n == 1
-            assert b is LINEAR
-            assert plan.warps_k * plan.chunks * 1024 >= k
             assert plan.rows <= m
         else:
+            assert plan.grid <= m
             assert plan.blocks * (plan.shared_bytes(what) + 1024) <= 228 * 1024
 
 
@@ -62,10 +66,10 @@ def test_contest_shapes_have_tuned_plans():
     (task,) = [task for task in TASKS if task.op is Op.GEMV]
     for shape in task.benchmarks:
         plan = gemv.plan(H200, task.problem(shape, scale_layout="linear"))
-        assert isinstance(plan, StreamPlan)
+        assert not isinstance(plan, MmaPlan)
         # Another device gets a plan of the model: the same kernel, for its own number of multiprocessors.
         other = gemv.plan(replace(H200, sms=114), task.problem(shape, scale_layout="linear"))
-        assert isinstance(other, StreamPlan)
+        assert type(other) is type(plan)
 
 
 def resources(what: Problem) -> jit.artifact.Resources | None:
@@ -112,6 +116,26 @@ def test_stream_plans_in_the_emulator(i):
     )
 
 
+QUEUES = [
+    # Scales by hand; 4 bytes at a time from tiles and from rows; 16 bytes; rows that do not divide; two chunks a warp.
+    (problem(5, 1, 16, a=TILED), (1, 1, 1, 1, 1, 1, 1)),
+    (problem(21, 1, 80, 2, b=TILED), (1, 2, 1, 2, 3, 3, 1)),
+    (problem(37, 1, 1552, 2, TILED), (2, 2, 1, 4, 2, 2, 1)),
+    (problem(33, 1, 1056, 1, TILED), (2, 2, 1, 2, 2, 2, 1)),
+    (problem(9, 1, 1088, out="fp16"), (2, 1, 1, 4, 3, 2, 1)),
+    (problem(40, 1, 2560, out="bf16"), (3, 1, 1, 8, 2, 3, 1)),
+    (problem(21, 1, 4096, out="fp16"), (2, 1, 2, 4, 3, 2, 1)),
+]
+
+
+@pytest.mark.parametrize("i", range(len(QUEUES)))
+def test_queue_plans_in_the_emulator(i):
+    what, values = QUEUES[i]
+    emulate(
+        what, QueuePlan("sm_90a", *values), ("largest", "integers", "all-scales", "uniform")[i % 4], i, early=i % 2 == 0
+    )
+
+
 MMAS = [
     # One block sum a column; scales by hand; segments beyond K; tiles side by side; clusters; rows of a cluster that
     # end inside a tile; more tiles than warps; two column tiles.
@@ -122,6 +146,13 @@ MMAS = [
     (problem(60, 8, 1552, out="bf16"), (2, 2, 2, 2, 40, 1)),
     (problem(37, 16, 1024, a=TILED, b=BF16, out="fp16"), (1, 1, 2, 1, 16, 1)),
     (problem(90, 9, 560, b=FP16), (1, 4, 1, 2, 80, 1)),
+    # Sums added for several tiles at once, in one place and in two; short segments; many warps, each for itself.
+    (problem(150, 1, 1552, b=FP16), (2, 2, 1, 2, 150, 1, 3)),
+    (problem(150, 5, 1040, b=FP16), (2, 1, 1, 1, 96, 1, 2)),
+    (problem(37, 16, 1072, 1, TILED, FP16), (1, 3, 2, 3, 48, 1, 1, 2)),
+    (problem(70, 1, 1536, b=FP16), (2, 1, 1, 2, 35, 1, 2, 2)),
+    (problem(300, 9, 512, b=BF16), (1, 18, 2, 1, 300, 1, 1, 2)),
+    (problem(90, 12, 1024, b=LINEAR), (2, 9, 1, 1, 48, 1, 1, 2)),
 ]
 
 

@@ -159,6 +159,7 @@ class _Kernels:
 _PITCHES = {
     "sm80_gemv.cu": "CONFIG_X_PITCH",
     "sm90_gemv.cu": "CONFIG_X_PITCH",
+    "sm90_gemv_queue.cu": "CONFIG_X_PITCH",
     "sm100_gemv.cu": "PLAN_X_PITCH",
 }
 """The macro of each GEMV kernel that says how far apart the vectors of a batch lie."""

@@ -1,14 +1,14 @@
-"""GEMV for Hopper: plans and launches of ``csrc/kernels/sm90_gemv.cu`` and ``sm90_gemv_mma.cu``.
+"""GEMV for Hopper: plans and launches of ``csrc/kernels/sm90_gemv.cu``, ``sm90_gemv_queue.cu``, ``sm90_gemv_mma.cu``.
 
-One NVFP4 vector for each matrix streams A through registers and dp4a; up to 16 vectors of any kind go through tensor
-cores. Both start on the weights before the previous kernel of the queue has finished, where that is known to be safe:
-see `prepare`.
+One NVFP4 vector for each matrix meets A in dp4a, which comes through registers or, where it is large, through shared
+memory; up to 16 vectors of any kind go through tensor cores. All start on the weights before the previous kernel of
+the queue has finished, where that is known to be safe: see `prepare`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import cast
 
 from nvfp4.backends.base import Operands
@@ -26,16 +26,16 @@ _CHUNK = 1024  # elements of a row that a warp of the stream kernel takes at a t
 _MAX_STREAM_K = 32 * _CHUNK
 _STREAM_WARPS = 16  # on a multiprocessor: 128 registers a thread
 _MAX_BATCHES = 8  # more are not unrolled, but become another wave of blocks
+_QUEUE_ELEMENTS = 640 * 1024  # for a multiprocessor: from here on, queues beat registers
 
 _SEGMENT = 512  # elements of K in a segment of the tensor-core kernel
-_SLOT_BYTES = 16 * (256 + 64) + 16 * 32
 _RESERVED_SHARED = 1024  # of every block, by the driver
 _X_KIND = {"fp16": 0, "bf16": 1, "nvfp4": 2}
 
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """How one NVFP4 vector for each matrix runs (``sm90_gemv.cu``).
+    """How one NVFP4 vector for each matrix runs when A goes straight into registers (``sm90_gemv.cu``).
 
     Attributes:
         arch: Compilation target.
@@ -64,7 +64,42 @@ class StreamPlan:
     def describe(self) -> str:
         """One line for people."""
         warps = f"{self.warps_k}x{self.warps_r} warps of {self.batches}x{self.rows} rows x {self.chunks} chunks"
-        return f"dp4a stream, {warps}, {self.preload} preloaded, {self.blocks} blocks a multiprocessor [{self.arch}]"
+        return f"dp4a from registers, {warps}, {self.preload} preloaded, {self.blocks} blocks an SM [{self.arch}]"
+
+
+@dataclass(frozen=True)
+class QueuePlan:
+    """How one NVFP4 vector for each matrix runs when A passes through shared memory (``sm90_gemv_queue.cu``).
+
+    Attributes:
+        arch: Compilation target.
+        warps_k, warps_r: Warps of a block, along K and along rows.
+        chunks: Chunks of 1024 elements of a row that a warp takes.
+        rows: Rows of a segment, which a warp takes at a time; a power of two.
+        depth: Segments that each warp has in flight.
+        grid: Blocks for each matrix; they share its rows equally.
+        blocks: Blocks that must fit on a multiprocessor together.
+    """
+
+    arch: str
+    warps_k: int
+    warps_r: int
+    chunks: int
+    rows: int
+    depth: int
+    grid: int
+    blocks: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        warps = f"{self.warps_k}x{self.warps_r} warps, {self.depth} segments of {self.rows} rows x {self.chunks} chunks"
+        return f"dp4a from queues, {self.grid} blocks of {warps}, {self.blocks} an SM [{self.arch}]"
+
+    def shared_bytes(self, problem: Problem) -> int:
+        """Dynamic shared memory of a block: queues and partial sums."""
+        scales = 2 if problem.a.scale_layout == "linear" and problem.k % 256 == 0 else 4  # bytes of a lane
+        segment = self.rows * self.chunks * 32 * (16 + scales)
+        return self.warps_k * (self.warps_r * self.depth * segment + ceil_div(problem.m, self.grid) * 4)
 
 
 @dataclass(frozen=True)
@@ -75,9 +110,11 @@ class MmaPlan:
         arch: Compilation target.
         warps_k, warps_r: Warps of a block that share a tile of 16 rows along K, and tiles that run side by side.
         split: Blocks of a cluster, which share K.
-        depth: Segments of 16 rows x 512 elements that each warp has in flight.
+        depth: Segments of 16 rows that each warp has in flight.
         rows: Rows of A that a cluster takes; with tiled scales a multiple of 16.
         blocks: Blocks that must fit on a multiprocessor together.
+        flush: Tiles after which the warps that share them add their sums.
+        steps: Steps of 128 elements of K in a segment (2 or 4).
     """
 
     arch: str
@@ -87,28 +124,53 @@ class MmaPlan:
     depth: int
     rows: int
     blocks: int
+    flush: int = 1
+    steps: int = 4
+
+    @property
+    def turns(self) -> int:
+        """Places for partial sums: two where several runs of `flush` tiles follow each other and there is room."""
+        return 1 if self.flush * self.warps_r * 16 >= self.rows or self.warps_k * self.warps_r > 16 else 2
 
     def describe(self) -> str:
         """One line for people."""
         warps = f"{self.warps_k}x{self.warps_r} warps, {self.depth} segments each"
-        return f"mma.sync stream, {self.rows} rows a cluster of {self.split}, {warps} [{self.arch}]"
+        return f"mma.sync from queues, {self.rows} rows a cluster of {self.split}, {warps} [{self.arch}]"
 
     def shared_bytes(self, problem: Problem) -> int:
         """Dynamic shared memory of a block: vectors, queues, partial sums, and sums that the cluster exchanges."""
         warps = self.warps_k * self.warps_r
-        steps = ceil_div(ceil_div(problem.k, _SEGMENT), self.split * self.warps_k) * self.warps_k * 4 + 1
+        segments = ceil_div(ceil_div(problem.k, 128 * self.steps), self.split * self.warps_k) * self.warps_k
+        zeros = 256 if problem.n == 1 and problem.b.kind != "bf16" else 0
         tile = 16 * problem.n * 4
         sums = ceil_div(self.rows, 16) * tile if self.split > 1 else 0
-        return steps * 256 * problem.n + warps * self.depth * _SLOT_BYTES + 2 * warps * tile + sums
+        queues = warps * self.depth * 16 * (self.steps * 72 + 64)
+        return segments * self.steps * 256 * problem.n + zeros + queues + self.turns * self.flush * warps * tile + sums
 
 
-GemvPlan = StreamPlan | MmaPlan
+GemvPlan = StreamPlan | QueuePlan | MmaPlan
 
-# Measured on an H200 (docs/optimisation-log.md): (M, K, L) -> warps_k, warps_r, chunks, rows, batches, preload, blocks.
-_STREAM_TABLE = {
-    (7168, 16384, 1): (8, 1, 2, 4, 7, 1, 2),
-    (4096, 7168, 8): (7, 1, 1, 8, 8, 1, 2),
-    (7168, 2048, 4): (2, 2, 1, 4, 7, 2, 4),
+# Measured on an H200 (docs/optimisation-log.md), for 132 multiprocessors. Plans without `arch`:
+# one NVFP4 vector, by (M, K, L) ...
+_VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
+    (7168, 16384, 1): (QueuePlan, (16, 1, 1, 4, 2, 256, 2)),
+    (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 33, 2)),
+    (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 2, 4)),
+}
+# ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
+_MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
+    (7168, 16384, 1): (4, 4, 1, 3, 55, 1, 1, 2),
+    (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4),
+    (4096, 14336, 1): (7, 1, 1, 2, 16, 2, 1, 4),
+    (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4),
+    (4096, 7168, 1): (7, 2, 1, 2, 32, 1, 1, 4),
+    (7168, 2048, 1): (4, 2, 1, 2, 28, 2, 1, 4),
+    (7168, 16384, 16): (2, 10, 8, 1, 479, 1, 1, 2),
+    (28672, 4096, 16): (2, 10, 2, 1, 435, 1, 1, 2),
+    (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2),
+    (8192, 7168, 16): (2, 8, 2, 1, 125, 1, 1, 2),
+    (4096, 7168, 16): (2, 9, 4, 1, 137, 1, 1, 2),
+    (7168, 2048, 16): (4, 4, 1, 1, 55, 1, 1, 4),
 }
 
 
@@ -139,10 +201,33 @@ def _smallest(problem: Problem) -> int:
 
 def plan(capability: Capability, problem: Problem) -> GemvPlan:
     """The plan for `problem` there."""
+    measured = capability.sms == 132
     if _streams(problem):
-        tuned = _STREAM_TABLE.get((problem.m, problem.k, problem.l)) if capability.sms == 132 else None
-        return StreamPlan(capability.arch, *tuned) if tuned else _plan_stream(capability, problem)
-    return _plan_mma(capability, problem)
+        vector = _VECTOR_TABLE.get((problem.m, problem.k, problem.l)) if measured else None
+        if vector is not None:
+            return vector[0](capability.arch, *vector[1])
+        large = problem.m * problem.l * problem.k > capability.sms * _QUEUE_ELEMENTS
+        return (_plan_queue if large else _plan_stream)(capability, problem)
+    if measured and problem.l == 1 and problem.b.kind != "nvfp4" and problem.a.scale_layout == "linear":
+        values = _MMA_TABLE.get((problem.m, problem.k, problem.n))
+        if values is not None:
+            return MmaPlan(capability.arch, *values)
+    return _plan_mma(capability, problem) if problem.n <= 8 else _plan_wide(capability, problem)
+
+
+def _plan_queue(capability: Capability, problem: Problem) -> QueuePlan:
+    """Two blocks a multiprocessor, of which each leaves its place to one of the next launch; some 16 warps for each."""
+    all_chunks = ceil_div(problem.k, _CHUNK)
+    chunks = ceil_div(all_chunks, _STREAM_WARPS)
+    warps_k = ceil_div(all_chunks, chunks)
+    warps_r = max(1, (_STREAM_WARPS if chunks == 1 else 8) // warps_k)
+    grid = max(1, min(2 * capability.sms // problem.l, problem.m))
+    # The sums of a block wait in shared memory for its end.
+    found = QueuePlan(capability.arch, warps_k, warps_r, chunks, 4, 2, grid, 2 if warps_k <= 8 or chunks == 1 else 1)
+    limit = (capability.shared_bytes + _RESERVED_SHARED) // found.blocks - _RESERVED_SHARED
+    while found.shared_bytes(problem) > limit:
+        found = replace(found, grid=2 * found.grid)
+    return found
 
 
 def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
@@ -167,6 +252,8 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 # Clusters of 1, 2, 4 and 8 blocks that an H200 holds at a time, one block on each multiprocessor: its multiprocessors
 # come in groups whose sizes are not multiples of the cluster. One cluster more would be a second wave.
 _CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 15}
+
+_MAX_FLUSH = 8
 
 # (warps, blocks on a multiprocessor, depth), best first; below 48 segments in flight memory waits for the warps.
 _SHAPES = ((8, 2, 2), (16, 1, 2), (16, 1, 1), (8, 1, 2))
@@ -199,10 +286,50 @@ def _fit(capability: Capability, problem: Problem, split: int, shape: tuple[int,
         for warps_k, warps_r in _warps(ceil_div(ceil_div(problem.k, _SEGMENT), split), ceil_div(rows, 16), warps):
             found = MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks)
             if found.shared_bytes(problem) <= limit:
-                return found
+                rounds = ceil_div(ceil_div(rows, 16), warps_r)
+                longer = (replace(found, flush=flush) for flush in range(min(rounds, _MAX_FLUSH), 1, -1))
+                return next((each for each in longer if each.shared_bytes(problem) <= limit), found)
         if split == 1 or rows <= (256 if shape in _SHAPES else 16):
             return None
         rows = ceil_div(rows, 32) * 16
+
+
+def _plan_wide(capability: Capability, problem: Problem) -> MmaPlan:
+    """For 9 to 16 vectors: the plan of least time, by a line through the measurements.
+
+    Microseconds: 1 for each 52 KB of vectors that a block brings in; for each step of a warp 0.25, and 0.032 more for
+    each warp beside it; 0.3 whenever warps add their sums. More warps than 30 have too few registers.
+    """
+    best: tuple[float, MmaPlan] | None = None
+    for split, clusters in _CLUSTERS.items():
+        together = max(1, clusters * capability.sms // (132 * problem.l))
+        for waves in (1, 2, 4, 8, 16, 32, 64, 128):
+            rows = max(16, ceil_div(problem.m, together * waves))
+            if problem.a.scale_layout == "tiled":
+                rows = ceil_div(rows, 16) * 16
+            for found, cost in _wide_plans(capability, problem, split, rows):
+                if best is None or waves * cost < best[0]:
+                    best = waves * cost, found
+            if rows == 16:
+                break
+    return best[1] if best is not None else _plan_mma(capability, problem)
+
+
+def _wide_plans(capability: Capability, problem: Problem, split: int, rows: int) -> Iterator[tuple[MmaPlan, float]]:
+    """Plans that fit, with their cost in microseconds."""
+    tiles = ceil_div(rows, 16)
+    for steps in (2, 4):
+        segments = ceil_div(ceil_div(problem.k, 128 * steps), split)
+        for warps_k in range(1, min(segments, 8) + 1):
+            share = ceil_div(segments, warps_k)
+            for warps_r in range(1, min(tiles, 30 // warps_k, 15 if warps_k > 1 else 30) + 1):
+                found = MmaPlan(capability.arch, warps_k, warps_r, split, 1, rows, 1, 1, steps)
+                if found.shared_bytes(problem) > capability.shared_bytes:
+                    continue
+                rounds = ceil_div(tiles, warps_r)
+                vectors = share * warps_k * steps * problem.n / 4 / 52
+                meeting = 0.3 * rounds if warps_k > 1 else 0.0
+                yield found, 4 + vectors + rounds * share * steps * (0.25 + 0.032 * warps_k * warps_r) + meeting
 
 
 def _warps(segments: int, tiles: int, most: int) -> list[tuple[int, int]]:
@@ -231,21 +358,24 @@ def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
         "OUT": OUT[problem.out_dtype],
     }
     if isinstance(plan, StreamPlan):
-        return {
-            **shared,
-            "CHUNKS": plan.chunks,
-            "ROWS": plan.rows,
-            "BATCHES": plan.batches,
-            "PRELOAD": plan.preload,
+        own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "BATCHES": plan.batches, "PRELOAD": plan.preload}
+    elif isinstance(plan, QueuePlan):
+        own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "DEPTH": plan.depth}
+    else:
+        own = {
+            "N": problem.n,
+            "X_KIND": _X_KIND[problem.b.kind],
+            "SPLIT": plan.split,
+            "DEPTH": plan.depth,
+            "FLUSH": plan.flush,
+            "TURNS": plan.turns,
+            "SEGMENT": plan.steps,
+            "TILES": ceil_div(plan.rows, 16),
         }
-    return {
-        **shared,
-        "N": problem.n,
-        "X_KIND": _X_KIND[problem.b.kind],
-        "SPLIT": plan.split,
-        "DEPTH": plan.depth,
-        "TILES": ceil_div(plan.rows, 16),
-    }
+    return {**shared, **own}
+
+
+_KERNELS = {StreamPlan: "sm90_gemv", QueuePlan: "sm90_gemv_queue", MmaPlan: "sm90_gemv_mma"}
 
 
 def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: bool = False) -> tuple[Launch, ...]:
@@ -259,8 +389,7 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
     """
     if 0 in (problem.m, problem.n, problem.l):
         return ()
-    stream = isinstance(plan, StreamPlan)
-    name = "nvfp4_sm90_gemv" if stream else "nvfp4_sm90_gemv_mma"
+    name = _KERNELS[type(plan)]
     values = tuple((f"CONFIG_{key}", value) for key, value in _constants(plan, problem, early).items())
     a, x = parts(operands.a[0]), parts(operands.b[0])
     args = (
@@ -271,11 +400,22 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
         Pointer(operands.out[0]),
         Scalar("i32", problem.m),
     )
-    kernel = Kernel(name.removeprefix("nvfp4_") + ".cu", name, values, plan.arch)
+    kernel = Kernel(f"{name}.cu", f"nvfp4_{name}", values, plan.arch)
     block = (32 * plan.warps_k * plan.warps_r, 1, 1)
     if isinstance(plan, StreamPlan):
         grid = (ceil_div(problem.m, plan.block_rows), problem.l, 1)
         return (Launch(kernel, grid, block, args, programmatic=True),)
+    if isinstance(plan, QueuePlan):
+        rows, more = divmod(problem.m, plan.grid)
+        launch = Launch(
+            kernel,
+            (plan.grid, problem.l, 1),
+            block,
+            (*args, Scalar("i32", rows), Scalar("i32", more)),
+            shared_bytes=plan.shared_bytes(problem),
+            programmatic=True,
+        )
+        return (launch,)
     rows = problem.m if problem.a.scale_layout == "linear" else ceil_div(problem.m, 128) * 128
     launch = Launch(
         kernel,

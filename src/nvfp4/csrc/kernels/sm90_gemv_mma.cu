@@ -15,9 +15,8 @@
 // intermediates in range leave at the end.
 //
 // A takes no registers on its way: each warp has a queue of DEPTH segments in shared memory that it fills with cp.async
-// and that only it reads. A segment is 16 rows of 4 steps: the copies run along the rows, 256 bytes each, and the
-// fragments are read across them; the pitch of 320 bytes keeps the banks apart. No barrier is needed, and 4.5 KB a
-// segment are in flight.
+// and that only it reads. A segment is 16 rows of 2 or 4 steps: the copies run along the rows, 128 or 256 bytes
+// each, and the fragments are read across them; a pitch of 64 bytes more keeps the banks apart. No barrier is needed.
 //
 // A block stages x once and then passes many rows by it, TILES * 16 at most; a cluster of SPLIT blocks shares K, so
 // that x fits:
@@ -45,7 +44,6 @@
 #include "ptx/ld_stream.cuh"
 #include "ptx/mma.cuh"
 #include "ptx/prefetch.cuh"
-#include "ptx/prmt_selector.cuh"
 #include "ptx/shfl.cuh"
 #include "ptx/st.cuh"
 #include "ptx/types.cuh"
@@ -53,6 +51,7 @@
 // From the plan.
 constexpr int K = CONFIG_K, N = CONFIG_N;
 constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, SPLIT = CONFIG_SPLIT;
+constexpr int FLUSH = CONFIG_FLUSH;            // tiles of a group of warps whose sums are added together
 constexpr int DEPTH = CONFIG_DEPTH;            // segments in flight
 constexpr bool EARLY = CONFIG_EARLY;            // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
@@ -66,37 +65,34 @@ constexpr int BLOCKS = K / 16;
 constexpr int WARPS = WARPS_K * WARPS_R;
 constexpr int THREADS = 32 * WARPS;
 constexpr int COLUMN_TILES = (N + 7) / 8;
-constexpr int SEGMENT = 4;  // steps
+constexpr int SEGMENT = CONFIG_SEGMENT;  // steps: 2 or 4
 constexpr int ALL_SEGMENTS = (K + SEGMENT * 128 - 1) / (SEGMENT * 128);
 constexpr int WARP_SEGMENTS = (ALL_SEGMENTS + SPLIT * WARPS_K - 1) / (SPLIT * WARPS_K);
 constexpr int BLOCK_STEPS = WARP_SEGMENTS * WARPS_K * SEGMENT;
 constexpr int PITCH = SEGMENT * 64 + 64;          // of a row of codes in a segment
 // Codes; scales as [row][block], or [tile of 4 blocks][row % 4][row / 4][4].
 constexpr int SLOT_BYTES = 16 * PITCH + 16 * SEGMENT * 8;
+// With one row of fp16 values there are columns to spare. A lane's two blocks of 16 elements are then multiplied into
+// columns of their own (the lanes of a quad have different blocks, so B is x where lane g is 2t or 2t + 1, else
+// zero): the 16x8 accumulators hold 8 block sums of 16 rows, and a scale is applied to a sum instead of to 16 codes.
+// Not with bf16: codes without their scale are 2^-126 there, and products would underflow in fp32.
+constexpr bool DIAGONAL = N == 1 && X_KIND != 1;
+
 constexpr int TILES = CONFIG_TILES;                        // of a cluster, at most
 constexpr int TILE_FLOATS = 16 * N;                        // sums of a tile: [token][row]
-constexpr int X_BYTES = (BLOCK_STEPS + 1) * 4 * N * 64;    // and a step of zeros
 constexpr int QUEUE_BYTES = WARPS * DEPTH * SLOT_BYTES;
-constexpr int PARTIAL_BYTES = 2 * WARPS * TILE_FLOATS * 4;  // of each warp, for two tiles in turn
+constexpr int TURNS = CONFIG_TURNS;
+constexpr int PARTIAL_BYTES = TURNS * FLUSH * WARPS * TILE_FLOATS * 4;  // of each warp, for FLUSH tiles, two in turn
 constexpr int SUM_BYTES = SPLIT > 1 ? TILES * TILE_FLOATS * 4 : 0;
+constexpr int X_BYTES = (BLOCK_STEPS * N + (DIAGONAL ? 1 : 0)) * 256;  // and a step of zeros, for DIAGONAL
 // Dynamic shared memory: x, queues, partial sums, sums of the block.
 
 constexpr bool COPY_16 = K % 32 == 0;                                  // rows are 16-byte aligned
 // Groups of 16 scales are 16-byte aligned, and none reaches beyond K.
 constexpr bool COPY_SCALES = A_LAYOUT == SCALES_TILED ? K % 64 == 0 : K % 256 == 0;
 
-// With one row of fp16 values there are columns to spare. A lane's two blocks of 16 elements are then multiplied into
-// columns of their own (the lanes of a quad have different blocks, so B is x where lane g equals t or t + 4, else
-// zero): the 16x8 accumulators hold 8 block sums of 16 rows, and a scale is applied to a sum instead of to 16 codes.
-// Not with bf16: codes without their scale are 2^-126 there, and products would underflow in fp32.
-constexpr bool DIAGONAL = N == 1 && X_KIND != 1;
-
 // Decoded A is value * 2^-7 (fp16), 2^-8 (bf16), or the bare code * 2^-14 (diagonal); decoded NVFP4 x is value * 2^-7.
 constexpr float UNIT = (DIAGONAL ? 16384.0f : X_KIND == 1 ? 256.0f : 128.0f) * (X_KIND == 2 ? 128.0f : 1.0f);
-
-// Which 4 of the 8 scales of a row and step a lane needs: those of its own blocks 2t, 2t + 1, or those of its columns
-// 2t, 2t + 1 of the accumulators, which are blocks 4t, 4t + 2 for t < 2, else 4t - 7, 4t - 5.
-__device__ __forceinline__ int scale_group(int lane) { return DIAGONAL ? lane % 2 : lane % 4 / 2; }
 
 struct Arguments {
     const u8* a_codes;
@@ -131,37 +127,51 @@ struct Source {
     int first, end;    // first row or tile of the cluster, end of its rows
     int tile, segment, tiles;
     int element;       // of the block's and warp's first segment
-};
+    // Of the lane, in the next segment: first row of the tile, first byte to copy of codes and of scales.
+    int base;
+    const u8* code_at;
+    const u8* scale_at;
 
-// Starts the copies of the next segment of A into `slot`, if there is one, and moves on.
-__device__ __forceinline__ void copy_segment(u32 slot, Source& from, int lane) {
-    if (from.tile < from.tiles) {
-        const int base = tile_row(from.first, from.tile);
-        const int begin = from.element + from.segment * (WARPS_K * SEGMENT * 128);
-        // 16 lanes take a row's 256 bytes, so that an instruction copies two rows.
-        const int element = begin + lane % 16 * 32;
-        const u8* codes = from.codes + static_cast<i64>(base + lane / 16) * (K / 2) + element / 2;
-        const u32 at = slot + lane / 16 * PITCH + lane % 16 * 16;
+    // 8 or 16 lanes take a row's 128 or 256 bytes of codes, so that an instruction copies 4 or 2 rows.
+    static constexpr int ROW_LANES = SEGMENT * 4, COPY_ROWS = 32 / ROW_LANES;
+    static constexpr int STRIDE = WARPS_K * SEGMENT;  // steps from a segment of the warp to its next
+
+    // Scales. Tiled: a lane copies those of 4 blocks in 4 rows that are 32 apart, 16 bytes of a 512-byte tile.
+    // Linear: those of 16 blocks of a row.
+    static constexpr bool TILED = A_LAYOUT == SCALES_TILED;
+    static __device__ __forceinline__ int scale_block(int lane) {
+        return TILED ? lane / 4 * 4 : lane % (SEGMENT / 2) * 16;
+    }
+    static __device__ __forceinline__ int scale_row(int lane) { return TILED ? lane % 4 : lane / (SEGMENT / 2); }
+
+    // Finds the tile's first segment.
+    __device__ __forceinline__ void locate(int lane) {
+        base = tile_row(first, tile);
+        code_at = codes + static_cast<i64>(base + lane / ROW_LANES) * (K / 2) + (element / 2 + lane % ROW_LANES * 16);
+        scale_at = scales + scale_offset<A_LAYOUT>(base + scale_row(lane), element / 16 + scale_block(lane), BLOCKS);
+    }
+
+    // WHOLE: all of it exists; else zeros take the place of rows beyond the end and of elements beyond K.
+    template <bool WHOLE>
+    __device__ __forceinline__ void copy(u32 slot, int lane) const {
+        const int begin = element + segment * (STRIDE * 128), at = begin + lane % ROW_LANES * 32;
+        const u32 to = slot + lane / ROW_LANES * PITCH + lane % ROW_LANES * 16;
 #pragma unroll
-        for (int pair = 0; pair < 8; pair++) {
-            const bool valid = base + lane / 16 + row_in_tile(2 * pair) < from.end && (!RAGGED || element < K);
-            const u8* row = codes + row_in_tile(2 * pair) * (K / 2);
+        for (int i = 0; i < 16; i += COPY_ROWS) {
+            const bool valid = WHOLE || (base + lane / ROW_LANES + row_in_tile(i) < end && at < K);
+            const u8* row = code_at + row_in_tile(i) * (K / 2);
             if constexpr (COPY_16) {
-                cp_async_cg_shared_global_L2_128B_16(at + 2 * pair * PITCH, row, valid);
+                cp_async_cg_shared_global_L2_128B_16(to + i * PITCH, row, valid);
             } else {
-                cp_async_ca_shared_global_8(at + 2 * pair * PITCH, row, valid);
-                cp_async_ca_shared_global_8(at + 2 * pair * PITCH + 8, row + 8, valid && element + 16 < K);
+                cp_async_ca_shared_global_8(to + i * PITCH, row, valid);
+                cp_async_ca_shared_global_8(to + i * PITCH + 8, row + 8, valid && (WHOLE || at + 16 < K));
             }
         }
-        // Scales. Tiled: a lane copies those of 4 blocks in 4 rows that are 32 apart, 16 bytes of a 512-byte tile.
-        // Linear: those of 16 blocks of a row.
-        constexpr bool TILED = A_LAYOUT == SCALES_TILED;
-        const int block = begin / 16 + (TILED ? lane / 4 * 4 : lane % 2 * 16);
-        const int row = base + (TILED ? lane % 4 : lane / 2);
-        const u32 scales_at = slot + 16 * PITCH + lane * 16;
-        const u8* scales = from.scales + scale_offset<A_LAYOUT>(row, block, BLOCKS);
+        if (lane >= 8 * SEGMENT) return;
+        const int block = begin / 16 + scale_block(lane), row = base + scale_row(lane);
+        const u32 scales_to = slot + 16 * PITCH + lane * 16;
         if constexpr (COPY_SCALES) {
-            cp_async_cg_shared_global_L2_128B_16(scales_at, scales, row < from.end && (!RAGGED || block < BLOCKS));
+            cp_async_cg_shared_global_L2_128B_16(scales_to, scale_at, WHOLE || (row < end && block < BLOCKS));
         } else {
             // At any address, by hand; and what lies beyond K in a tile may be anything, NaN too.
 #pragma unroll
@@ -169,22 +179,40 @@ __device__ __forceinline__ void copy_segment(u32 slot, Source& from, int lane) {
                 u32 word = 0;
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const bool valid = TILED ? row + i / 4 * 32 < from.end && block + j < BLOCKS
-                                             : row < from.end && block + i + j < BLOCKS;
-                    if (valid) word |= ld_global_nc_u8(scales + i + j) << (8 * j);
+                    const bool valid = TILED ? row + i / 4 * 32 < end && block + j < BLOCKS
+                                             : row < end && block + i + j < BLOCKS;
+                    if (valid) word |= ld_global_nc_u8(scale_at + i + j) << (8 * j);
                 }
-                st_shared_b32(scales_at + i, word);
+                st_shared_b32(scales_to + i, word);
             }
         }
-        if (++from.segment == WARP_SEGMENTS) from.segment = 0, from.tile += WARPS_R;
     }
-    cp_async_commit_group();
-}
 
-// Where the scales of 4 blocks (`group` 0 or 1) of row `index` at step `step` of a segment lie among its scales.
-__device__ __forceinline__ int scales_offset(int index, int step, int group) {
-    if constexpr (A_LAYOUT == SCALES_TILED) return (step * 2 + group) * 64 + index % 4 * 16 + index / 4 * 4;
-    return index * (SEGMENT * 8) + step * 8 + group * 4;
+    // Starts the copies of the next segment into `slot`, if there is one, and moves on.
+    __device__ __forceinline__ void copy_next(u32 slot, int lane) {
+        if (tile < tiles) {
+            if (!RAGGED && base + row_in_tile(15) < end) {
+                copy<true>(slot, lane);
+            } else {
+                copy<false>(slot, lane);
+            }
+            if (++segment == WARP_SEGMENTS) {
+                segment = 0;
+                tile += WARPS_R;
+                locate(lane);
+            } else {
+                code_at += STRIDE * 64;
+                scale_at += TILED ? STRIDE * 1024 : STRIDE * 8;
+            }
+        }
+        cp_async_commit_group();
+    }
+};
+
+// Where the scales of the blocks 2t and 2t + 1 of row `index` at step `step` of a segment lie among its scales.
+__device__ __forceinline__ int scales_offset(int index, int step, int t) {
+    if constexpr (A_LAYOUT == SCALES_LINEAR) return index * (SEGMENT * 8) + step * 8 + t * 2;
+    return (step * 2 + t / 2) * 64 + index % 4 * 16 + index / 4 * 4 + t % 2 * 2;
 }
 
 // One lane's part of a row of A at a step: 32 codes, and the factors of its two blocks, twice each, to multiply them
@@ -198,13 +226,11 @@ struct Piece {
 __device__ __forceinline__ Piece read_piece(u32 slot, int step, int half, int lane) {
     const int index = lane / 4 + 8 * half;
     const u32x4 codes = ld_shared_v4_b32(slot + index * PITCH + step * 64 + lane % 4 * 16);
-    const u32 scales_at = slot + 16 * PITCH + scales_offset(index, step, scale_group(lane));
+    const u32 scales = ld_shared_b16(slot + 16 * PITCH + scales_offset(index, step, lane % 4));
     Piece piece = {{codes.x, codes.y, codes.z, codes.w}, {}, 0};
     if constexpr (DIAGONAL) {
-        const u32 word = ld_shared_b32(scales_at);
-        piece.scales = e4m3x2_to_f16x2(prmt_b32_selector(word, 0, lane % 4 < 2 ? 0x4420 : 0x4431));
+        piece.scales = e4m3x2_to_f16x2(scales);
     } else {
-        const u32 scales = ld_shared_b16(scales_at + lane % 2 * 2);
         u32 pair;
         if constexpr (X_KIND == 1) {
             pair = e4m3x2_to_bf16x2_scaled(scales);
@@ -247,7 +273,7 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const u32 (&a)[4], u3
     }
 }
 
-// Elements `element`..`element` + 7 of a row of x, in the order 0,4, 1,5, 2,6, 3,7; NVFP4 decoded to value * 2^-7.
+// Elements `element`..`element` + 7 of a row of x; of NVFP4 decoded to value * 2^-7, and in the order 0,4, 1,5, 2,6, 3,7.
 __device__ __forceinline__ u32x4 load_x(const Arguments& args, int l, int token, int element) {
     const i64 index = (static_cast<i64>(l) * N + token) * K + element;
     if constexpr (X_KIND == 2) {
@@ -258,28 +284,47 @@ __device__ __forceinline__ u32x4 load_x(const Arguments& args, int l, int token,
         return {mul_rn_f16x2(decoded.x, factor), mul_rn_f16x2(decoded.y, factor), mul_rn_f16x2(decoded.z, factor),
                 mul_rn_f16x2(decoded.w, factor)};
     } else {
-        return memory_to_strided_order(ld_global_nc_v4_b32(args.x + 2 * index));
+        return ld_global_nc_v4_b32(args.x + 2 * index);
     }
 }
 
-// Puts this block's share of x into shared memory, in the order of the header; zeros beyond K.
+// What load_x returns, in the order 0,4, 1,5, 2,6, 3,7.
+__device__ __forceinline__ u32x4 arrange_x(u32x4 values) {
+    if constexpr (X_KIND == 2) return values;
+    return memory_to_strided_order(values);
+}
+
+// Puts this block's share of x into shared memory, in the order of the header; zeros beyond K, and a step of zeros.
 __device__ __forceinline__ void stage_x(u32 shared, const Arguments& args, int l, int rank) {
-    // A thread takes the 32 elements of one (step, token, t): neighbours write neighbouring 16 bytes.
-    constexpr int PIECES = (BLOCK_STEPS + 1) * N * 4;
+    // A thread takes the 32 elements of one (step, token, t): neighbours write neighbouring 16 bytes. All of a round's loads
+    // are under way together: their latency is what staging costs.
+    constexpr int PIECES = BLOCK_STEPS * N * 4, PASSES = (PIECES + THREADS - 1) / THREADS;
+    constexpr int ROUND = PASSES < 4 ? PASSES : 4;
     const int first = rank * BLOCK_STEPS * 128;
-#pragma unroll 2
-    for (int i = threadIdx.x; i < PIECES; i += THREADS) {
-        const int t = i % 4, token = i / 4 % N, step = i / 4 / N;
-        const int element = step == BLOCK_STEPS ? K : first + step * 128 + t * 32;
-        const u32 at = shared + ((step * 4 * N + token) * 4 + t) * 16;
-        u32x4 values[4];
+#pragma unroll 1
+    for (int begin = threadIdx.x; begin < PIECES; begin += ROUND * THREADS) {
+        u32x4 values[ROUND][4];
 #pragma unroll
-        for (int word = 0; word < 4; word++) {
-            values[word] = element + word * 8 < K ? load_x(args, l, token, element + word * 8) : u32x4{0, 0, 0, 0};
+        for (int r = 0; r < ROUND; r++) {
+            const int i = begin + r * THREADS, t = i % 4, token = i / 4 % N, step = i / 4 / N;
+            const int element = first + step * 128 + t * 32;
+#pragma unroll
+            for (int word = 0; word < 4; word++) {
+                const bool valid = i < PIECES && element + word * 8 < K;
+                values[r][word] = valid ? load_x(args, l, token, element + word * 8) : u32x4{0, 0, 0, 0};
+            }
         }
 #pragma unroll
-        for (int word = 0; word < 4; word++) st_shared_v4_b32(at + word * (N * 64), values[word]);
+        for (int r = 0; r < ROUND; r++) {
+            const int i = begin + r * THREADS, t = i % 4, token = i / 4 % N, step = i / 4 / N;
+            const u32 at = shared + ((step * 4 * N + token) * 4 + t) * 16;
+#pragma unroll
+            for (int word = 0; word < 4; word++) {
+                if (i < PIECES) st_shared_v4_b32(at + word * (N * 64), arrange_x(values[r][word]));
+            }
+        }
     }
+    if (DIAGONAL && threadIdx.x < 16) st_shared_v4_b32(shared + BLOCK_STEPS * 256 + threadIdx.x * 16, {0, 0, 0, 0});
 }
 
 // Brings this block's share of x into L2 before the wait: a first touch of memory costs a microsecond or more. The
@@ -309,14 +354,15 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
     if constexpr (DIAGONAL) {
         // Lanes that hold no part of a block's column read the zeros behind x, and stay there.
         const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_at + warp_k * SEGMENT * 256 + t * 16;
-        u32 x_first = g == t ? mine : zeros, x_second = g == t + 4 ? mine : zeros;
-        const u32 move_first = g == t ? 256 : 0, move_second = g == t + 4 ? 256 : 0;
+        u32 x_first = g == 2 * t ? mine : zeros, x_second = g == 2 * t + 1 ? mine : zeros;
+        const u32 move_first = g == 2 * t ? 256 : 0, move_second = g == 2 * t + 1 ? 256 : 0;
 #pragma unroll 1
         for (int i = 0; i < WARP_SEGMENTS; i++) {
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
                 const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
+                if (step == SEGMENT - 1) close_segment();
                 float blocks[4] = {};
 #pragma unroll
                 for (int word = 0; word < 4; word++) {
@@ -337,7 +383,6 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
             }
             x_first += (WARPS_K - 1) * SEGMENT * move_first;
             x_second += (WARPS_K - 1) * SEGMENT * move_second;
-            close_segment();
         }
         // Column 0 gets the sum over the columns, in one order.
 #pragma unroll
@@ -354,13 +399,16 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
             const int token = g + 8 * c;
             x_lane[c] = x_at + ((token < N ? token : N - 1) * 4 + t) * 16 + warp_k * SEGMENT * (4 * N * 64);
         }
-        float more[COLUMN_TILES][4] = {};  // a second chain: an mma takes longer than the decoding of its operands
+        // A second chain, where there are not many warps: an mma takes longer than the decoding of its operands.
+        constexpr bool TWO_CHAINS = THREADS <= 640;
+        float more[COLUMN_TILES][4] = {};
 #pragma unroll 1
         for (int i = 0; i < WARP_SEGMENTS; i++) {
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
                 const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
+                if (step == SEGMENT - 1) close_segment();
 #pragma unroll
                 for (int word = 0; word < 4; word++) {
                     u32 r[4], q[4];  // of rows g and g + 8
@@ -371,13 +419,12 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
                     for (int c = 0; c < COLUMN_TILES; c++) {
                         const u32x4 b = ld_shared_v4_b32(x_lane[c] + (step * 4 + word) * (N * 64));
                         multiply(sums[c], first, b.x, b.y);
-                        multiply(more[c], second, b.z, b.w);
+                        multiply(TWO_CHAINS ? more[c] : sums[c], second, b.z, b.w);
                     }
                 }
             }
 #pragma unroll
             for (int c = 0; c < COLUMN_TILES; c++) x_lane[c] += WARPS_K * SEGMENT * (4 * N * 64);
-            close_segment();
         }
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
@@ -395,7 +442,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     extern __shared__ __align__(128) u8 memory[];
     griddepcontrol_launch_dependents();
     if (!EARLY) griddepcontrol_wait();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_k = warp % WARPS_K, warp_r = warp / WARPS_K;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int warp_k = warp % WARPS_K, warp_r = warp / WARPS_K;
     const int l = blockIdx.y, rank = blockIdx.z;
     const u32 x_at = shared_address(memory), queue = x_at + X_BYTES + warp * DEPTH * SLOT_BYTES;
     float* const partial = reinterpret_cast<float*>(memory + X_BYTES + QUEUE_BYTES);
@@ -418,8 +466,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     from.segment = 0;
     from.element = (rank * BLOCK_STEPS + warp_k * SEGMENT) * 128;
     const int first = from.first, end = from.end, tiles = from.tiles;
+    from.locate(lane);
 #pragma unroll 1
-    for (int i = 0; i < DEPTH; i++) copy_segment(queue + i * SLOT_BYTES, from, lane);
+    for (int i = 0; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, lane);
     prefetch_x(args, l, rank);
     if (EARLY) griddepcontrol_wait();
     stage_x(x_at, args, l, rank);
@@ -433,7 +482,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     };
     auto close_segment = [&] {
         __syncwarp();
-        copy_segment(slot, from, lane);
+        from.copy_next(slot, lane);
         slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
     };
     const float scale = UNIT * tensor_scale(args.a_tensor, args.a_tensor_stride, l);
@@ -443,32 +492,49 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         const int row = tile_row(first, tile) + row_in_tile(index);
         if (row < end) store(args.y, (static_cast<i64>(l) * N + token) * args.m + row, sum * scale * x_scale);
     };
+    // The warps of a group, at a barrier of their own: barriers 1..15.
+    static_assert(WARPS_K == 1 || WARPS_R <= 15, "a barrier for each group");
+    auto meet = [&] {
+        if constexpr (WARPS_K == 1) {
+            __syncwarp();
+        } else {
+            barrier_sync(1 + warp_r, 32 * WARPS_K);
+        }
+    };
     int turn = 0;
 #pragma unroll 1
-    for (int tile = warp_r; tile < tiles; tile += WARPS_R, turn ^= 1) {
-        float sums[COLUMN_TILES][4] = {};
-        add_tile(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
-        float* const group = partial + (turn * WARPS + warp_r * WARPS_K) * TILE_FLOATS;
+    for (int begin = warp_r; begin < tiles; begin += FLUSH * WARPS_R, turn = TURNS - 1 - turn) {
+        float* const group = partial + (turn * WARPS_R + warp_r) * (FLUSH * WARPS_K * TILE_FLOATS);
+        int flush = 0;
+#pragma unroll 1
+        for (int tile = begin; flush < FLUSH && tile < tiles; tile += WARPS_R, flush++) {
+            float sums[COLUMN_TILES][4] = {};
+            add_tile(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
+            float* const mine = group + (flush * WARPS_K + warp_k) * TILE_FLOATS;
 #pragma unroll
-        for (int c = 0; c < COLUMN_TILES; c++) {
+            for (int c = 0; c < COLUMN_TILES; c++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int token = c * 8 + lane % 4 * 2 + i % 2, index = lane / 4 + i / 2 * 8;
-                if (token < N) group[warp_k * TILE_FLOATS + token * 16 + index] = sums[c][i];
+                for (int i = 0; i < 4; i++) {
+                    const int token = c * 8 + lane % 4 * 2 + i % 2, index = lane / 4 + i / 2 * 8;
+                    if (token < N) mine[token * 16 + index] = sums[c][i];
+                }
             }
         }
-        // The warps of a group meet once a tile: two tiles' partial sums have places of their own.
-        barrier_sync(1 + warp_r, 32 * WARPS_K);
-        for (int i = warp_k * 32 + lane; i < TILE_FLOATS; i += 32 * WARPS_K) {
-            float sum = group[i];
+        // The warps of a group meet once for FLUSH tiles: the partial sums of two such runs have places of their own.
+        meet();
+        for (int i = warp_k * 32 + lane; i < flush * TILE_FLOATS; i += 32 * WARPS_K) {
+            const int tile = begin + i / TILE_FLOATS * WARPS_R, of_tile = i % TILE_FLOATS;
+            const float* const from_warps = group + i / TILE_FLOATS * (WARPS_K * TILE_FLOATS) + of_tile;
+            float sum = from_warps[0];
 #pragma unroll
-            for (int w = 1; w < WARPS_K; w++) sum += group[w * TILE_FLOATS + i];
+            for (int w = 1; w < WARPS_K; w++) sum += from_warps[w * TILE_FLOATS];
             if constexpr (SPLIT == 1) {
-                finish(tile, i % 16, i / 16, sum);
+                finish(tile, of_tile % 16, of_tile / 16, sum);
             } else {
-                block_sums[tile * TILE_FLOATS + i] = sum;
+                block_sums[tile * TILE_FLOATS + of_tile] = sum;
             }
         }
+        if (TURNS == 1) meet();
     }
     if constexpr (SPLIT > 1) {
         barrier_cluster_arrive_release();

@@ -1,0 +1,175 @@
+// y[l, m] = sum over k of A[l, m, k] * x[l, k], both NVFP4, for large matrices: A passes through shared memory
+// (pipeline/sm90_gemv.cuh: operands, arithmetic).
+//
+// Each warp has a queue of DEPTH segments (ROWS rows x CHUNKS chunks) that it fills with cp.async and that only it reads;
+// codes even by the lane that copied them. The only synchronisation is cp.async.wait_group and, for scales, __syncwarp.
+//
+//     rows of a block:  segment 0 | segment 1 | ...   of ROWS rows; group wr of warps takes wr, wr + WARPS_R, ...
+//
+// A segment is in registers only while it is computed: 20 a chunk for x, 5 a row and chunk for A, 64 with 4 rows and 1
+// chunk, so that twice as many warps hide each other's waits as with loads into registers.
+
+#include "pipeline/sm90_gemv.cuh"
+#include "ptx/cp_async.cuh"
+#include "ptx/cp_async_small.cuh"
+#include "ptx/griddepcontrol.cuh"
+
+constexpr int DEPTH = CONFIG_DEPTH;                       // segments in flight
+constexpr bool RAGGED = WARPS_K * CHUNKS * 1024 != K;  // some lanes lie beyond the end of a row
+
+// How scales of A travel: SCALES_16, 16 bytes a copy, where rows of scales are aligned; SCALES_4, each lane the 4 bytes
+// around its own two; SCALES_HAND, byte by byte through registers.
+constexpr int SCALES_16 = 0, SCALES_4 = 1, SCALES_HAND = 2;
+constexpr int SCALE_COPY = A_LAYOUT == SCALES_LINEAR && K % 256 == 0                                ? SCALES_16
+                           : WHOLE_VECTORS && (A_LAYOUT == SCALES_TILED || K % 64 == 0) ? SCALES_4
+                                                                                        : SCALES_HAND;
+constexpr int PIECE_SCALES = SCALE_COPY == SCALES_16 ? 2 : 4;  // bytes of a lane's two scales in a segment
+constexpr int PIECES = ROWS * CHUNKS;
+constexpr int CODE_BYTES = PIECES * 512;
+constexpr int SLOT_BYTES = CODE_BYTES + PIECES * 32 * PIECE_SCALES;
+// Dynamic shared memory: a queue for each warp, then partial sums [row][warp along K].
+
+// Where the next segment of a warp comes from.
+struct Source {
+    const u8* codes;   // of the lane, in the segment's first row
+    const u8* scales;  // with SCALES_16 likewise, for the lane's first copy; else of the matrix
+    int row, end;      // first row of the segment; end of the block's rows
+
+    __device__ __forceinline__ Source(const Arguments& args, int l, int first, int end, int warp_k, int lane)
+        : row(first), end(end) {
+        codes = args.a_codes + (static_cast<i64>(l) * args.m + first) * (K / 2) + chunk_element(0, warp_k, lane) / 2;
+        scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS);
+        if constexpr (SCALE_COPY == SCALES_16) {
+            const int piece = lane / 4;
+            scales += static_cast<i64>(first + piece / CHUNKS) * BLOCKS + scale_block(piece, warp_k, lane);
+        }
+    }
+
+    // SCALES_16: four lanes copy the scales of a piece.
+    static __device__ __forceinline__ int scale_block(int piece, int warp_k, int lane) {
+        return (piece % CHUNKS * WARPS_K + warp_k) * 64 + lane % 4 * 16;
+    }
+
+    // WHOLE: all rows of the segment are the block's; else nothing is read of those beyond its end.
+    template <bool WHOLE>
+    __device__ __forceinline__ void copy(u32 slot, int warp_k, int lane) const {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) {
+                const int element = chunk_element(chunk, warp_k, lane);
+                const bool valid = (WHOLE || row + r < end) && (!RAGGED || element < K);
+                const u8* address = codes + r * (K / 2) + chunk * WARPS_K * 512;
+                const u32 to = slot + (r * CHUNKS + chunk) * 512 + lane * 16;
+                if constexpr (WHOLE_VECTORS) {
+                    cp_async_cg_shared_global_L2_128B_16(to, address, valid);
+                } else {
+                    cp_async_ca_shared_global_8(to, address, valid);
+                    cp_async_ca_shared_global_8(to + 8, address + 8, valid && element + 16 < K);
+                }
+            }
+        }
+        if constexpr (SCALE_COPY == SCALES_16) {
+#pragma unroll
+            for (int first = 0; first < PIECES; first += 8) {
+                const int piece = first + lane / 4;
+                const bool valid = (WHOLE || row + piece / CHUNKS < end) &&
+                                   (!RAGGED || scale_block(piece, warp_k, lane) < BLOCKS);
+                static_assert(8 % CHUNKS == 0 || PIECES <= 8, "the next 8 pieces are the same chunks of other rows");
+                if (first + 8 <= PIECES || piece < PIECES) {
+                    cp_async_cg_shared_global_L2_128B_16(slot + CODE_BYTES + first * 64 + lane * 16,
+                                                         scales + first / CHUNKS * BLOCKS, valid);
+                }
+            }
+        } else {
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+                for (int chunk = 0; chunk < CHUNKS; chunk++) {
+                    const int block = chunk_element(chunk, warp_k, lane) / 16;
+                    const bool valid = (WHOLE || row + r < end) && block < BLOCKS;
+                    const u32 to = slot + CODE_BYTES + ((r * CHUNKS + chunk) * 32 + lane) * 4;
+                    const u8* address = scales + scale_offset<A_LAYOUT>(row + r, block, BLOCKS);
+                    if constexpr (SCALE_COPY == SCALES_4) {
+                        cp_async_ca_shared_global_4(to, address - block % 4, valid);
+                    } else {
+                        st_shared_b32(to, valid ? load_scales(address, block) : 0);
+                    }
+                }
+            }
+        }
+    }
+
+    // Starts the copies of the next segment into `slot`, if there is one, and moves on.
+    __device__ __forceinline__ void copy_next(u32 slot, int warp_k, int lane) {
+        if (row + ROWS <= end) {
+            copy<true>(slot, warp_k, lane);
+        } else if (row < end) {
+            copy<false>(slot, warp_k, lane);
+        }
+        row += ROWS * WARPS_R;
+        codes += ROWS * WARPS_R * (K / 2);
+        if constexpr (SCALE_COPY == SCALES_16) scales += ROWS * WARPS_R * BLOCKS;
+        cp_async_commit_group();
+    }
+};
+
+__device__ __forceinline__ Piece read_piece(u32 slot, int r, int chunk, int lane) {
+    const int piece = r * CHUNKS + chunk;
+    u32 scales_at = slot + CODE_BYTES + (piece * 32 + lane) * PIECE_SCALES;
+    if constexpr (SCALE_COPY == SCALES_4) scales_at += lane % 2 * 2;
+    return {ld_shared_v4_b32(slot + piece * 512 + lane * 16), ld_shared_b16(scales_at)};
+}
+
+// grid (blocks, L): `rows` rows for each block, one more for the first `more`; WARPS * DEPTH * SLOT_BYTES + ceil(M / blocks) * WARPS_K * 4
+// bytes of dynamic shared memory
+extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
+    nvfp4_sm90_gemv_queue(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
+                      const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 rows, i32 more) {
+    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m};
+    extern __shared__ __align__(128) u8 memory[];
+    griddepcontrol_launch_dependents();
+    if (!EARLY) griddepcontrol_wait();
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_k = warp % WARPS_K, warp_r = warp / WARPS_K;
+    const int l = blockIdx.y, block = blockIdx.x;
+    const int first = block * rows + (block < more ? block : more), end = first + rows + (block < more ? 1 : 0);
+    const u32 queue = shared_address(memory) + warp * (DEPTH * SLOT_BYTES);
+    float* const partial = reinterpret_cast<float*>(memory + WARPS * DEPTH * SLOT_BYTES);
+
+    Source from(args, l, first + warp_r * ROWS, end, warp_k, lane);
+#pragma unroll 1
+    for (int i = 0; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, warp_k, lane);
+    if (warp_r == 0) prefetch_vectors(args, l, warp_k, lane);
+    if (EARLY) griddepcontrol_wait();
+    Lane x;
+    load_x(x, args, l, warp_k, lane);
+
+    u32 slot = queue;
+#pragma unroll 1
+    for (int row = first + warp_r * ROWS; row < end; row += ROWS * WARPS_R) {
+        cp_async_wait_group<DEPTH - 1>();
+        __syncwarp();
+        Piece pieces[ROWS][CHUNKS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) pieces[r][chunk] = read_piece(slot, r, chunk, lane);
+        }
+        // The slot is free as soon as all lanes have read it.
+        __syncwarp();
+        from.copy_next(slot, warp_k, lane);
+        slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
+        float sums[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            sums[r] = 0.0f;
+#pragma unroll
+            for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], pieces[r][chunk], x, chunk);
+        }
+        const float sum = reduce_lanes(sums, lane);
+        const int mine = row + lane / LANES_PER_ROW;
+        if (lane % LANES_PER_ROW == 0 && mine < end) partial[(mine - first) * WARPS_K + warp_k] = sum;
+    }
+    __syncthreads();
+    finish<32 * WARPS>(partial, end - first, first, l, args);
+}
