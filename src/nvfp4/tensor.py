@@ -54,6 +54,17 @@ def _signature(x: NVFP4Tensor) -> int:
     return found
 
 
+def _viewed(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`data` as another type of one byte."""
+    if data.dtype == dtype:
+        return data
+    if data.is_inference():
+        # Made outside of inference mode, the view would claim to know whether its memory has changed.
+        with torch.inference_mode():
+            return data.view(dtype)
+    return data.view(dtype)
+
+
 def _aligned(data: torch.Tensor) -> torch.Tensor:
     """`data`, or a copy of it when it does not start at a multiple of `ALIGNMENT` bytes."""
     if data.storage_offset() % ALIGNMENT == 0 and (_is_fake(data) or data.data_ptr() % ALIGNMENT == 0):
@@ -406,7 +417,7 @@ def _checked_codes(codes: torch.Tensor) -> torch.Tensor:
             f"strides {tuple(codes.stride())} for shape {tuple(codes.shape)}",
             "Call .contiguous(), or NVFP4Tensor.from_contest for the contest's permuted views.",
         )
-    return formats.as_bytes(codes)
+    return _viewed(codes, torch.uint8)
 
 
 def _checked_scales(scales: torch.Tensor, codes: torch.Tensor, layout: layouts.Linear | layouts.Tiled) -> torch.Tensor:
@@ -432,7 +443,7 @@ def _checked_scales(scales: torch.Tensor, codes: torch.Tensor, layout: layouts.L
     if not scales.is_contiguous():
         got = f"strides {tuple(scales.stride())} for shape {tuple(scales.shape)}"
         raise InputError(_OP, "scales", "contiguous memory", got, "Call .contiguous().")
-    return scales.view(torch.float8_e4m3fn)
+    return _viewed(scales, torch.float8_e4m3fn)
 
 
 def _checked_tensor_scale(scale: torch.Tensor | float | None, codes: torch.Tensor) -> torch.Tensor | None:
