@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed number
 _MIX = -4658895280553007687  # 0xBF58476D1CE4E5B9
 
 
-@functools.lru_cache(maxsize=8)
+_known: dict[torch.device, torch.Tensor] = {}
+"""The longest weights that were asked for on each device; shorter ones are their beginning."""
+
+
 def _weights(count: int, device: torch.device) -> torch.Tensor:
     """`count` odd pseudo-random int64 weights, by the steps of splitmix64."""
-    index = torch.arange(1, count + 1, dtype=torch.int64, device=device)
-    mixed = index * _GOLDEN
-    mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * _MIX
-    return mixed | 1
+    known = _known.get(device)
+    if known is None or known.numel() < count:
+        index = torch.arange(1, count + 1, dtype=torch.int64, device=device)
+        mixed = index * _GOLDEN
+        mixed = (mixed ^ ((mixed >> 30) & 0x3FFFFFFFF)) * _MIX
+        known = _known[device] = mixed | 1
+    return known[:count]
 
 
 def fingerprint(tensor: torch.Tensor) -> int:

@@ -17,7 +17,7 @@ def _set_aside():
 
 
 _before = _set_aside()
-_status = _library.cuCtxSetLimit(6, ctypes.c_size_t(8 << 20))
+_status = _library.cuCtxSetLimit(6, ctypes.c_size_t(24 << 20))
 _after = _set_aside()
 if _status or _after == _before:
     raise RuntimeError(f"nothing can be set aside here: {_status}, {_before}, {_after}")
