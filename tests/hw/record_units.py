@@ -109,7 +109,7 @@ def encode(copy: up.Copy, address: int) -> np.ndarray:
         rank,
         address,
         [driver.cuuint64_t(s) for s in copy.shape],
-        [driver.cuuint64_t(s) for s in copy.strides],
+        [driver.cuuint64_t(s) for s in (copy.strides or (16,))],  # one dimension has none, but wants the array
         [driver.cuuint32_t(s) for s in copy.box],
         [driver.cuuint32_t(s) for s in (copy.element_strides or (1,) * rank)],
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE,

@@ -105,7 +105,10 @@ def test_copies(program: up.Copy, record: Any) -> None:
         swizzle=program.swizzle,
         nan_fill=program.nan_fill,
     )
-    assert silicon.size, "the driver refused this map, so the emulator should too"
+    if not silicon.size:
+        # The recorder of that day gave the driver no array of strides for one dimension, and the driver refused.
+        assert len(program.shape) == 1, "the driver refused this map, so the emulator should too"
+        pytest.skip("not in this recording; silicon/classes/tensors.py has copies of one dimension")
     base, done = (int(x) for x in record[f"status/{program.name}"])
     assert done, "complete_tx did not count what this program expected"
     smem = np.zeros(base + up.DUMP, np.uint8)

@@ -57,9 +57,8 @@ def _flush(x: NDArray[np.float32]) -> NDArray[np.float32]:
 def combine(op: str, kind: str, old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
     """``old op new`` element by element, in the storage dtype of `kind`; both arrays in it, of one shape.
 
-    f32 addition flushes subnormals to zero with their sign, f16 and bf16 keep them; all round to nearest even; min
-    and max return the
-    operand that is not NaN.
+    f32.ftz addition flushes subnormals to zero with their sign, the other types keep them (also f32 in tensor
+    reductions: recorded on an H200); all round to nearest even; min and max return the operand that is not NaN.
     """
     check_reduction(op, kind)
     with np.errstate(all="ignore"):
@@ -74,7 +73,7 @@ def combine(op: str, kind: str, old: NDArray[Any], new: NDArray[Any]) -> NDArray
             picked = np.fmin(a, b) if op == "min" else np.fmax(a, b)
             return FORMATS["bf16"].encode(picked.astype(np.float64), saturate=False).astype(np.uint16)
         if op == "add":
-            if kind in ("f32", "f32.ftz"):
+            if kind == "f32.ftz":
                 return _flush(_flush(old) + _flush(new))
             return np.asarray(old + new)
         if op == "min":
@@ -96,6 +95,8 @@ def bulk_reduce(op: str, kind: str, dst: NDArray[np.uint8], src: NDArray[np.uint
             f"bulk reduction of {src.size} bytes into {dst.size}", "both sizes must be the same multiple of 16"
         )
     dtype = storage(kind)
+    # PTX ISA 9.7.9.25.4.2: the addition of f32 flushes subnormal inputs and results.
+    kind = "f32.ftz" if kind == "f32" else kind
     dst[:] = np.ascontiguousarray(combine(op, kind, dst.view(dtype), np.ascontiguousarray(src).view(dtype))).view(
         np.uint8
     )

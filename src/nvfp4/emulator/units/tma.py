@@ -224,16 +224,17 @@ class TilePlan:
     def _linear(self, gmem: U8, gmem_base: int) -> U8:
         """The box as contiguous rows [rows, shared_row_bytes], filled where out of bounds."""
         t = self.tmap
+        kind = t.element_type
+        convert = kind.startswith("tf32")
         if self._inside:
             box = np.ascontiguousarray(self._global(gmem, gmem_base)).reshape(t.tile_rows, t.row_bytes)
+            box = _to_tf32(box) if convert else box
         else:
             full = _fill(t).copy()
             if not self._empty:
-                full[self._slices] = self._global(gmem, gmem_base)
+                part = self._global(gmem, gmem_base)
+                full[self._slices] = _to_tf32(np.ascontiguousarray(part)) if convert else part
             box = full.reshape(t.tile_rows, t.row_bytes)
-        kind = t.element_type
-        if kind in ("f32.ftz", "tf32", "tf32.ftz"):
-            box = _convert(kind, box)
         if kind not in PADDED:
             return box
         data = t.row_bytes // (t.box[0] // 16)
@@ -319,15 +320,11 @@ def _fill(t: TensorMap) -> U8:
     return _fill_block(t.element_type, t.nan_fill, (*reversed(t.counts[1:]), t.row_bytes))
 
 
-def _convert(kind: str, box: U8) -> U8:
-    """What the converting element types do on a load: flush subnormals (.ftz), round to tf32 to nearest even
-    (.tf32)."""
-    values: NDArray[np.float32] = box.view(np.float32)
-    if kind.endswith("ftz"):
-        values = np.where(np.abs(values) < np.float32(2.0**-126), np.copysign(np.float32(0), values), values)
-    if kind.startswith("tf32"):
-        values = FORMATS["tf32"].encode(values.astype(np.float64), saturate=False).view(np.float32)
-    return np.ascontiguousarray(values).view(np.uint8)
+def _to_tf32(box: U8) -> U8:
+    """What a load of type tf32 does to elements in bounds: it rounds them to nearest even. Loads flush nothing, also
+    with .ftz, and leave the fill alone (recorded on an H200)."""
+    rounded = FORMATS["tf32"].encode(box.view(np.float32).astype(np.float64), saturate=False)
+    return np.ascontiguousarray(rounded).view(np.uint8).reshape(box.shape)
 
 
 def _pack_six_bits(tile: U8) -> U8:
