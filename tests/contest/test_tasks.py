@@ -10,7 +10,7 @@ from nvfp4.problem import Op
 def test_every_task_has_ten_tests_and_its_benchmarks():
     assert [len(task.tests) for task in TASKS] == [10, 10, 10, 10]
     assert [len(task.benchmarks) for task in TASKS] == [3, 3, 4, 4]
-    assert {task.op for task in TASKS} == set(Op)
+    assert {task.op for task in TASKS} == set(Op) - {Op.GROUP_DUAL_GEMM}, "the contest has no grouped dual GEMM"
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
