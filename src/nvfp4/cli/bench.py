@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from nvfp4 import backends
 from nvfp4.bench.records import Record, to_json
 from nvfp4.bench.run import Environment, Settings, benchmark_problems
 from nvfp4.bench.run import bench as run_bench
@@ -74,6 +75,12 @@ def bench(
             steps.advance()
             if not as_json:
                 output.console.print(_table(result))
+    if not as_json:
+        timed = {
+            entry.name.removeprefix("nvfp4/") for result in done for entry in result.entries if entry.role == "nvfp4"
+        }
+        for note in filter(None, (getattr(backends.get(name), "note", "") for name in sorted(timed))):
+            output.console.print(note)
     if as_json:
         output.emit([to_json(result) for result in done])
     wrong = any(not entry.right for result in done for entry in result.entries if entry.role == "nvfp4")

@@ -31,6 +31,10 @@ class Sm100Backend:
     """The backend of the kernels ``csrc/kernels/sm100_*.cu``."""
 
     name = "sm100"
+    note = (
+        "The kernels of nvfp4/sm100 were not yet timed on silicon when this version was written: "
+        "docs/blackwell.md says what was checked, and what a model expects."
+    )
 
     def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
         """Reasons why these kernels do not run `problem` there; empty when they do."""

@@ -172,9 +172,10 @@ def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Pre
     return Prediction(total, memory, busy * to_us, drain * to_us, fixed, waves)
 
 
-# Warp instructions for 64 elements: of a row whatever the vectors, of a row and a vector, and of a vector for all rows of
-# a warp. NVFP4 vectors: 32 conversions of codes and 32 packed multiply-adds, six for the scales of each block; of the
-# vector as many conversions, and ten more. 16-bit vectors: codes are converted once, for bf16 to fp32; 64 multiply-adds.
+# Warp instructions for 64 elements: of a row whatever the vectors, of a row and a vector, and of a vector for all rows
+# of a warp. NVFP4 vectors: 32 conversions of codes and 32 packed multiply-adds, six for the scales of each block; of
+# the vector as many conversions, and ten more. 16-bit vectors: codes are converted once, for bf16 to fp32; 64
+# multiply-adds.
 _GEMV_ONCE = {"nvfp4": 4, "fp16": 32 + 4, "bf16": 32 + 64 + 4}
 _GEMV_ROW = {"nvfp4": 32 + 32 + 20, "fp16": 64 + 4, "bf16": 64 + 4}
 _GEMV_VECTOR = {"nvfp4": 42, "fp16": 4, "bf16": 68}
