@@ -60,12 +60,12 @@ What the recordings taught, beyond the documents:
 - f64 arithmetic keeps the payload of a NaN operand (the second's of two, in `fma` then the third's); f32, f16 and bf16
   results are canonical NaNs.
 - `red` and `atom` on f32 flush denormals in global memory, and do not in shared memory.
-- Tensor copies of the `.ftz` types flush nothing; those of the `tf32` types round elements to nearest even and leave the
-  fill as it is. Tensor reductions that add f32 keep denormals.
+- Tensor copies of the `.ftz` types flush nothing; those of the `tf32` types round elements to nearest even and leave
+  the fill as it is. Tensor reductions that add f32 keep denormals.
 
-`tests/hw/data/units_sm90.npz` (`python tests/hw/record_units.py`) records another set of programs, for the copy and matrix
-units alone: 28 `wgmma`, 22 `mma.sync` and 54 tensor copies and reductions, with a random spread of exponents. The units
-give every bit (`tests/hw/test_units.py`).
+`tests/hw/data/units_sm90.npz` (`python tests/hw/record_units.py`) records another set of programs, for the copy and
+matrix units alone: 28 `wgmma`, 22 `mma.sync` and 53 tensor copies and reductions, with various spreads of exponents.
+The units give every bit (`tests/hw/test_units.py`).
 
 Not covered, and refused by name: `mma.sync` on single bits and `m8n8k4` on f16, sparse `mma.sp` and `wgmma.sp`, `wmma`,
 im2col tensor copies, textures and surfaces.

@@ -42,6 +42,12 @@ def _message() -> Launch:
     return Launch(args, 2, 64, lambda: np.array_equal(out, data * 3 + 1))
 
 
+def _readers() -> Launch:
+    data, out = np.array([5, 9], np.uint32), np.zeros(96, np.uint32)
+    want = np.where(np.arange(96) < 32, 9, 5009)
+    return Launch([data, out], 1, 96, lambda: np.array_equal(out, want))
+
+
 def _ring() -> Launch:
     data, out = np.arange(256, dtype=np.uint32) ** 2, np.zeros(32, np.uint32)
     return Launch([data, out], 1, 64, lambda: np.array_equal(out, data.reshape(8, 32).sum(0)))
@@ -139,6 +145,7 @@ KERNELS = {
     for k in (
         Kernel("memory", "sm_80", _memory),
         Kernel("message", "sm_80", _message),
+        Kernel("readers", "sm_80", _readers),
         Kernel("ring", "sm_90", _ring),
         Kernel("store", "sm_90", _store),
         Kernel("cluster", "sm_90", _cluster),
@@ -211,6 +218,7 @@ MUTANTS = (
     m("memory", "SAME_CELL_IN_WARP", "race|lane-race", "same_lanes", "lane"),
     m("message", "NO_RELEASE", "race", "read", "global memory"),
     m("message", "NO_SPIN", "race", "read|write", "global memory"),
+    m("readers", "ONE_READER_TOLD", "race", "overwrite|read", "warp 2|writes shared memory|reads shared memory"),
     m("ring", "NO_WAIT_EMPTY", "race|mbarrier", "load|use|expect", "shared memory|waited for this one"),
     m("ring", "NO_WAIT_FULL", "race|uninitialised-shared", "use|load"),
     m("ring", "NO_BARRIER_AFTER_INIT", "race|mbarrier", "", "mbarrier"),
@@ -230,7 +238,8 @@ MUTANTS = (
     m("tensor_memory", "NO_PROXY_FENCE", "missing-proxy-fence", "mma"),
     m("tensor_memory", "NO_WAIT", "race|missing-tcgen05-fence|uninitialised-tensor-memory", "load"),
     m("tensor_memory", "NO_FENCE_AFTER", "missing-tcgen05-fence", "load", "thread synchronisation"),
-    m("tensor_memory", "NO_WAIT_LD", "uninitialised-register", "result", "tcgen05.wait::ld|asynchronous"),
+    m("tensor_memory", "NO_WAIT_LD", "uninitialised-register", "result|store_copy", "tcgen05.wait::ld|asynchronous"),
+    m("tensor_memory", "NO_WAIT_ST", "race", "load_copy", "tcgen05.wait::st"),
     # -- deadlocks
     m("ring", "BYTES=132", "deadlock", "wait_full|wait_empty", "4 bytes pending"),
     m("ring", "FULL_COUNT=2", "deadlock", "wait_full|wait_empty", "1 of 2 arrivals"),

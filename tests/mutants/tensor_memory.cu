@@ -66,6 +66,15 @@ extern "C" __global__ void __launch_bounds__(128) kernel(const u16* a, const u16
 #ifndef NO_WAIT_LD
     asm volatile("tcgen05.wait::ld.sync.aligned;" ::: "memory");
 #endif
+    // Columns 16 to 31 hold a copy for a moment.
+    asm volatile("tcgen05.st.sync.aligned.32x32b.x4.b32 [%0], {%1, %2, %3, %4};" ::"r"(tmem + (t / 32 * 32 << 16) + 16), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");  // @store_copy
+#ifndef NO_WAIT_ST
+    asm volatile("tcgen05.wait::st.sync.aligned;" ::: "memory");
+#endif
+    asm volatile("tcgen05.ld.sync.aligned.32x32b.x4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(tmem + (t / 32 * 32 << 16) + 16));  // @load_copy
+#ifndef NO_WAIT_LD
+    asm volatile("tcgen05.wait::ld.sync.aligned;" ::: "memory");
+#endif
     for (u32 j = 0; j < 16; ++j) out[t * 16 + j] = __uint_as_float(r[j]);  // @result
     asm volatile("tcgen05.fence::before_thread_sync;" ::: "memory");
     __syncthreads();

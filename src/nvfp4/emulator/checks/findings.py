@@ -112,7 +112,7 @@ class Findings:
         rest -= launch.warps
         if rest < launch.warps * PIPES:
             warp, pipe = divmod(rest, PIPES)
-            name = ("cp.async", "wgmma", "bulk copies", "tcgen05 operations", "tcgen05.ld/st")[pipe]
+            name = ("cp.async", "wgmma", "bulk copies", "tcgen05 operations", "tcgen05.ld", "tcgen05.st")[pipe]
             return f"{name} issued by warp {warp}{where}"
         return f"an asynchronous copy that completes on an mbarrier{where}"
 
@@ -232,11 +232,16 @@ class Findings:
             Fault.RACE_WRITE_AFTER_WRITE: ("writes", "write"),
             Fault.RACE_WRITE_AFTER_READ: ("writes", "read"),
         }[kind]
+        actor = self.actor(b)
+        waits = {"tcgen05.ld": "tcgen05.wait::ld", "tcgen05.st": "tcgen05.wait::st"}
+        wait = waits.get(actor.split(" ")[0])
         return (
             "race",
-            f"{name}: {what} {verb[0]} {place}, unordered with the {verb[1]} by {self.actor(b)}, "
-            f"{self.describe(other)}",
-            _FENCE_REMEDY,
+            f"{name}: {what} {verb[0]} {place}, unordered with the {verb[1]} by {actor}, {self.describe(other)}",
+            f"{wait} behind it, in the same warp, before anything else uses the place (PTX ISA 9.7.16.6.2); for other "
+            "warps a barrier besides"
+            if wait
+            else _FENCE_REMEDY,
         )
 
     def _bounds(self, name: str, a: int, b: int, space: Space, write: bool) -> tuple[str, str, str]:

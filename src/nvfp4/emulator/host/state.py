@@ -34,7 +34,7 @@ _PC, _MASK, _ALIVE, _ID, _PIPE = (WARP.fields[name].offset // 4 for name in ("pc
 # The clock vectors of a warp, in the order in which launch.py lays them out.
 _VECTORS = ("vc", "avc", "tvc", "rvc")
 _UNSIGNED: dict[int, Any] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-CPASYNC, WGMMA, BULK, TCGEN05, TRANSFER = range(PIPES)
+CPASYNC, WGMMA, BULK, TCGEN05, LOADS, STORES = range(PIPES)
 
 
 @lru_cache(maxsize=4096)

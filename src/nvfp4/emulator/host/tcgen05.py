@@ -16,7 +16,7 @@ from ..units.native_product import work_space
 from ..units.tcgen05 import LdPlan, MmaOp, StPlan, plan_cp, plan_ld, plan_mma, plan_shift, plan_st
 from .prepared import Prepared, prepare
 from .registry import register
-from .state import TCGEN05, TENSOR_LANES, TRANSFER, HostCall
+from .state import LOADS, STORES, TCGEN05, TENSOR_LANES, HostCall
 
 __all__: list[str] = []
 
@@ -371,8 +371,9 @@ def _touch(call: HostCall, plan: LdPlan | StPlan) -> None:
     def make() -> Prepared:
         return prepare(call, [(access, call.rank, False) for access in plan.accesses], lambda: None)
 
+    pipe = LOADS if isinstance(plan, LdPlan) else STORES
     prepared = _ready(call, (call.rank, plan), make)
-    prepared.issue(call, call.pipe(TRANSFER), call.tick_pipe(TRANSFER))
+    prepared.issue(call, call.pipe(pipe), call.tick_pipe(pipe))
 
 
 @register("tcgen05.ld")
@@ -419,12 +420,11 @@ def _st(call: HostCall) -> bool:
 def _wait(call: HostCall, kind: str) -> bool:
     call.aligned()
     call.launch.complete_all(call.cluster, _transfer_queue(call, kind))
-    component = call.pipe(TRANSFER)
+    component = call.pipe(LOADS if kind == "ld" else STORES)
     date = call.cluster.host.get("pipes", {}).get(component, 0)
-    if not call.cluster.pending.queued(_transfer_queue(call, "st" if kind == "ld" else "ld")):
-        for name in ("vc", "tvc"):
-            vector = call.vector(name)
-            vector[component] = max(int(vector[component]), date)
+    for name in ("vc", "tvc"):
+        vector = call.vector(name)
+        vector[component] = max(int(vector[component]), date)
     return True
 
 

@@ -45,9 +45,9 @@ PAGE_BITS = 16
 # The driver keeps the first kilobyte of shared memory on sm_90 and later; address 0 is therefore never a variable.
 SHARED_RESERVED = 1024
 NONE = 0xFFFFFFFF
-# Clock components of a warp beside its own: cp.async, wgmma, bulk groups, tcgen05.mma/cp, tcgen05.ld/st (see
+# Clock components of a warp beside its own: cp.async, wgmma, bulk groups, tcgen05.mma/cp, tcgen05.ld, tcgen05.st (see
 # clocks.py).
-PIPES = 5
+PIPES = 6
 # Global locations used for synchronisation hash to this many vectors of cluster clocks (collisions only hide races).
 SYNC_OBJECTS = 256
 SYNC_LOCAL = 16
