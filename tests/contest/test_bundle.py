@@ -52,6 +52,14 @@ def test_whole_bundles_keep_the_rules(monkeypatch, task, arch):
     assert bundle(task, arch, strategy="sm80").text == made.text
 
 
+@pytest.mark.parametrize(("task", "arch"), [(GEMV, "sm_90a"), *((task, "sm_100a") for task in TASKS)])
+def test_the_backend_that_is_chosen_makes_one_launch(task, arch):
+    made = bundle(task, arch)
+    assert {backend for _, backend, _ in made.plans} == {arch[:-1].replace("_", "")}
+    assert made.launches == 1
+    assert lint.check(made.text, task) == ()
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_bundles_are_right_in_the_emulator(tmp_path, task):
     path, cases = write(tmp_path, task)

@@ -162,13 +162,14 @@ class _Kernels:
         return self.names[kernel]
 
 
-_PITCHES = {
-    "sm80_gemv.cu": "CONFIG_X_PITCH",
-    "sm90_gemv.cu": "CONFIG_X_PITCH",
-    "sm90_gemv_queue.cu": "CONFIG_X_PITCH",
-    "sm100_gemv.cu": "PLAN_X_PITCH",
-}
-"""The macro of each GEMV kernel that says how far apart the vectors of a batch lie."""
+_PITCHES = ("CONFIG_X_PITCH", "PLAN_X_PITCH")
+"""Macros by which a GEMV kernel is told how far apart the vectors of a batch lie."""
+
+
+def _pitch(kernel: Kernel) -> str | None:
+    """The macro that `kernel` has for it."""
+    text = "".join(source.closure(f"kernels/{kernel.source}").values())
+    return next((name for name in _PITCHES if re.search(rf"#\s*ifn?def\s+{name}\b", text)), None)
 
 
 def _in_place(task: Task, launches: Sequence[Launch], operands: Operands, data: inputs.Data) -> tuple[Launch, ...]:
@@ -183,7 +184,7 @@ def _in_place(task: Task, launches: Sequence[Launch], operands: Operands, data: 
     padded = cast(inputs.Dense, data)[1]
     moved = []
     for launch in launches:
-        macro = _PITCHES.get(launch.kernel.source)
+        macro = _pitch(launch.kernel)
         if macro is None:
             reason = "takes the vectors of a batch one after another only"
             raise UnsupportedError(f"{task.name} as a bundle", (Refusal(launch.kernel.source, (reason,)),))
