@@ -16,13 +16,13 @@ from nvfp4.executors.launch import Kernel, Launch, Pointer
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Op, Problem
 
-DEVICE = torch.device("cpu", 0)
+DEVICE = torch.device("cpu")
 SMALL = Scratch((Piece((100,), torch.float32), Piece((7,), torch.int32, zeroed=True), Piece((3, 5), torch.float16)))
 LARGE = Scratch((Piece((3, 1 << 20), torch.uint8), Piece((5000,), torch.int32, zeroed=True)))
 
 
 def call(needed: Scratch, queue: int = 0) -> tuple[int, ...]:
-    return scratch.kept(needed, DEVICE, queue)
+    return scratch.kept(needed, 0, queue)
 
 
 def test_new_memory_is_what_was_described() -> None:
@@ -53,7 +53,7 @@ def test_calls_of_a_queue_share_memory_and_queues_and_devices_do_not(recorder: R
     assert call(other) == first[:1]
     elsewhere = call(SMALL, 3)
     assert not set(elsewhere) & set(first)
-    assert not set(scratch.kept(SMALL, torch.device("cpu", 1), 0)) & {*first, *elsewhere}
+    assert not set(scratch.kept(SMALL, 1, 0)) & {*first, *elsewhere}
     assert call(SMALL) == first
     assert call(SMALL, 3) == elsewhere
 

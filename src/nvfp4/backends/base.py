@@ -33,12 +33,14 @@ class Operands:
         b: Right operands.
         out: Results.
         offsets: Stacked groups: int32 [groups] on the device, the end row of each group in A.
+        addresses: What `operands.addresses` gives, where it was called for this very call; else None.
     """
 
     a: tuple[Operand, ...]
     b: tuple[Operand, ...]
     out: tuple[torch.Tensor, ...]
     offsets: torch.Tensor | None = None
+    addresses: list[int] | None = None
 
     def __init__(
         self,
@@ -46,10 +48,11 @@ class Operands:
         b: tuple[Operand, ...],
         out: tuple[torch.Tensor, ...],
         offsets: torch.Tensor | None = None,
+        addresses: list[int] | None = None,
     ) -> None:
         # Half the time of the generated one, in every call.
         fields = self.__dict__
-        fields["a"], fields["b"], fields["out"], fields["offsets"] = a, b, out, offsets
+        fields["a"], fields["b"], fields["out"], fields["offsets"], fields["addresses"] = a, b, out, offsets, addresses
 
     def weights(self, index: int) -> tuple[Operand, ...]:
         """What ``a[index]`` is multiplied with: (B,), or (B1, B2) of a dual operation."""

@@ -139,7 +139,7 @@ def repeated(
     def run(operands: Operands) -> None:
         nonlocal program
         if program is not None:
-            program(addresses(operands))
+            program(operands.addresses or addresses(operands))
             return
         device = operands.out[0].device
         needed = scratch(operands) if scratch is not None else None

@@ -61,7 +61,7 @@ class Program:
         if self._scratch is None:
             self._prepared(addresses, queue)
         elif self._keeps and not torch._C._cuda_isCurrentStreamCapturing():
-            self._prepared([*addresses, *kept(self._scratch, self._device, queue)], queue)
+            self._prepared([*addresses, *kept(self._scratch, index, queue)], queue)
         else:
             # Freed when this returns, which in torch means: free for what is queued later.
             memory = self._scratch.allocate(self._device)

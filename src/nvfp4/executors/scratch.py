@@ -98,25 +98,25 @@ class _Spaces(threading.local):
 _spaces = _Spaces()
 
 
-def kept(scratch: Scratch, device: torch.device, queue: int) -> tuple[int, ...]:
+def kept(scratch: Scratch, index: int, queue: int) -> tuple[int, ...]:
     """The addresses of the pieces for a call in `queue`, in memory that later calls of this thread use again.
 
     Args:
         scratch: What is needed; `Scratch.keepable`.
-        device: The current device, with its index.
+        index: The current CUDA device.
         queue: ``cudaStream_t`` of the current queue, which is not being captured.
     """
-    space = _spaces.by_queue.get((device.index, queue))
+    space = _spaces.by_queue.get((index, queue))
     if space is not None:
         found = space.known.get(scratch)
         if found is not None:
             return found
-    return _reserve(scratch, device, queue)
+    return _reserve(scratch, index, queue)
 
 
-def _reserve(scratch: Scratch, device: torch.device, queue: int) -> tuple[int, ...]:
+def _reserve(scratch: Scratch, index: int, queue: int) -> tuple[int, ...]:
     spaces = _spaces.by_queue
-    key = (device.index, queue)
+    key = (index, queue)
     if key not in spaces:
         if len(spaces) >= _SPACES:
             spaces.clear()
@@ -127,7 +127,7 @@ def _reserve(scratch: Scratch, device: torch.device, queue: int) -> tuple[int, .
         sizes = max(needs[0], space.memory.nbytes), max(needs[1], space.zeros.nbytes)
         space.known.clear()
         # What is given up here is used again only behind the kernels that are in the queue now: torch sees to that.
-        space.memory, space.zeros = _outside_pools(sizes, device, queue)
+        space.memory, space.zeros = _outside_pools(sizes, torch.device("cuda", index), queue)
     if len(space.known) >= _KNOWN:
         space.known.clear()
     found = space.known[scratch] = tuple(scratch.places(space.memory.data_ptr(), space.zeros.data_ptr()))

@@ -14,6 +14,7 @@ from nvfp4.ops._validate import Described
 from nvfp4.tensor import ALIGNMENT, NVFP4Tensor
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+_LISTS = frozenset((list, tuple, type(None)))
 _MISALIGNED = ALIGNMENT - 1
 
 
@@ -70,9 +71,8 @@ class Call(NamedTuple):
         backend: str | None,
     ) -> Call:
         """The call of a list form; `lists` has one list for each of its operands."""
-        for x in (*lists, out):
-            if type(x) is not list and type(x) is not tuple and x is not None:
-                _validate.are_lists(spec.op, lists, out)  # anything that can be iterated over is right
+        if {*map(type, lists), type(out)} - _LISTS:
+            _validate.are_lists(spec.op, lists, out)  # anything that can be iterated over is right
         a, b = (*lists[0],), (*lists[1],)
         outs = None if out is None else (*out,)
         if len(lists) == 2:
@@ -115,16 +115,6 @@ class Call(NamedTuple):
             None if offsets is None else signature(offsets),
             None if out is None else (*map(signature, out),),
         )
-
-    def parts(self) -> list[torch.Tensor]:
-        """Codes and scales, or activations, of all operands."""
-        found: list[torch.Tensor] = []
-        for x in self.a + self.b:
-            if isinstance(x, NVFP4Tensor):
-                found += (x.codes, x.scales)
-            else:
-                found.append(x)
-        return found
 
     def plain(self) -> bool:
         """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from nvfp4.backends.base import Operands
+from nvfp4.backends.operands import addresses, flatten
 from nvfp4.ops import _validate
 from nvfp4.ops._call import Call
 from nvfp4.ops._prepare import Prepared, prepare
@@ -84,39 +85,40 @@ def compute(prepared: Prepared, call: Call) -> tuple[torch.Tensor, ...]:
     """The results of a call that `prepared` was made for."""
     out = call.out
     if out is None:
-        out = prepared.allocate()
+        operands = Operands(call.a, call.b, prepared.allocate(), call.offsets)
     else:
-        _separate(prepared, call, out)
-    prepared.run(Operands(call.a, call.b, out, call.offsets))
-    return out
+        operands = Operands(call.a, call.b, out, call.offsets)
+        operands = Operands(call.a, call.b, out, call.offsets, _separate(prepared, call.spec.op, operands))
+    prepared.run(operands)
+    return operands.out
 
 
-def _separate(prepared: Prepared, call: Call, outs: tuple[torch.Tensor, ...]) -> None:
-    """Raise if memory of a result is also that of an input or of another result.
+def _separate(prepared: Prepared, op: str, operands: Operands) -> list[int]:
+    """Raise if memory of a result is also that of an input or of another result. Returns the addresses.
 
     That follows from addresses alone, as sizes belong to the kind of call: those found to be apart are remembered.
     """
-    begins = [part.data_ptr() for part in call.parts()]
-    begins += [out.data_ptr() for out in outs]
+    begins = addresses(operands)
     where = tuple(begins)
-    if where in prepared.apart:
-        return
-    if not _apart(begins, (*prepared.sizes, *[out.nbytes for out in outs]), len(outs)):
-        _validate.no_alias(call.spec.op, Operands(call.a, call.b, outs))
-    if len(prepared.apart) >= _APART:
-        prepared.apart.clear()
-    prepared.apart.add(where)
+    if where not in prepared.apart:
+        if not _apart(begins, [0 if x is None else x.nbytes for x in flatten(operands)], operands):
+            _validate.no_alias(op, operands)
+        if len(prepared.apart) >= _APART:
+            prepared.apart.clear()
+        prepared.apart.add(where)
+    return begins
 
 
-def _apart(begins: list[int], sizes: tuple[int, ...], results: int) -> bool:
-    """Whether none of the last `results` parts of memory overlaps any other, found in one pass in order."""
+def _apart(begins: list[int], sizes: list[int], operands: Operands) -> bool:
+    """Whether no result overlaps anything, found in one pass over all memory in order."""
     reached = reached_by_result = 0
-    first = len(begins) - results
-    for begin, i in sorted(zip(begins, range(len(begins)))):  # noqa: B905
-        if begin < (reached if i >= first else reached_by_result):
+    last = len(begins) - (operands.offsets is not None)
+    results = range(last - len(operands.out), last)
+    for begin, i in sorted(zip(begins, range(len(begins)), strict=True)):
+        if begin < (reached if i in results else reached_by_result):
             return False
         end = begin + sizes[i]
         reached = max(reached, end)
-        if i >= first:
-            reached_by_result = end
+        if i in results:
+            reached_by_result = max(reached_by_result, end)
     return True

@@ -44,15 +44,13 @@ class Prepared:
         choice: Backend and plan.
         run: The computation.
         allocate: Its results.
-        sizes: Bytes of each of `Call.parts`.
-        apart: Addresses of these and of the results of earlier calls in which no result overlapped anything.
+        apart: Addresses of earlier calls in which no result overlapped anything.
     """
 
     problem: Problem | None
     choice: backends.Choice | None
     run: Run
     allocate: Allocate
-    sizes: tuple[int, ...]
     apart: set[tuple[int, ...]] = field(default_factory=set)
 
 
@@ -66,7 +64,6 @@ def prepare(call: Call) -> Prepared:
     for i, (out, shape) in enumerate(zip(outs, described.shapes, strict=False)):
         _validate.out_fits(op, f"out[{i}]" if call.spec.lists else "out", out, shape, dtype, device)
     allocate = _allocator(described.shapes, dtype, device)
-    sizes = tuple(part.nbytes for part in call.parts())
     backend = call.backend if call.backend is not None else backends.configured()
     live: tuple[int, ...] | None = None
     if problem.groups:
@@ -81,7 +78,7 @@ def prepare(call: Call) -> Prepared:
     if empty:
         if backend is not None:
             backends.get(backend)
-        return Prepared(None, None, _nothing if problem.stacked else _zeros, allocate, sizes)
+        return Prepared(None, None, _nothing if problem.stacked else _zeros, allocate)
     choice = backends.choose(capability(device), problem, backend)
     run = _runner(choice, problem)
     if described.single and not isinstance(choice.backend, LaunchBackend):
@@ -92,7 +89,7 @@ def prepare(call: Call) -> Prepared:
         run = functools.partial(_on_device, run, device)
     if any(isinstance(x, torch.Tensor) and x.data_ptr() & _MISALIGNED for x in (*call.a, *call.b, *outs)):
         run = functools.partial(_aligned, run)
-    return Prepared(problem, choice, run, allocate, sizes)
+    return Prepared(problem, choice, run, allocate)
 
 
 def _allocator(shapes: tuple[Shape, ...], dtype: torch.dtype, device: torch.device) -> Allocate:

@@ -321,7 +321,9 @@ def out_count(op: str, outs: Sequence[object], groups: int) -> None:
 
 def no_alias(op: str, operands: Operands) -> None:
     """Name the memory that a result shares with an input or with another result."""
-    named = [(f"{side}", part) for side, xs in (("a", operands.a), ("b", operands.b)) for x in xs for part in _parts(x)]
+    named = [(side, part) for side, xs in (("a", operands.a), ("b", operands.b)) for x in xs for part in _parts(x)]
+    if operands.offsets is not None:
+        named.append(("offsets", operands.offsets))
     for i, out in enumerate(operands.out):
         begin = out.data_ptr()
         end = begin + out.nbytes
@@ -335,4 +337,6 @@ def no_alias(op: str, operands: Operands) -> None:
 
 
 def _parts(x: Operand) -> tuple[torch.Tensor, ...]:
-    return (x,) if isinstance(x, torch.Tensor) else (x.codes, x.scales)
+    if isinstance(x, torch.Tensor):
+        return (x,)
+    return (x.codes, x.scales) if x.tensor_scale is None else (x.codes, x.scales, x.tensor_scale)
