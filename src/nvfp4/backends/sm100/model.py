@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nvfp4.backends.sm100.constants import CHUNK, LANES, OUT_BYTES, SCALE_TILE_BYTES, STEPS, Cluster, ceil_div
+from nvfp4.backends.sm100.constants import CHUNK, LANES, OUT_BYTES, SCALE_TILE_BYTES, STEPS, Cluster, Schedule, ceil_div
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.problem import Problem
@@ -150,23 +150,27 @@ def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Pre
     clusters = machine.sms // plan.blocks
     per_chunk = chunk_cycles(plan, machine)
     epilogue = epilogue_cycles(plan, problem, machine)
+    # A block of one tile has nothing to do beside its epilogue; others overlap it with two accumulators.
+    overlaps = plan.buffers == 2 and plan.schedule is not Schedule.SINGLE
     items, cycles, longest = 0, 0.0, 0.0
     for tiles, k in _tiles(plan, problem):
         tile = ceil_div(k, CHUNK) * per_chunk / plan.splits
         # With one accumulator an epilogue stands between a tile and the next.
-        tile = max(tile, epilogue) if plan.buffers == 2 else tile + epilogue
+        tile = max(tile, epilogue) if overlaps else tile + epilogue
         items += tiles * plan.splits
         cycles += tiles * plan.splits * tile
         longest = max(longest, tile)
     waves = ceil_div(items, clusters)
     # Whole waves of the average tile, the last of which is the longest.
     busy = 0.0 if not items else (waves - 1) * cycles / items + longest
-    drain = epilogue if plan.buffers == 2 else 0.0
+    drain = epilogue if overlaps else 0.0
     if plan.splits > 1:
         # Partial sums in fp32 go to L2 and come back, and a counter says who is last.
         drain += 2 * epilogue * (1 + plan.splits) / 2
     fixed = machine.fill_us + machine.drain_us + (0.0 if plan.programmatic else machine.launch_us)
     fixed += 1.0 if plan.splits > 1 else 0.0
+    if plan.schedule is Schedule.SINGLE:
+        fixed += max(0, waves - 1) * (machine.fill_us + machine.drain_us)  # blocks begin anew
     memory = problem.bytes / machine.memory_tbs * 1e-6
     total = fixed + max(memory, busy * to_us) + drain * to_us
     return Prediction(total, memory, busy * to_us, drain * to_us, fixed, waves)
