@@ -116,3 +116,16 @@ def test_parts_of_operands():
     codes, scales = torch.zeros(3, 4, 8, dtype=torch.uint8), torch.zeros(3, 4, 1, dtype=torch.uint8)
     assert parts(NVFP4Tensor(codes, scales, 2.0)).tensor_stride == 0
     assert parts(NVFP4Tensor(codes, scales, torch.ones(3))).tensor_stride == 1
+
+
+@pytest.mark.parametrize(("arch", "early"), [("sm_80", False), ("sm_89", False), ("sm_90a", True), ("sm_100a", True)])
+def test_products_begin_before_the_previous_kernel_ends_where_they_can_wait_for_it(arch, early):
+    for problem in (
+        Problem(Op.GEMM, 9, 8, 64),
+        Problem(Op.DUAL_GEMM, 9, 8, 64),
+        Problem(Op.GROUP_GEMM, 12, 8, 64, groups=((5, 8, 64), (7, 8, 32))),
+        Problem(Op.GROUP_DUAL_GEMM, 12, 8, 64, stacked=3),
+    ):
+        capability = replace(known("sm_80"), arch=arch)
+        launches = BACKEND.launches(BACKEND.plan(capability, problem), problem, inputs.make(problem))
+        assert [launch.programmatic for launch in launches] == [early]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts, parts
-from nvfp4.backends.sm80.constants import OUT, Constants, ceil_div, kernel, kind, scales
+from nvfp4.backends.sm80.constants import OUT, Constants, ceil_div, kernel, kind, programmatic, scales
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch, Pointer, PointerArray, Scalar, ScalarArray
 from nvfp4.problem import Problem
@@ -96,6 +96,7 @@ def launches(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Laun
         grid=(ceil_div(problem.m, plan.tile_m) * ceil_div(problem.n, plan.tile_n) * problem.l, 1, 1),
         block=_block(plan),
         shared_bytes=plan.shared_bytes(len(b)),
+        programmatic=programmatic(plan.arch),
         args=(
             *(argument for x, stride in zip((a, *b), strides, strict=True) for argument in (*x.pointers(), *stride)),
             Pointer(operands.out[0]),
@@ -136,6 +137,7 @@ def _list(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Launch,
                 grid=(tiles, 1, 1),
                 block=_block(plan),
                 shared_bytes=plan.shared_bytes(problem.op.matrices),
+                programmatic=programmatic(plan.arch),
                 args=(
                     *_pointer_arrays([parts(operands.a[i]) for i in chosen], capacity),
                     *(
@@ -163,6 +165,7 @@ def _stacked(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[Laun
         grid=(tiles_m * ceil_div(problem.n, plan.tile_n), 1, 1),
         block=_block(plan),
         shared_bytes=plan.shared_bytes(len(b)),
+        programmatic=programmatic(plan.arch),
         args=(
             *a.pointers(),
             *(argument for x in b for argument in (*x.pointers(), Scalar("i32", x.tensor_stride))),

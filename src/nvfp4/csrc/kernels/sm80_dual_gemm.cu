@@ -10,6 +10,7 @@
 #include "epilogue/silu.cuh"
 #include "epilogue/store.cuh"
 #include "mma/block.cuh"
+#include "ptx/griddepcontrol.cuh"
 
 // Constants, defined by the launch.
 constexpr int A_KIND = CONFIG_A_KIND;  // KIND_* of A
@@ -31,6 +32,7 @@ extern "C" __global__ void __launch_bounds__(Shape::THREADS)
     nvfp4_sm80_dual_gemm(const u8* a_data, const u8* a_scales, const float* a_tensor_scale, const u8* b1_data,
                          const u8* b1_scales, const float* b1_tensor_scale, const u8* b2_data, const u8* b2_scales,
                          const float* b2_tensor_scale, u8* out, int m, int n, int k) {
+    griddepcontrol_wait();  // on sm_90 and later, this starts while the previous kernel still runs
     const int tiles_m = (m + TILE_M - 1) / TILE_M;
     const int row0 = blockIdx.x % tiles_m * TILE_M, column0 = blockIdx.x / tiles_m * TILE_N;
     const Matrix a{a_data, a_scales, m, k};

@@ -9,6 +9,7 @@
 // Resources: shared memory 2 stages x (TILE_M + TILE_N) x 128 bytes, dynamic; 32 * WARPS_M * WARPS_N threads.
 #include "epilogue/store.cuh"
 #include "mma/block.cuh"
+#include "ptx/griddepcontrol.cuh"
 
 // Constants, defined by the launch.
 constexpr int A_KIND = CONFIG_A_KIND;  // KIND_* of A
@@ -30,6 +31,7 @@ extern "C" __global__ void __launch_bounds__(Shape::THREADS)
     nvfp4_sm80_gemm(const u8* a_data, const u8* a_scales, const float* a_tensor_scale, int a_tensor_stride,
                     const u8* b_data, const u8* b_scales, const float* b_tensor_scale, int b_tensor_stride, u8* out,
                     int m, int n, int k) {
+    griddepcontrol_wait();  // on sm_90 and later, this starts while the previous kernel still runs
     const int tiles_m = (m + TILE_M - 1) / TILE_M, tiles_n = (n + TILE_N - 1) / TILE_N;
     const int tile_m = blockIdx.x % tiles_m;
     const int tile_n = blockIdx.x / tiles_m % tiles_n;

@@ -12,6 +12,7 @@
 #include "epilogue/store.cuh"
 #include "mma/block.cuh"
 #include "mma/groups.cuh"
+#include "ptx/griddepcontrol.cuh"
 
 // Constants, defined by the launch.
 constexpr int A_KIND = CONFIG_A_KIND;  // KIND_* of A
@@ -52,6 +53,7 @@ extern "C" __global__ void __launch_bounds__(Shape::THREADS)
                                const __grid_constant__ Array<const float*, CAPACITY> b_tensor_scale,
                                const __grid_constant__ Array<u8*, CAPACITY> out, const __grid_constant__ Array<int, CAPACITY> m,
                                const __grid_constant__ Array<int, CAPACITY> n, const __grid_constant__ Array<int, CAPACITY> k) {
+    griddepcontrol_wait();  // on sm_90 and later, this starts while the previous kernel still runs
     const ListTile tile = find_tile<TILE_M, TILE_N>(m, n, blockIdx.x);
     if (tile.group < 0) return;
 
@@ -66,6 +68,7 @@ extern "C" __global__ void __launch_bounds__(Shape::THREADS)
     nvfp4_sm80_group_gemm_stacked(const u8* a_data, const u8* a_scales, const float* a_tensor_scale, const u8* b_data,
                                   const u8* b_scales, const float* b_tensor_scale, int b_tensor_stride,
                                   const int* offsets, u8* out, int groups, int rows, int n, int k) {
+    griddepcontrol_wait();  // on sm_90 and later, this starts while the previous kernel still runs
     const int tiles_m = rows / TILE_M + groups;
     const Slice slice = find_slice<TILE_M>(offsets, groups, rows, blockIdx.x % tiles_m);
     if (slice.group < 0) return;
