@@ -75,6 +75,8 @@ class Problem:
         out_dtype: ``"fp16"``, ``"bf16"`` or ``"fp32"``.
         groups: (M, N, K) of each group in the list form of group_gemm and group_dual_gemm.
         stacked: Number of groups in their stacked form.
+        bias: gemv only: ``"fp16"``, ``"bf16"`` or ``"fp32"`` for a bias [M] that is added to every fp32 sum before it
+            is rounded; empty for none.
     """
 
     op: Op
@@ -87,6 +89,7 @@ class Problem:
     out_dtype: str = "fp16"
     groups: tuple[tuple[int, int, int], ...] = ()
     stacked: int = 0
+    bias: str = ""
 
     @property
     def flops(self) -> int:
@@ -120,4 +123,5 @@ class Problem:
             sizes = f"{self.m}x{self.n}x{self.k}"
             sizes += f" L{self.l}" if self.l != 1 else ""
             sizes += f" in {self.stacked} groups" if self.stacked else ""
-        return f"{self.op} {sizes} {self.a} x {self.b} -> {self.out_dtype}"
+        bias = f" + {self.bias} bias" if self.bias else ""
+        return f"{self.op} {sizes} {self.a} x {self.b}{bias} -> {self.out_dtype}"

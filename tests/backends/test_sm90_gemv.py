@@ -164,6 +164,19 @@ def test_mma_plans_in_the_emulator(i):
     )
 
 
+@pytest.mark.parametrize(
+    ("bias", "what", "plan"),
+    [
+        ("fp16", problem(21, 1, 80, 2), StreamPlan("sm_90a", 1, 2, 1, 2, 3, 1, 1)),
+        ("bf16", problem(21, 1, 256, 2, out="bf16"), QueuePlan("sm_90a", 1, 2, 1, 2, 2, 2, 1)),
+        ("fp32", problem(40, 3, 1040, b=FP16, out="fp16"), MmaPlan("sm_90a", 1, 1, 2, 1, 32, 1)),
+        ("bf16", problem(20, 1, 80, 2, b=BF16), MmaPlan("sm_90a", 1, 1, 1, 1, 32, 1)),
+    ],
+)
+def test_a_bias_in_the_emulator(bias, what, plan):
+    emulate(replace(what, bias=bias), plan, "integers", 1, early=True)
+
+
 def test_a_weight_is_loaded_early_only_while_nothing_has_changed_it(monkeypatch):
     what = problem(3, 1, 32)
     operands = inputs.make(what)

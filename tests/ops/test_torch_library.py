@@ -26,7 +26,8 @@ def samples(device: str) -> dict[str, tuple[str, tuple[object, ...], tuple[int, 
     x, offsets = activations(5, 64).to(device), torch.tensor([2, 5], dtype=torch.int32, device=device)
     experts = weights(2, 20, 64, device=device)
     return {
-        "gemv": ("gemv", (*flat(a=b, x=x), "fp32", None), (5, 20)),
+        "gemv": ("gemv", (*flat(a=b, x=x), None, "fp32", None), (5, 20)),
+        "gemv, bias": ("gemv", (*flat(a=b, x=x), torch.ones(20, device=device), "fp16", None), (5, 20)),
         "gemm": ("gemm", (*flat(a=a, b=b), "fp16", None), (5, 20)),
         "gemm, activations": ("gemm", (*flat(a=x, b=b), "bf16", "torch_ops"), (5, 20)),
         "dual_gemm": ("dual_gemm", (*flat(a=a, b1=b, b2=b2), "fp16", None), (5, 20)),

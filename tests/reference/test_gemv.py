@@ -3,6 +3,7 @@ import torch
 
 from nvfp4 import reference
 from nvfp4.errors import InputError
+from nvfp4.tensor import NVFP4Tensor
 
 from .samples import activation, check, integers, operand
 
@@ -60,3 +61,14 @@ def test_shapes_are_checked() -> None:
         reference.gemv(batch, half.expand(3, 32))
     with pytest.raises(InputError, match="equal K"):
         reference.gemv(one, half.expand(48))
+
+
+def test_a_bias() -> None:
+    a = NVFP4Tensor(torch.full((3, 8), 0x22, dtype=torch.uint8), torch.full((3, 1), 0x38, dtype=torch.uint8))  # ones
+    x = torch.stack([torch.ones(16), torch.zeros(16)]).half()
+    got = reference.gemv(a, x, torch.tensor([-16.0, 0.125, 2.0**-60]))
+    assert got.value.tolist() == [[0.0, 16.125, 16.0], [-16.0, 0.125, 2.0**-60]]
+    assert got.residual.tolist() == [[0.0, 0.0, 2.0**-60], [0.0, 0.0, 0.0]]
+    assert got.magnitude.tolist() == [[32.0, 16.125, 16 + 2.0**-60], [16.0, 0.125, 2.0**-60]]
+    # One sum is rounded when fp32 adds the bias to it.
+    assert got.sums_exact.tolist() == [[True, True, False], [True, True, True]]

@@ -33,6 +33,7 @@ class Operands:
         b: Right operands.
         out: Results.
         offsets: Stacked groups: int32 [groups] on the device, the end row of each group in A.
+        bias: gemv: [M] fp16, bf16 or fp32, contiguous; None for none.
         addresses: What `operands.addresses` gives, where it was called for this very call; else None.
     """
 
@@ -40,6 +41,7 @@ class Operands:
     b: tuple[Operand, ...]
     out: tuple[torch.Tensor, ...]
     offsets: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
     addresses: list[int] | None = None
 
     def __init__(
@@ -48,11 +50,13 @@ class Operands:
         b: tuple[Operand, ...],
         out: tuple[torch.Tensor, ...],
         offsets: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
         addresses: list[int] | None = None,
     ) -> None:
         # Half the time of the generated one, in every call.
         fields = self.__dict__
-        fields["a"], fields["b"], fields["out"], fields["offsets"], fields["addresses"] = a, b, out, offsets, addresses
+        fields["a"], fields["b"], fields["out"], fields["offsets"] = a, b, out, offsets
+        fields["bias"], fields["addresses"] = bias, addresses
 
     def weights(self, index: int) -> tuple[Operand, ...]:
         """What ``a[index]`` is multiplied with: (B,), or (B1, B2) of a dual operation."""

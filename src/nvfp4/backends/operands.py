@@ -58,7 +58,7 @@ def aligned(operands: Operands) -> Operands:
     def fix(values: tuple[Operand, ...]) -> tuple[Operand, ...]:
         return tuple(x if isinstance(x, NVFP4Tensor) or _is_aligned(x) else _copy(x) for x in values)
 
-    return Operands(fix(operands.a), fix(operands.b), operands.out, operands.offsets)
+    return Operands(fix(operands.a), fix(operands.b), operands.out, operands.offsets, operands.bias)
 
 
 def _is_aligned(x: torch.Tensor) -> bool:
@@ -70,7 +70,7 @@ def _copy(x: torch.Tensor) -> torch.Tensor:
 
 
 def flatten(operands: Operands) -> list[torch.Tensor | None]:
-    """All tensors of a call: of each side the data, the scales, the tensor scales; the results; offsets if there are.
+    """All tensors of a call: of each side the data, the scales, the tensor scales; the results; offsets or bias if any.
 
     Each kind lies together, because kernels take the groups of a list as arrays.
     """
@@ -83,6 +83,8 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
     tensors += operands.out
     if operands.offsets is not None:
         tensors.append(operands.offsets)
+    if operands.bias is not None:
+        tensors.append(operands.bias)
     return tensors
 
 
@@ -106,6 +108,8 @@ def addresses(operands: Operands) -> list[int]:
         found += [each.data_ptr() for each in out]
     if operands.offsets is not None:
         found.append(operands.offsets.data_ptr())
+    if operands.bias is not None:
+        found.append(operands.bias.data_ptr())
     return found
 
 

@@ -241,7 +241,9 @@ def make(
         a = (operand(problem.a, batch, problem.m, problem.k),)
         b = tuple(operand(problem.b, batch, problem.n, problem.k) for _ in range(count))
     out = tuple(torch.empty(shape, dtype=DTYPES[problem.out_dtype]) for shape in output_shapes(problem))
-    operands = Operands(a, b, out, offsets)
+    # Multiples of 1/8: values of every type, and sums that stay exact.
+    bias = torch.randint(-512, 513, (problem.m,), generator=g) / 8 if problem.bias else None
+    operands = Operands(a, b, out, offsets, None if bias is None else bias.to(DTYPES[problem.bias]))
     return operands if torch.device(device).type == "cpu" else to_device(operands, device)
 
 
@@ -252,4 +254,5 @@ def to_device(operands: Operands, device: str | torch.device) -> Operands:
         tuple(x.to(device) for x in operands.b),
         tuple(x.to(device) for x in operands.out),
         operands.offsets.to(device) if operands.offsets is not None else None,
+        operands.bias.to(device) if operands.bias is not None else None,
     )

@@ -116,7 +116,8 @@ def _call_public(problem: Problem, operands: Operands, backend: str | None) -> N
     out = operands.out[0]
     a, b = operands.a[0], cast("tuple[NVFP4Tensor, ...]", operands.b)
     if problem.op is Op.GEMV:
-        nvfp4.gemv(cast("NVFP4Tensor", a), b[0], out_dtype=out_dtype, out=out, backend=backend)
+        matrix = cast("NVFP4Tensor", a)
+        nvfp4.gemv(matrix, b[0], bias=operands.bias, out_dtype=out_dtype, out=out, backend=backend)
     elif problem.op is Op.GEMM:
         nvfp4.gemm(a, b[0], out_dtype=out_dtype, out=out, backend=backend)
     elif problem.op is Op.DUAL_GEMM:
@@ -210,6 +211,7 @@ def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Cas
         problem = Problem(
             op, m, rng.choice((1, 1, 1, 2, 3, 4, 7, 8, 13, 16)), k, rng.choice((1, 1, 2, 3)), a, b, out_dtype
         )
+        problem = replace(problem, bias=rng.choice(("", "", "", "fp16", "bf16", "fp32")))
     elif op is Op.GEMM:
         problem = Problem(op, m, n, k, rng.choice((1, 1, 1, 2, 3)), a, b, out_dtype)
     elif op is Op.DUAL_GEMM:

@@ -4,7 +4,8 @@ The bound. A kernel forms exact products of decoded values and adds them in fp32
 the unit of one addition, the sum is within ``gamma_K * sum |products|``, gamma_K = K u / (1 - K u) (Higham, "Accuracy
 and Stability of Numerical Algorithms", 2nd ed., section 3.1). Tensor cores truncate where IEEE addition rounds (Fasi,
 Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021), so u is 2^-23 rather than 2^-24.
-Tensor scales add two fp32 multiplications, a SiLU a few more operations; conversion to the output adds half an ulp.
+Tensor scales add two fp32 multiplications, a bias one addition, a SiLU a few more operations; conversion to the output
+adds half an ulp.
 """
 
 from __future__ import annotations
@@ -186,7 +187,7 @@ def expected(problem: Problem, operands: Operands) -> tuple[Expected, ...]:
             scales_exact = scales_exact[group]
         return (_from_exact(problem, result, problem.k, scales_exact),)
     if problem.op is Op.GEMV:
-        exact = reference.gemv(cast("NVFP4Tensor", operands.a[0]), operands.b[0])
+        exact = reference.gemv(cast("NVFP4Tensor", operands.a[0]), operands.b[0], operands.bias)
     else:
         exact = reference.gemm(operands.a[0], weights[0])
     return (_from_exact(problem, exact, problem.k, scales_exact),)
@@ -266,8 +267,11 @@ def _product(
     """The first wrong product of a call, in the form that diagnosis takes: A [M, K] times B [N, K] transposed."""
     result = operands.out[index]
     largest = torch.finfo(result.dtype).max
-    got = result.double().cpu()
-    parts = [got, want.value.cpu(), want.magnitude.cpu(), unwritten.cpu()]
+    got, value = result.double().cpu(), want.value.cpu()
+    if operands.bias is not None:
+        bias = operands.bias.double().cpu()
+        got, value = got - bias, value - bias
+    parts = [got, value, want.magnitude.cpu(), unwritten.cpu()]
     unit = _UNIT_OUT[problem.out_dtype]
     b: tuple[diagnosis.Side, ...]
     others: tuple[tuple[str, diagnosis.Side, tuple[diagnosis.Side, ...]], ...]

@@ -29,6 +29,7 @@ class Spec:
         operands: What its operands are called: A first, then the right ones.
         stacked: Whether `offsets` follow them.
         lists: Whether every operand is a list, and the result too.
+        bias: Whether there may be a `bias`, after all of these.
     """
 
     op: str
@@ -37,6 +38,7 @@ class Spec:
     operands: tuple[str, ...]
     stacked: bool = False
     lists: bool = False
+    bias: bool = False
 
 
 class Call(NamedTuple):
@@ -51,6 +53,7 @@ class Call(NamedTuple):
         out: Where the results go; None to allocate them.
         backend: The backend that the caller asks for.
         lengths: List forms only: how long each list is.
+        bias: What is added to the sums, where the operation has that.
     """
 
     spec: Spec
@@ -61,6 +64,7 @@ class Call(NamedTuple):
     out: tuple[torch.Tensor, ...] | None
     backend: str | None
     lengths: tuple[int, ...] = ()
+    bias: torch.Tensor | None = None
 
     @staticmethod
     def of_lists(
@@ -92,7 +96,8 @@ class Call(NamedTuple):
         """Validate everything except what `out` is like."""
         self.check_kinds()
         stacked = (self.offsets,) if self.spec.stacked else ()
-        found = self.spec.describe(*self.arguments(), *stacked, self.out_dtype)
+        biased = (self.bias,) if self.spec.bias else ()
+        found = self.spec.describe(*self.arguments(), *stacked, *biased, self.out_dtype)
         if self.lengths and self.out is not None:
             _validate.out_count(self.spec.op, self.out, len(self.a))
         return found
@@ -105,7 +110,7 @@ class Call(NamedTuple):
 
     def key(self) -> Hashable:
         """Of two calls with equal keys one may stand for the other, except for the memory of their tensors."""
-        spec, a, b, offsets, out_dtype, out, backend, lengths = self
+        spec, a, b, offsets, out_dtype, out, backend, lengths, bias = self
         return (
             spec,
             out_dtype,
@@ -114,11 +119,12 @@ class Call(NamedTuple):
             *[x.signature if type(x) is NVFP4Tensor else signature(x) for x in a + b],
             None if offsets is None else signature(offsets),
             None if out is None else (*map(signature, out),),
+            None if bias is None else signature(bias),
         )
 
     def plain(self) -> bool:
         """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""
-        return all(map(plain, (*self.a, *self.b, self.offsets, *(self.out or ()))))
+        return all(map(plain, (*self.a, *self.b, self.offsets, self.bias, *(self.out or ()))))
 
 
 def signature(x: Any) -> Hashable:

@@ -125,6 +125,10 @@ def _dispatch_flat(call: Call) -> tuple[torch.Tensor, ...]:
     if spec.stacked:
         _tensor(spec, "offsets", call.offsets, "an int32 torch.Tensor")
         flat.append(call.offsets)
+    if spec.bias:
+        if call.bias is not None:
+            _tensor(spec, "bias", call.bias, "a torch.Tensor, or None")
+        flat.append(call.bias)
     flat += (_validate.out_name(spec.op, call.out_dtype), call.backend)
     if out is None:
         results = getattr(torch.ops.nvfp4, spec.name)(*flat)
@@ -162,12 +166,13 @@ def register(spec: Spec) -> None:
         parts = [args[i : i + 4] for i in range(0, count, 4)]
         rest = iter(args[count:])
         offsets = next(rest) if spec.stacked else None
+        bias = next(rest) if spec.bias else None
         dtype, backend, out = _dtype(spec, next(rest)), next(rest), next(rest, None)
         if spec.lists:
             lists = tuple(unflatten_list(*part) for part in parts)
             return Call.of_lists(spec, lists, dtype, out, backend)
         a, *b = (unflatten(*part) for part in parts)
-        return Call(spec, (a,), tuple(b), offsets, dtype, None if out is None else (out,), backend)
+        return Call(spec, (a,), tuple(b), offsets, dtype, None if out is None else (out,), backend, bias=bias)
 
     # What the first call of a kind is validated for holds for every call of that kind.
     known: dict[Hashable, tuple[Prepared, Callable[[Sequence[Any]], Call]]] = {}
@@ -209,7 +214,8 @@ def register(spec: Spec) -> None:
             _validate.out_fits(spec.op, name, out, like.shape, like.dtype, like.device)
 
     names = (schema_lists if spec.lists else schema)(*spec.operands)
-    arguments = names + (", Tensor offsets" if spec.stacked else "") + ", str out_dtype, str? backend"
+    extra = (", Tensor offsets" if spec.stacked else "") + (", Tensor? bias" if spec.bias else "")
+    arguments = f"{names}{extra}, str out_dtype, str? backend"
     _define(f"{spec.name}({arguments}) -> {tensors}", run, fake)
     _define(f"{spec.name}_out({arguments}, {tensors.replace('Tensor', 'Tensor(a!)')} out) -> ()", run_out, fake_out)
 
@@ -244,7 +250,9 @@ def _again(made: Call, count: int) -> Callable[[Sequence[Any]], Call]:
     def one(args: Sequence[Any]) -> Call:
         a, *b = [put_together(each[0], *args[i : i + 3]) for each, i in zip(makers, places, strict=True)]
         out = (args[-1],) if into else None
-        return Call(spec, (a,), tuple(b), args[count] if spec.stacked else None, out_dtype, out, backend)
+        offsets = args[count] if spec.stacked else None
+        bias = args[count + spec.stacked] if spec.bias else None
+        return Call(spec, (a,), tuple(b), offsets, out_dtype, out, backend, bias=bias)
 
     def lists(args: Sequence[Any]) -> Call:
         nothing = [None] * groups

@@ -135,9 +135,12 @@ def _runner(choice: backends.Choice, problem: Problem) -> Run:
 
 
 def _zeros(operands: Operands) -> None:
-    """K is 0, or a result is empty: sums of nothing."""
+    """K is 0, or a result is empty: sums of nothing, and the bias."""
     for out in operands.out:
-        out.zero_()
+        if operands.bias is None:
+            out.zero_()
+        else:
+            out.copy_(operands.bias)
 
 
 def _nothing(operands: Operands) -> None:
@@ -155,7 +158,7 @@ def _single(run: Run, operands: Operands) -> None:
         rows: Operand = x.unsqueeze(-2)
     else:
         rows = NVFP4Tensor(x.codes.unsqueeze(-2), x.scales.unsqueeze(-2), x.tensor_scale, validate=False)
-    run(Operands(operands.a, (rows,), (out.unsqueeze(-2),)))
+    run(Operands(operands.a, (rows,), (out.unsqueeze(-2),), bias=operands.bias))
 
 
 def _only(run: Run, live: tuple[int, ...], operands: Operands) -> None:
@@ -185,7 +188,8 @@ def _aligned(run: Run, operands: Operands) -> None:
 
     # clone() also for results: the stacked form leaves rows beyond the last group as they were.
     results = tuple(out.clone() if out.data_ptr() & _MISALIGNED else out for out in operands.out)
-    run(Operands(tuple(map(copied, operands.a)), tuple(map(copied, operands.b)), results, operands.offsets))
+    sides = tuple(map(copied, operands.a)), tuple(map(copied, operands.b))
+    run(Operands(*sides, results, operands.offsets, operands.bias))
     for out, result in zip(operands.out, results, strict=True):
         if result is not out:
             out.copy_(result)

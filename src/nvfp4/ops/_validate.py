@@ -128,8 +128,8 @@ def _batch(op: str, name: str, shape: Shape, expected: Shape, other: str) -> Non
         raise InputError(op, name, f"L = {expected[0]}, as `{other}` has", f"L = {shape[0]}", remedy)
 
 
-def gemv(a: object, x: object, out_dtype: object) -> Described:
-    """Check the arguments of gemv: a [M, K] or [L, M, K]; x [K], [N, K] or [L, K], [L, N, K]."""
+def gemv(a: object, x: object, bias: object, out_dtype: object) -> Described:
+    """Check the arguments of gemv: a [M, K] or [L, M, K]; x [K], [N, K] or [L, K], [L, N, K]; bias [M] or None."""
     op = "gemv"
     out = out_name(op, out_dtype)
     matrix = _weights(op, "a", a, (2, 3))
@@ -148,9 +148,28 @@ def gemv(a: object, x: object, out_dtype: object) -> Described:
     n = 1 if single else shape[-2]
     if n > GEMV_ROWS:
         raise InputError(op, "x", f"at most {GEMV_ROWS} rows", f"{n} rows", "Call nvfp4.gemm(x, a) for more.")
-    problem = Problem(Op.GEMV, matrix.rows, n, matrix.k, matrix.L, matrix.format, form, out)
+    kind = "" if bias is None else _bias(op, bias, matrix)
+    problem = Problem(Op.GEMV, matrix.rows, n, matrix.k, matrix.L, matrix.format, form, out, bias=kind)
     lead = (matrix.L,) if batched else ()
     return Described(problem, ((*lead, matrix.rows) if single else (*lead, n, matrix.rows),), single)
+
+
+def _bias(op: str, bias: object, matrix: NVFP4Tensor) -> str:
+    """The type of a bias, as a `Problem` calls it."""
+    if not isinstance(bias, torch.Tensor):
+        raise InputError(op, "bias", "a torch.Tensor, or None", type(bias).__name__, "Pass a tensor.")
+    if bias.dtype not in OUT_DTYPES:
+        raise InputError(op, "bias", "float16, bfloat16 or float32", bias.dtype, "Cast the bias.")
+    if tuple(bias.shape) != (matrix.rows,):
+        remedy = "It has one value for each row of `a`, the same for all vectors and matrices."
+        raise InputError(op, "bias", f"shape ({matrix.rows},)", f"shape {tuple(bias.shape)}", remedy)
+    _same_device(op, "bias", bias.device, matrix.device, "a")
+    if not bias.is_contiguous():
+        raise InputError(op, "bias", "contiguous memory", f"strides {tuple(bias.stride())}", "Call .contiguous().")
+    if bias.requires_grad and torch.is_grad_enabled():
+        remedy = "nvfp4 has no gradients: pass .detach(), or call it under torch.no_grad()."
+        raise InputError(op, "bias", "a tensor that needs no gradient", "requires_grad=True", remedy)
+    return OUT_DTYPES[bias.dtype]
 
 
 def gemm(a: object, b: object, out_dtype: object) -> Described:
@@ -322,8 +341,7 @@ def out_count(op: str, outs: Sequence[object], groups: int) -> None:
 def no_alias(op: str, operands: Operands) -> None:
     """Name the memory that a result shares with an input or with another result."""
     named = [(side, part) for side, xs in (("a", operands.a), ("b", operands.b)) for x in xs for part in _parts(x)]
-    if operands.offsets is not None:
-        named.append(("offsets", operands.offsets))
+    named += [(name, x) for name, x in (("offsets", operands.offsets), ("bias", operands.bias)) if x is not None]
     for i, out in enumerate(operands.out):
         begin = out.data_ptr()
         end = begin + out.nbytes

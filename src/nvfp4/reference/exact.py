@@ -70,6 +70,16 @@ class Exact:
         """The same numbers in another shape."""
         return Exact(*(part.reshape(shape) for part in self._parts()))
 
+    def plus(self, addend: torch.Tensor) -> Exact:
+        """With float64 `addend`, values of fp32, added to every row, as in fp32 it is added to what these sums became.
+
+        `sums_exact` stays where the sum and what it becomes are values of fp32, so that this addition rounds nothing.
+        """
+        value, error = two_sum(self.value, addend.expand_as(self.value))
+        value, residual = two_sum(value, error + self.residual)
+        kept = (self.residual == 0) & (residual == 0) & _is_fp32(self.value) & _is_fp32(value)
+        return Exact(value, residual, self.magnitude + addend.abs(), self.sums_exact & kept)
+
     def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.value, self.residual, self.magnitude, self.sums_exact
 
@@ -127,6 +137,10 @@ class Rows:
         bits = formats.look_up(table, codes).view(codes.shape[0], -1, formats.BLOCK // 2).amin(dim=2)
         scales = lowest_set_bit(formats.decode_e4m3(self._scales[begin:end], torch.float64))
         return (bits.double() * scales).amin(dim=1)
+
+
+def _is_fp32(values: torch.Tensor) -> torch.Tensor:
+    return values.float().double() == values
 
 
 def lowest_set_bit(values: torch.Tensor) -> torch.Tensor:

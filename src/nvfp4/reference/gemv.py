@@ -9,12 +9,13 @@ from nvfp4.reference.exact import Exact, Operand, Rows, products
 from nvfp4.tensor import NVFP4Tensor
 
 
-def gemv(a: NVFP4Tensor, x: Operand) -> Exact:
-    """``a @ x`` for each vector and matrix.
+def gemv(a: NVFP4Tensor, x: Operand, bias: torch.Tensor | None = None) -> Exact:
+    """``a @ x + bias`` for each vector and matrix.
 
     Args:
         a: [M, K] or [L, M, K], NVFP4.
         x: NVFP4, float16 or bfloat16: [K] or [N, K] for one matrix; [L, K] or [L, N, K] for a batch.
+        bias: [M] float16, bfloat16 or float32, added to the results of every vector and matrix.
 
     Returns:
         [M] or [N, M]; [L, M] or [L, N, M].
@@ -22,6 +23,11 @@ def gemv(a: NVFP4Tensor, x: Operand) -> Exact:
     Raises:
         InputError: The shapes do not fit.
     """
+    sums = _products(a, x)
+    return sums if bias is None else sums.plus(bias.double())
+
+
+def _products(a: NVFP4Tensor, x: Operand) -> Exact:
     shape = tuple(x.shape)
     if a.ndim == 2:
         if len(shape) == 1 and isinstance(x, torch.Tensor):

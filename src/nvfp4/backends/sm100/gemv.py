@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
+from nvfp4.backends.sm80.constants import BIAS
 from nvfp4.backends.sm100.constants import OUT, SCALES, VECTORS, ceil_div
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
@@ -93,6 +94,7 @@ def kernel(plan: GemvPlan, problem: Problem) -> Kernel:
         "X_LAYOUT": SCALES[problem.b.scale_layout or "linear"],
         "X_KIND": VECTORS[problem.b.kind],
         "OUT": OUT[problem.out_dtype],
+        "BIAS": BIAS[problem.bias],
         "EARLY": int(plan.early),
     }
     return Kernel(
@@ -120,6 +122,7 @@ def launch(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Launch
                 *x.pointers(),
                 Scalar("i32", x.tensor_stride),
                 Pointer(operands.out[0]),
+                Pointer(operands.bias),
                 Scalar("i32", problem.m),
             ),
         ),

@@ -1,4 +1,4 @@
-"""Names of formats in the device code of this backend (``csrc/mma/tile.cuh``, ``decode/``, ``epilogue/store.cuh``)."""
+"""Names of formats in the device code of this backend (``csrc/mma/tile.cuh``, ``decode/``, ``epilogue/``)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from nvfp4.problem import Format
 KIND = {"nvfp4": 0, "fp16": 1, "bf16": 2}
 SCALES = {"linear": 0, "tiled": 1, "": 0}
 OUT = {"fp16": 0, "bf16": 1, "fp32": 2}
+BIAS = {"": 0, "fp16": 1, "bf16": 2, "fp32": 3}
 
 Constants = dict[str, int]
 

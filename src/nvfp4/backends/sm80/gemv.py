@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm80.constants import OUT, ceil_div, kernel, kind, scales
+from nvfp4.backends.sm80.constants import BIAS, OUT, ceil_div, kernel, kind, scales
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Problem
@@ -67,6 +67,7 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Laun
         "A_LAYOUT": scales(problem.a),
         "X_LAYOUT": scales(problem.b),
         "OUT": OUT[problem.out_dtype],
+        "BIAS": BIAS[problem.bias],
         "N": problem.n,
         "ROWS": plan.rows,
         "ROW_WARPS": plan.row_warps,
@@ -90,6 +91,7 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Laun
             *x.pointers(),
             Scalar("i32", x.tensor_stride),
             Pointer(operands.out[0]),
+            Pointer(operands.bias),
             Scalar("i32", problem.m),
             Scalar("i32", problem.k),
         ),

@@ -13,7 +13,7 @@ from typing import cast
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts, repeated
-from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
+from nvfp4.backends.sm80.constants import BIAS, OUT, SCALES, ceil_div
 from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
@@ -356,6 +356,7 @@ def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
         "A_LAYOUT": SCALES[problem.a.scale_layout],
         "X_LAYOUT": SCALES[problem.b.scale_layout],
         "OUT": OUT[problem.out_dtype],
+        "BIAS": BIAS[problem.bias],
     }
     if isinstance(plan, StreamPlan):
         own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "BATCHES": plan.batches, "PRELOAD": plan.preload}
@@ -398,6 +399,7 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
         *x.pointers(),
         Scalar("i32", x.tensor_stride),
         Pointer(operands.out[0]),
+        Pointer(operands.bias),
         Scalar("i32", problem.m),
     )
     kernel = Kernel(f"{name}.cu", f"nvfp4_{name}", values, plan.arch)

@@ -121,7 +121,12 @@ def _gemv(plan: TorchPlan, operands: Operands) -> None:
     count = matrix.shape[0] if len(matrix.shape) == 3 else 1
     outs = out.view(count, -1, out.shape[-1])
     for a, x, result in zip(_batches(matrix, count), _batches(vectors, count), outs, strict=True):
-        _multiply(plan, x, (a,), result)
+        if operands.bias is None:
+            _multiply(plan, x, (a,), result)
+            continue
+        wide = torch.empty_like(result, dtype=torch.float32)
+        _multiply(plan, x, (a,), wide)
+        result.copy_(wide.add_(operands.bias.float()))
 
 
 def _stacked(plan: TorchPlan, operands: Operands) -> None:

@@ -80,6 +80,8 @@ class TritonBackend:
                 reasons.append("Triton's interpreter multiplies bfloat16 as integers, and does not round to it")
         elif capability.compute < (8, 0):
             reasons.append(f"needs sm_80 or later, not {capability.arch}")
+        if problem.bias:
+            reasons.append("adds no bias")
         batches = max(problem.l, problem.stacked)
         if batches > _GRID_Y:
             reasons.append(f"takes at most {_GRID_Y} batches or groups, not {batches}")

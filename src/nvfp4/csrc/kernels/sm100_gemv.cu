@@ -12,6 +12,7 @@
 // a block's sum (12 significant bits) times two scales (4 each) is exact, and 448 * 448 no problem. fp16 x: halves are multiplied and added
 // in fp32 by one instruction (fma.rn.f32.f16). bf16 x: both become fp32 first. A code times x is exact in both, sums are fp32.
 #include "decode/scale_layout.cuh"
+#include "epilogue/bias.cuh"
 #include "epilogue/out.cuh"
 #include "ptx/cvt.cuh"
 #include "ptx/cvt_e2m1.cuh"
@@ -27,6 +28,7 @@ constexpr int X_NVFP4 = 0, X_FP16 = 1, X_BF16 = 2;
 // Constants, defined by the launch (nvfp4/backends/sm100/gemv.py).
 constexpr int K = PLAN_K, N = PLAN_N, ROWS = PLAN_ROWS, PARTS = PLAN_PARTS, WARPS = PLAN_WARPS, AHEAD = PLAN_AHEAD;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, X_LAYOUT = PLAN_X_LAYOUT, X_KIND = PLAN_X_KIND, OUT = PLAN_OUT;
+constexpr int BIAS = PLAN_BIAS;  // of [M], added to every vector's result
 constexpr bool EARLY = PLAN_EARLY;  // A is not written by the kernel before in the queue
 constexpr int UNIT = K % 64 == 0 ? 64 : (K % 32 == 0 ? 32 : 16);
 constexpr int WORDS = UNIT / 8;     // of codes
@@ -241,7 +243,8 @@ __device__ __forceinline__ void multiply_piece(float (&sum)[N][ROWS], const Piec
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     nvfp4_sm100_gemv(const u8* a_codes, const u8* a_scales, const float* a_tensor_scale, int a_tensor_stride, const u8* x,
-                     const u8* x_scales, const float* x_tensor_scale, int x_tensor_stride, u8* out, int m) {
+                     const u8* x_scales, const float* x_tensor_scale, int x_tensor_stride, u8* out,
+                     const u8* bias, int m) {
     __shared__ float shared[PARTS > 1 ? WARPS * N * ROWS : 1];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % PARTS;
     const int l = blockIdx.y;
@@ -302,7 +305,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
                 for (int p = 0; p < PARTS; ++p) value += shared[(warp + p) * (N * ROWS) + n * ROWS + r];
             }
-            store_one<OUT>(out, (static_cast<i64>(l) * N + n) * m + row + r * ROW_STEP, value * scale_a * scale_x);
+            const int at = row + r * ROW_STEP;
+            const float result = add_bias<BIAS>(value * scale_a * scale_x, bias, at);
+            store_one<OUT>(out, (static_cast<i64>(l) * N + n) * m + at, result);
         }
     }
 }

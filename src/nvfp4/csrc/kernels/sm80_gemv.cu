@@ -1,6 +1,7 @@
 // y[l, v] = A[l] x[l, v] for N vectors, right on sm_80 and later: the first rung of GEMV.
 //
 //   A [L, M, K] NVFP4        x [L, N, K] NVFP4, fp16 or bf16 (X_KIND)
+//   bias [M] (BIAS), or null: added to every vector's result
 //   y [L, N, M] fp16, bf16 or fp32 (OUT)            K a multiple of GROUP (16 or 32); M, L any; N 1..16
 //
 // ROW_WARPS x K_WARPS warps a block; a warp computes ROWS rows of A, over every K_WARPS-th run of 32 * GROUP elements. The
@@ -16,6 +17,7 @@
 #include "decode/e2m1.cuh"
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
+#include "epilogue/bias.cuh"
 #include "epilogue/store.cuh"
 #include "ptx/f16x2.cuh"
 #include "ptx/ld.cuh"
@@ -26,6 +28,7 @@ constexpr int X_KIND = CONFIG_X_KIND;  // KIND_* of x
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT;  // SCALES_*
 constexpr int X_LAYOUT = CONFIG_X_LAYOUT;
 constexpr int OUT = CONFIG_OUT;  // OUT_*
+constexpr int BIAS = CONFIG_BIAS;  // BIAS_*
 constexpr int N = CONFIG_N;  // vectors
 constexpr int ROWS = CONFIG_ROWS;  // rows of a warp
 constexpr int ROW_WARPS = CONFIG_ROW_WARPS;
@@ -214,7 +217,7 @@ __device__ __forceinline__ void accumulate(float (&sum)[ROWS][N], const Fragment
 extern "C" __global__ void __launch_bounds__(THREADS)
     nvfp4_sm80_gemv(const u8* a_data, const u8* a_scales, const float* a_tensor_scale, int a_tensor_stride,
                     const u8* x_data, const u8* x_scales, const float* x_tensor_scale, int x_tensor_stride, u8* out,
-                    int m, int k) {
+                    const u8* bias, int m, int k) {
     constexpr int BLOCK_ROWS = ROW_WARPS * ROWS;
     const int row_blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS;
     const int l = blockIdx.x / row_blocks, row0 = blockIdx.x % row_blocks * BLOCK_ROWS;
@@ -280,6 +283,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const int from = (r / ROWS * K_WARPS + w) * (ROWS * N) + r % ROWS * N + v;
             total += ld_shared_f32(shared + PARTIAL_AT + 4 * from);
         }
-        store_one<OUT>(out, (static_cast<i64>(l) * N + v) * m + row0 + r, total * scale_a * scale_x);
+        const float result = add_bias<BIAS>(total * scale_a * scale_x, bias, row0 + r);
+        store_one<OUT>(out, (static_cast<i64>(l) * N + v) * m + row0 + r, result);
     }
 }

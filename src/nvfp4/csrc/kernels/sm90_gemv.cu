@@ -61,8 +61,8 @@ __device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x,
 // grid (ceil(M / BLOCK_ROWS), L)
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     nvfp4_sm90_gemv(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
-                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m) {
-    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m};
+                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m) {
+    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, bias};
     __shared__ float partial[BLOCK_ROWS * WARPS_K];
     griddepcontrol_launch_dependents();
     if (!EARLY) griddepcontrol_wait();

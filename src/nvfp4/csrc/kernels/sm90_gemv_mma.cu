@@ -3,6 +3,7 @@
 //   a_codes  [L, M, K/2]  u8, two E2M1 codes a byte      a_scales  [L, M, K/16] E4M3, or 128x4 tiles (A_LAYOUT)
 //   x        [L, N, K]    fp16, bf16, or NVFP4 codes     x_scales  [L, N, K/16] or tiles (X_LAYOUT), NVFP4 only
 //   y        [L, N, M]    in OUT's type                  a_tensor, x_tensor   fp32 [] or [L], or null
+//   bias     [M] in BIAS's type, or null
 //
 // A streams through tensor cores as the first operand of mma m16n8k16: 16 rows of A by 8 columns, the tokens. A lane's
 // 16 bytes of a row (32 elements) become eight operand registers with shifts and masks; which k a lane holds does not
@@ -33,6 +34,7 @@
 #include "decode/e2m1_select.cuh"
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
+#include "epilogue/bias.cuh"
 #include "ptx/barrier.cuh"
 #include "ptx/barrier_cluster.cuh"
 #include "ptx/cp_async.cuh"
@@ -58,6 +60,7 @@ constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor t
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
 constexpr int X_KIND = CONFIG_X_KIND;  // 0 fp16, 1 bf16, 2 NVFP4
 constexpr int OUT = CONFIG_OUT;        // 0 fp16, 1 bf16, 2 fp32
+constexpr int BIAS = CONFIG_BIAS;      // epilogue/bias.cuh
 
 static_assert(K % 16 == 0 && N >= 1 && N <= 16, "whole scale blocks, 1 to 16 rows");
 
@@ -104,6 +107,7 @@ struct Arguments {
     void* y;
     i32 a_tensor_stride, x_tensor_stride;  // 0: one for all matrices, 1: one each
     i32 m, rows;  // rows of a matrix; of a cluster
+    const u8* bias;
 };
 
 // Row `index` (0..15) of a tile, counted from the tile's first. With tiled scales the 16 rows are 4 runs of 4 rows, 32
@@ -437,8 +441,9 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
 // grid (clusters of rows, L, SPLIT), cluster (1, 1, SPLIT)
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     nvfp4_sm90_gemv_mma(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x,
-                        const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 rows) {
-    const Arguments args = {a_codes, a_scales, x, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, rows};
+                        const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m,
+                        i32 rows) {
+    const Arguments args = {a_codes, a_scales, x, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, rows, bias};
     extern __shared__ __align__(128) u8 memory[];
     griddepcontrol_launch_dependents();
     if (!EARLY) griddepcontrol_wait();
@@ -490,7 +495,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     // Writes the sum of row `index` of tile `tile` for `token`.
     auto finish = [&](int tile, int index, int token, float sum) {
         const int row = tile_row(first, tile) + row_in_tile(index);
-        if (row < end) store(args.y, (static_cast<i64>(l) * N + token) * args.m + row, sum * scale * x_scale);
+        if (row >= end) return;
+        const float result = add_bias<BIAS>(sum * scale * x_scale, args.bias, row);
+        store(args.y, (static_cast<i64>(l) * N + token) * args.m + row, result);
     };
     // The warps of a group, at a barrier of their own: barriers 1..15.
     static_assert(WARPS_K == 1 || WARPS_R <= 15, "a barrier for each group");

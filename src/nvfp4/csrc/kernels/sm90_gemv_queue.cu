@@ -125,8 +125,8 @@ __device__ __forceinline__ Piece read_piece(u32 slot, int r, int chunk, int lane
 // bytes of dynamic shared memory
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     nvfp4_sm90_gemv_queue(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
-                      const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, i32 m, i32 rows, i32 more) {
-    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m};
+                      const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m, i32 rows, i32 more) {
+    const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, bias};
     extern __shared__ __align__(128) u8 memory[];
     griddepcontrol_launch_dependents();
     if (!EARLY) griddepcontrol_wait();

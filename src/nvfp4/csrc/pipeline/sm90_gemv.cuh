@@ -3,6 +3,7 @@
 //   a_codes   [L, M, K/2]  u8, two E2M1 codes a byte        a_scales  [L, M, K/16] E4M3, or 128x4 tiles (A_LAYOUT)
 //   x_codes   [L, K/2]                                      x_scales  [L, K/16], or tiles (X_LAYOUT)
 //   a_tensor, x_tensor   fp32 [] or [L], or null            y         [L, M] in OUT's type
+//   bias      [M] in BIAS's type, or null
 //
 // Every byte of A is used once, so the kernels are a stream of A past a vector that stays put: in registers.
 //
@@ -22,6 +23,7 @@
 #include "decode/e2m1_s8.cuh"
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
+#include "epilogue/bias.cuh"
 #include "ptx/cvt.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/ld_stream.cuh"
@@ -36,7 +38,8 @@ constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, CHUNKS = CONFI
 constexpr bool EARLY = CONFIG_EARLY;           // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
-constexpr int OUT = CONFIG_OUT;  // 0 fp16, 1 bf16, 2 fp32
+constexpr int OUT = CONFIG_OUT;    // 0 fp16, 1 bf16, 2 fp32
+constexpr int BIAS = CONFIG_BIAS;  // epilogue/bias.cuh
 
 #ifndef CONFIG_X_PITCH
 #define CONFIG_X_PITCH (CONFIG_K / 2)
@@ -62,6 +65,7 @@ struct Arguments {
     void* y;
     i32 a_tensor_stride, x_tensor_stride;  // 0: one for all matrices, 1: one each
     i32 m;
+    const u8* bias;  // [M], or null
 };
 
 // What a lane keeps of x: CHUNKS times 32 elements.
@@ -184,6 +188,7 @@ __device__ __forceinline__ void finish(const float* partial, int rows, i64 row, 
         float sum = partial[i * WARPS_K];
 #pragma unroll
         for (int warp_k = 1; warp_k < WARPS_K; warp_k++) sum += partial[i * WARPS_K + warp_k];
-        store(args.y, l * static_cast<i64>(args.m) + row + i, sum * DOT_UNIT * a_tensor * x_tensor);
+        const float result = add_bias<BIAS>(sum * DOT_UNIT * a_tensor * x_tensor, args.bias, static_cast<int>(row) + i);
+        store(args.y, l * static_cast<i64>(args.m) + row + i, result);
     }
 }
