@@ -9,7 +9,7 @@ from nvfp4.backends.base import Operands
 from nvfp4.backends.sm90 import settled
 from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.quantize import quantize
-from nvfp4.tensor import NVFP4Tensor
+from nvfp4.tensor import NVFP4Tensor, maker
 
 OUT = (torch.empty(1),)
 
@@ -49,6 +49,23 @@ def test_every_weight_of_a_call_counts() -> None:
     assert [run(one, two), run(one, two), run(one, three), run(one, three)] == ["late", "soon", "late", "soon"]
     three.codes.add_(1)
     assert run(one, three) == "late"
+
+
+def test_other_scales_with_the_same_codes_are_new() -> None:
+    run, one = Watched(), weights()
+    other = NVFP4Tensor(one.codes, weights(1).scales, validate=False)
+    assert other.codes is one.codes
+    assert [run(one), run(other), run(other), run(one)] == ["late", "late", "soon", "late"]
+
+
+def test_operators_make_new_tensors_of_the_same_memory() -> None:
+    """Through torch's dispatcher every call has an object of its own, around the same codes and views of the scales."""
+    run, one = Watched(), weights()
+    make = maker(one)
+    scales = one.scales.view(torch.uint8)
+    assert [run(make(one.codes, scales, None)) for _ in range(3)] == ["late", "soon", "soon"]
+    scales.zero_()
+    assert run(make(one.codes, scales, None)) == "late"
 
 
 def test_a_new_tensor_in_the_place_of_an_old_one_is_new() -> None:

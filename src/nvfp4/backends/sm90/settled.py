@@ -11,10 +11,11 @@ from nvfp4.backends.base import Operands
 from nvfp4.tensor import NVFP4Tensor
 
 _KNOWN = 4096  # weights that are remembered
-_WATCHED = 4  # weights of one call; with more of them, looking after them takes longer than it saves
+_WATCHED = 2  # weights of one call; looking after more of them takes longer than it saves
 
-_Seen = list[tuple[weakref.ref[torch.Tensor], int]]
-"""The codes of each weight, and the sum of the versions of codes and scales: it is the same only if both are."""
+_Seen = list[tuple[weakref.ref[torch.Tensor], int, int]]
+"""Of each weight the codes, the address of the scales, and the sum of the versions of both: only ever growing, they
+have the same sum only if both are the same."""
 
 
 def when_settled(
@@ -40,8 +41,9 @@ def when_settled(
         if len(chosen) <= _WATCHED:
             seen = known.get(id(chosen[0].codes))
             if seen is not None:
-                for (codes, version), x in zip(seen, chosen, strict=True):
-                    if codes() is not x.codes or version != x.codes._version + x.scales._version:
+                for (ref, place, version), x in zip(seen, chosen, strict=True):
+                    codes, scales = x.codes, x.scales
+                    if ref() is not codes or place != scales.data_ptr() or version != codes._version + scales._version:
                         break
                 else:
                     soon(operands)
@@ -50,8 +52,9 @@ def when_settled(
             if not any(x.codes.is_inference() or x.scales.is_inference() for x in chosen):
                 if len(known) > _KNOWN:
                     known.clear()
-                seen = [(weakref.ref(x.codes), x.codes._version + x.scales._version) for x in chosen]
-                known[id(chosen[0].codes)] = seen
+                known[id(chosen[0].codes)] = [
+                    (weakref.ref(x.codes), x.scales.data_ptr(), x.codes._version + x.scales._version) for x in chosen
+                ]
         late(operands)
 
     return run
