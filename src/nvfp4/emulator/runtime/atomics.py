@@ -177,20 +177,18 @@ def atomic(
     while m:
         lane = ctz(m)
         m = m & (m - 1)
-        a = addr[lane]
-        where = space
-        if where == SP_GENERIC:
-            where = SP_GLOBAL
-            if a >> 56 == 1:
-                where = SP_SHARED_CLUSTER
-                a = a - SHARED_BASE
+        where = space_at(space, addr[lane])
+        a = within_space(space, where, addr[lane])
         if unlikely((a & (width - 1)) != 0):
             fatal(ctx, w, F_MISALIGNED, instruction, lane, a, width, where, 1)
             continue
+        if where == SP_LOCAL:
+            # Atomics know no local memory (PTX ISA 9.7.13.13).
+            fatal(ctx, w, F_OUT_OF_BOUNDS, instruction, lane, a, width, where, 1)
+            continue
         if where == SP_GLOBAL:
-            b = find_buffer(ctx, a)
-            if b == 0 or a < b.va or a + width > b.va + b.size:
-                fatal(ctx, w, F_OUT_OF_BOUNDS, instruction, lane, a, width, SP_GLOBAL, 1)
+            b = buffer_at(ctx, w, pointer(Buffer, 0), a, width, instruction, lane, 1)
+            if b == 0:
                 continue
             if b.flags & 1:
                 fatal(ctx, w, F_READ_ONLY, instruction, lane, a, width, b.space, 0)
@@ -207,7 +205,7 @@ def atomic(
                 how = u32(7)
             out[lane] = combine(op, how, width, pointer(u8, b.host + (a - b.va)), values[lane], values[32 + lane])
         else:
-            cta = translate_shared(ctx, w, a, width, where, instruction, lane, 1)
+            cta = shared_at(ctx, w, a, width, where, instruction, lane, 1)
             if cta == 0:
                 continue
             offset = a & 0xFFFFFF

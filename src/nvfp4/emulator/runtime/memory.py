@@ -20,6 +20,49 @@ def find_buffer(ctx: Context, a: u64) -> P[Buffer]:
     return ctx.buffers + (index - 1)
 
 
+@native(inline=True)
+def space_at(space: u32, a: u64) -> u32:
+    """The space that an address lies in: generic addresses say so themselves."""
+    if space != SP_GENERIC:
+        return space
+    if a >> 56 == 1:
+        return SP_SHARED_CLUSTER
+    if a >> 56 == 2:
+        return SP_LOCAL
+    return SP_GLOBAL
+
+
+@native(inline=True)
+def within_space(space: u32, where: u32, a: u64) -> u64:
+    """A generic address without the window that it was found in."""
+    if space == SP_GENERIC and where != SP_GLOBAL:
+        return a & 0xFFFFFFFFFFFFFF
+    return a
+
+
+@native(inline=True)
+def buffer_at(
+    ctx: Context, w: Warp, last: Buffer, a: u64, bytes: u64, instruction: u32, lane: u32, write: u32
+) -> P[Buffer]:
+    """The buffer that holds an access, most likely the last one; null after a fault."""
+    if last != 0 and a >= last.va and a + bytes <= last.va + last.size:
+        return last
+    b = find_buffer(ctx, a)
+    if b == 0 or a < b.va or a + bytes > b.va + b.size:
+        fatal(ctx, w, F_OUT_OF_BOUNDS, instruction, lane, a, bytes, SP_GLOBAL, write)
+        return pointer(Buffer, 0)
+    return b
+
+
+@native(inline=True)
+def shared_at(ctx: Context, w: Warp, a: u64, bytes: u64, space: u32, instruction: u32, lane: u32, write: u32) -> P[Cta]:
+    """As translate_shared, for what is mostly the CTA's own memory."""
+    offset = a & 0xFFFFFF
+    if unlikely(a >> 24 != w.cta.rank or offset + bytes > w.cta.shared_size or offset < ctx.shared_window):
+        return translate_shared(ctx, w, a, bytes, space, instruction, lane, write)
+    return w.cta
+
+
 @native
 def translate_shared(
     ctx: Context, w: Warp, a: u64, bytes: u64, space: u32, instruction: u32, lane: u32, write: u32
@@ -199,26 +242,15 @@ def load(
     while m:
         lane = ctz(m)
         m = m & (m - 1)
-        a = addr[lane]
-        where = space
-        if where == SP_GENERIC:
-            where = SP_GLOBAL
-            if a >> 56 == 1:
-                where = SP_SHARED_CLUSTER
-                a = a - SHARED_BASE
-            elif a >> 56 == 2:
-                where = SP_LOCAL
-                a = a - LOCAL_BASE
+        where = space_at(space, addr[lane])
+        a = within_space(space, where, addr[lane])
         if unlikely((a & (bytes - 1)) != 0):
             fatal(ctx, w, F_MISALIGNED, instruction, lane, a, bytes, where, 0)
             continue
         if where == SP_GLOBAL or where == SP_CONST:
-            if b == 0 or a < b.va or a + bytes > b.va + b.size:
-                b = find_buffer(ctx, a)
-                if b == 0 or a < b.va or a + bytes > b.va + b.size:
-                    fatal(ctx, w, F_OUT_OF_BOUNDS, instruction, lane, a, bytes, SP_GLOBAL, 0)
-                    b = pointer(Buffer, 0)
-                    continue
+            b = buffer_at(ctx, w, b, a, bytes, instruction, lane, 0)
+            if b == 0:
+                continue
             if unlikely((b.flags & 2) != 0 or b.init != 0):
                 global_read_check(ctx, w, b, a - b.va, bytes, instruction, lane)
             put(out, pointer(u8, b.host + (a - b.va)), size, n, lane)
@@ -231,12 +263,10 @@ def load(
                 continue
             put(out, p, size, n, lane)
         else:
-            cta = w.cta
+            cta = shared_at(ctx, w, a, bytes, where, instruction, lane, 0)
+            if cta == 0:
+                continue
             offset = a & 0xFFFFFF
-            if unlikely(a >> 24 != cta.rank or offset + bytes > cta.shared_size or offset < ctx.shared_window):
-                cta = translate_shared(ctx, w, a, bytes, where, instruction, lane, 0)
-                if cta == 0:
-                    continue
             if ctx.checks & (CK_INIT | CK_RACES):
                 shared_read_check(ctx, w, cta, offset, bytes, instruction, lane)
             put(out, pointer(u8, cta.shared + offset), size, n, lane)
@@ -280,26 +310,15 @@ def store(
     while m:
         lane = ctz(m)
         m = m & (m - 1)
-        a = addr[lane]
-        where = space
-        if where == SP_GENERIC:
-            where = SP_GLOBAL
-            if a >> 56 == 1:
-                where = SP_SHARED_CLUSTER
-                a = a - SHARED_BASE
-            elif a >> 56 == 2:
-                where = SP_LOCAL
-                a = a - LOCAL_BASE
+        where = space_at(space, addr[lane])
+        a = within_space(space, where, addr[lane])
         if unlikely((a & (bytes - 1)) != 0):
             fatal(ctx, w, F_MISALIGNED, instruction, lane, a, bytes, where, 1)
             continue
         if where == SP_GLOBAL or where == SP_CONST:
-            if b == 0 or a < b.va or a + bytes > b.va + b.size:
-                b = find_buffer(ctx, a)
-                if b == 0 or a < b.va or a + bytes > b.va + b.size:
-                    fatal(ctx, w, F_OUT_OF_BOUNDS, instruction, lane, a, bytes, SP_GLOBAL, 1)
-                    b = pointer(Buffer, 0)
-                    continue
+            b = buffer_at(ctx, w, b, a, bytes, instruction, lane, 1)
+            if b == 0:
+                continue
             if unlikely(b.flags & 1):
                 fatal(ctx, w, F_READ_ONLY, instruction, lane, a, bytes, b.space, 0)
                 continue
@@ -315,12 +334,10 @@ def store(
                 continue
             take(p, values, size, n, lane)
         else:
-            cta = w.cta
+            cta = shared_at(ctx, w, a, bytes, where, instruction, lane, 1)
+            if cta == 0:
+                continue
             offset = a & 0xFFFFFF
-            if unlikely(a >> 24 != cta.rank or offset + bytes > cta.shared_size or offset < ctx.shared_window):
-                cta = translate_shared(ctx, w, a, bytes, where, instruction, lane, 1)
-                if cta == 0:
-                    continue
             if strong:
                 if ctx.checks & (CK_INIT | CK_RACES):
                     shared_atomic_check(ctx, w, cta, offset, bytes, instruction, lane)

@@ -20,6 +20,8 @@ from . import (
     products,
     scheduler,
     shadow,
+    shadow_global,
+    shadow_lanes,
     warpops,
 )
 from .library import library
@@ -30,6 +32,8 @@ _MODULES = (
     faults,
     memory,
     shadow,
+    shadow_lanes,
+    shadow_global,
     clocks,
     engines,
     atomics,
