@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import cast
+from operator import attrgetter
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts, repeated
@@ -18,7 +18,6 @@ from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar
 from nvfp4.problem import Problem
-from nvfp4.tensor import NVFP4Tensor
 
 MAX_VECTORS = 16
 
@@ -435,4 +434,4 @@ def prepare(plan: GemvPlan, problem: Problem) -> Callable[[Operands], None]:
     """The computation for many calls (see `Sm90Backend.prepare`). A weight that has settled is loaded early."""
     late = repeated(lambda operands, extra: launches(plan, problem, operands))
     soon = repeated(lambda operands, extra: launches(plan, problem, operands, early=True))
-    return when_settled(lambda operands: cast("tuple[NVFP4Tensor]", operands.a), late, soon)
+    return when_settled(attrgetter("a"), late, soon)

@@ -40,14 +40,13 @@ def when_settled(
         chosen = weights(operands)
         if len(chosen) <= _WATCHED:
             seen = known.get(id(chosen[0].codes))
-            if seen is not None:
-                for (ref, place, version), x in zip(seen, chosen, strict=True):
-                    codes, scales = x.codes, x.scales
-                    if ref() is not codes or place != scales.data_ptr() or version != codes._version + scales._version:
-                        break
-                else:
-                    soon(operands)
-                    return
+            if (
+                seen is not None
+                and _unchanged(seen[0], chosen[0])
+                and (len(seen) == 1 or _unchanged(seen[1], chosen[1]))
+            ):
+                soon(operands)
+                return
             # Torch does not count the changes of tensors that are made in inference mode.
             if not any(x.codes.is_inference() or x.scales.is_inference() for x in chosen):
                 if len(known) > _KNOWN:
@@ -58,3 +57,9 @@ def when_settled(
         late(operands)
 
     return run
+
+
+def _unchanged(seen: tuple[weakref.ref[torch.Tensor], int, int], x: NVFP4Tensor) -> bool:
+    ref, place, version = seen
+    codes, scales = x.codes, x.scales
+    return ref() is codes and place == scales.data_ptr() and version == codes._version + scales._version
