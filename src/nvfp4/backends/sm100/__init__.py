@@ -14,7 +14,8 @@ import torch
 from nvfp4 import executors, jit
 from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
-from nvfp4.backends.sm100 import dual, gemm, gemv, group, model, planner
+from nvfp4.backends.sm100 import decode, dual, gemm, gemv, group, model, planner
+from nvfp4.backends.sm100.decode import DecodePlan
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.device import Capability
@@ -42,9 +43,11 @@ class Sm100Backend:
         if capability.arch not in ARCHS:
             what = "a CPU" if capability.arch == "cpu" else capability.arch
             reasons.append(f"needs tcgen05 with FP4, which {' and '.join(ARCHS)} have, not {what}")
-        vectors = problem.op is Op.GEMV  # which are decoded by instructions, so that 16-bit ones are welcome
+        vectors = problem.op is Op.GEMV
+        # Activations may have 16 bits where weights are decoded.
+        wide = {Op.GEMV: "B", Op.GEMM: "A"}.get(problem.op, "")
         for form, name in ((problem.a, "A"), (problem.b, "B")):
-            if form.kind != "nvfp4" and not (vectors and name == "B"):
+            if form.kind != "nvfp4" and name != wide:
                 reasons.append(f"{name} must be NVFP4, not {form.kind}: the tensor core takes FP4 on both sides only")
         if problem.op is Op.GROUP_DUAL_GEMM:
             reasons.append(f"has no kernel for {problem.op} yet")
@@ -64,8 +67,10 @@ class Sm100Backend:
             reasons.append("sizes or tiles beyond 2^31 - 1")
         return tuple(reasons)
 
-    def plan(self, capability: Capability, problem: Problem) -> ProductPlan | GemvPlan:
+    def plan(self, capability: Capability, problem: Problem) -> ProductPlan | GemvPlan | DecodePlan:
         """The plan for `problem` there."""
+        if problem.op is Op.GEMM and problem.a.kind != "nvfp4":
+            return planner.decoding_plan(capability, problem)
         return (gemv.plan if problem.op is Op.GEMV else planner.plan)(capability, problem)
 
     def details(self, plan: Plan, problem: Problem) -> tuple[str, ...]:
@@ -77,6 +82,8 @@ class Sm100Backend:
         assert resources is not None
         if isinstance(plan, GemvPlan):
             threads, shared, expected = 32 * plan.warps, 0, model.vector(plan, problem)
+        elif isinstance(plan, DecodePlan):
+            threads, shared, expected = decode.THREADS, plan.shared_bytes, model.decoded(plan, problem)
         else:
             product = cast(ProductPlan, plan)
             threads, shared = product.threads(problem), product.shared_bytes_of(problem.out_dtype)
@@ -112,11 +119,13 @@ def needs(plan: Plan, problem: Problem) -> Scratch | None:
     """Partial sums and counters where K is shared by blocks, tensor maps that blocks make; nothing elsewhere."""
     if isinstance(plan, ProductPlan) and plan.patches(problem):
         return Scratch((Piece((group.map_bytes(plan, problem),), torch.uint8),))
-    if not isinstance(plan, ProductPlan) or plan.splits == 1:
+    if not isinstance(plan, ProductPlan | DecodePlan) or plan.splits == 1:
         return None
-    x_rows, y_rows = (problem.n, problem.m) if plan.swapped else (problem.m, problem.n)
-    tiles = gemm.tile_count(plan, x_rows, y_rows, problem.l)
-    floats, counters = gemm.scratch_sizes(plan, tiles)
+    if isinstance(plan, DecodePlan):
+        floats, counters = decode.scratch_sizes(plan, problem)
+    else:
+        x_rows, y_rows = (problem.n, problem.m) if plan.swapped else (problem.m, problem.n)
+        floats, counters = gemm.scratch_sizes(plan, gemm.tile_count(plan, x_rows, y_rows, problem.l))
     return Scratch((Piece((floats,), torch.float32), Piece((counters,), torch.int32, zeroed=True)))
 
 
@@ -130,6 +139,8 @@ def kernel_of(plan: Plan, problem: Problem) -> Kernel | None:
     """The kernel that a plan runs, without operands; None for an empty result."""
     if isinstance(plan, GemvPlan):
         return gemv.kernel(plan, problem)
+    if isinstance(plan, DecodePlan):
+        return plan.kernel(problem)
     products = cast(ProductPlan, plan)
     if problem.op is Op.GROUP_GEMM:
         groups = problem.stacked or min(
@@ -143,12 +154,14 @@ def build(plan: Plan, problem: Problem, operands: Operands, extra: Sequence[torc
     """The launches, with the memory that `scratch` gave."""
     if isinstance(plan, GemvPlan):
         return gemv.launch(plan, problem, operands)
+    memory = (extra[0], extra[1]) if len(extra) == 2 else None
+    if isinstance(plan, DecodePlan):
+        return decode.launch(plan, problem, operands, memory)
     products = cast(ProductPlan, plan)
     if products.staged and any(out.data_ptr() % 16 for out in operands.out):
         products = replace(products, staged=False)  # tensor maps begin at multiples of 16 bytes
     if problem.op is Op.GROUP_GEMM:
         return group.launch(products, problem, operands, extra[0] if extra else None)
-    memory = (extra[0], extra[1]) if extra else None
     launch = dual.launch if problem.op is Op.DUAL_GEMM else gemm.launch
     return launch(products, problem, operands, memory)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nvfp4.backends.sm100.constants import CHUNK, LANES, OUT_BYTES, SCALE_TILE_BYTES, STEPS, Cluster, Schedule, ceil_div
+from nvfp4.backends.sm100.decode import DEPTH, DecodePlan
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.problem import Problem
@@ -174,6 +175,33 @@ def product(plan: ProductPlan, problem: Problem, machine: Machine = B200) -> Pre
     memory = problem.bytes / machine.memory_tbs * 1e-6
     total = fixed + max(memory, busy * to_us) + drain * to_us
     return Prediction(total, memory, busy * to_us, drain * to_us, fixed, waves)
+
+
+# Warp instructions of a decoding warp for a chunk, four rows a lane: conversions, products with scales, loads and
+# stores; for bf16 two more conversions and a packing of each pair.
+_DECODE = {"fp16": 4 * (32 + 32 + 14), "bf16": 4 * (32 + 32 + 96 + 14)}
+
+
+def decoded(plan: DecodePlan, problem: Problem, machine: Machine = B200) -> Prediction:
+    """The time of a GEMM that decodes its weights."""
+    to_us = 1e-3 / machine.clock_ghz
+    compute = LANES * plan.tile_n * DEPTH / (machine.macs / 4)
+    loaded = plan.tile_n * 2 * DEPTH + LANES * (DEPTH // 2 + DEPTH // 16)
+    chunk = max(compute, loaded / machine.l2_bytes, _DECODE[problem.a.kind] / machine.issues)
+    values = plan.tile_n * LANES
+    epilogue = values * 4 / machine.tensor_bytes + values * OUT_BYTES[problem.out_dtype] / machine.l2_bytes
+    tile = ceil_div(problem.k, DEPTH) * chunk / plan.splits
+    tile = max(tile, epilogue) if plan.buffers == 2 else tile + epilogue
+    items = plan.tiles(problem) * plan.splits
+    waves = ceil_div(items, machine.sms)
+    drain = epilogue if plan.buffers == 2 else 0.0
+    fixed = machine.fill_us + machine.drain_us + (0.0 if plan.programmatic else machine.launch_us)
+    if plan.splits > 1:
+        drain += epilogue * (1 + plan.splits)
+        fixed += 1.0
+    memory = problem.bytes / machine.memory_tbs * 1e-6
+    busy = waves * tile * to_us
+    return Prediction(fixed + max(memory, busy) + drain * to_us, memory, busy, drain * to_us, fixed, waves)
 
 
 # Warp instructions for 64 elements: of a row whatever the vectors, of a row and a vector, and of a vector for all rows

@@ -7,8 +7,9 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nvfp4.backends.sm100 import model
+from nvfp4.backends.sm100 import decode, model
 from nvfp4.backends.sm100.constants import CHUNK, Cluster, ceil_div
+from nvfp4.backends.sm100.decode import DecodePlan
 from nvfp4.backends.sm100.plans import TILE_NS, ProductPlan, fitting
 from nvfp4.device import Capability
 from nvfp4.problem import Op, Problem
@@ -44,6 +45,13 @@ def candidates(capability: Capability, problem: Problem) -> Iterator[ProductPlan
                     plan = replace(plan, finish=min(2, plan.sets))
                 if not plan.wrong(capability.shared_bytes):
                     yield plan
+
+
+@functools.lru_cache(maxsize=1024)
+def decoding_plan(capability: Capability, problem: Problem) -> DecodePlan:
+    """The plan with the shortest predicted time for 16-bit activations; of equals, the first."""
+    found = decode.candidates(capability, problem)
+    return min(found, key=lambda candidate: model.decoded(candidate, problem).microseconds)
 
 
 @functools.lru_cache(maxsize=1024)
