@@ -5,8 +5,9 @@
     python benchmarks/blackwell_evidence.py --render    # write the table of docs/blackwell.md from the records
 
 Each shape runs with the contest's data, and with hard data and fp32 results (every finite block scale, negative and
-subnormal ones, all codes), with linear and with tiled scales, under the plan that the planner chooses, with every check of the emulator on
-and another interleaving each time. A record says what was found; an error of the emulator is a record, too.
+subnormal ones, all codes), with linear and with tiled scales, under the plan that the planner chooses, with every check
+of the emulator on and another interleaving each time. A record says what was found; an error of the emulator is a
+record, too.
 """
 
 from __future__ import annotations
