@@ -119,8 +119,9 @@ def test_parts_of_operands():
 
 
 @pytest.mark.parametrize(("arch", "early"), [("sm_80", False), ("sm_89", False), ("sm_90a", True), ("sm_100a", True)])
-def test_products_begin_before_the_previous_kernel_ends_where_they_can_wait_for_it(arch, early):
+def test_kernels_begin_before_the_previous_kernel_ends_where_they_can_wait_for_it(arch, early):
     for problem in (
+        Problem(Op.GEMV, 9, 1, 64),
         Problem(Op.GEMM, 9, 8, 64),
         Problem(Op.DUAL_GEMM, 9, 8, 64),
         Problem(Op.GROUP_GEMM, 12, 8, 64, groups=((5, 8, 64), (7, 8, 32))),

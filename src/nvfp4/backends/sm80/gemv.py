@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm80.constants import BIAS, OUT, ceil_div, kernel, kind, scales
+from nvfp4.backends.sm80.constants import BIAS, OUT, ceil_div, kernel, kind, programmatic, scales
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Problem
@@ -85,6 +85,7 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands) -> tuple[Laun
         grid=(ceil_div(problem.m, plan.row_warps * plan.rows) * problem.l, 1, 1),
         block=(32 * warps, 1, 1),
         shared_bytes=shared,
+        programmatic=programmatic(plan.arch),
         args=(
             *a.pointers(),
             Scalar("i32", a.tensor_stride),

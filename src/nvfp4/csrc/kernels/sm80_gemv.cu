@@ -20,6 +20,7 @@
 #include "epilogue/bias.cuh"
 #include "epilogue/store.cuh"
 #include "ptx/f16x2.cuh"
+#include "ptx/griddepcontrol.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/st.cuh"
 
@@ -218,6 +219,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     nvfp4_sm80_gemv(const u8* a_data, const u8* a_scales, const float* a_tensor_scale, int a_tensor_stride,
                     const u8* x_data, const u8* x_scales, const float* x_tensor_scale, int x_tensor_stride, u8* out,
                     const u8* bias, int m, int k) {
+    griddepcontrol_wait();  // on sm_90 and later, this starts while the previous kernel still runs
     constexpr int BLOCK_ROWS = ROW_WARPS * ROWS;
     const int row_blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS;
     const int l = blockIdx.x / row_blocks, row0 = blockIdx.x % row_blocks * BLOCK_ROWS;
