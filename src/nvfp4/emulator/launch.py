@@ -147,7 +147,10 @@ class Launch:
         self.threads = config.block[0] * config.block[1] * config.block[2]
         self.warps = -(-self.threads // 32)
         self.shared_size = -(-(kernel.layout.shared_static + config.shared_bytes) // 16) * 16
-        per_cta = self.warps * (1 + PIPES) + _COMPONENT_BARRIERS
+        # What a kernel cannot need is not there: small launches would spend their time on clearing it, and clocks of
+        # barriers that do not exist would be merged at every synchronisation.
+        self.max_mbarriers = _MAX_MBARRIERS if "mbarrier" in kernel.uses else 1
+        per_cta = self.warps * (1 + PIPES) + (_COMPONENT_BARRIERS if self.max_mbarriers > 1 else 1)
         self.per_cta = per_cta
         self.components = -(-(per_cta * self.cluster_size) // 16) * 16
         self.capacity = min(self.cluster_count, max(1, config.sm_count * self._per_sm() // self.cluster_size))
@@ -177,7 +180,7 @@ class Launch:
         self.warp_array = np.zeros(capacity * self.cluster_size * self.warps, WARP.dtype)
         self.cta_base, self.warp_base = int(self.cta_array.ctypes.data), int(self.warp_array.ctypes.data)
         self.fault_array = np.zeros(256, FAULT.dtype)
-        self.trace_array = np.zeros(65536 if self.checks.timeline else 1, TRACE.dtype)
+        self.trace_array = np.empty(65536 if self.checks.timeline else 1, TRACE.dtype)
         blocks = len(self.kernel.flow.blocks)
         self.hits, self.hit_lanes = np.zeros(blocks, np.uint64), np.zeros(blocks, np.uint64)
         self.context = np.zeros(1, CONTEXT.dtype)
@@ -201,7 +204,7 @@ class Launch:
             self.trace_array.ctypes.data,
             len(self.trace_array) if self.checks.timeline else 0,
         )
-        c["queue_capacity"], c["max_mbarriers"] = 4096, _MAX_MBARRIERS
+        c["queue_capacity"], c["max_mbarriers"] = 4096, self.max_mbarriers
         for axis, n in zip("xyz", config.block, strict=True):
             c["ntid_" + axis] = n
         for axis, n in zip("xyz", config.grid, strict=True):
@@ -254,13 +257,13 @@ class Launch:
         clocks = np.zeros(total * 4 * self.components, np.uint32)
         # Named barriers: 16 a CTA, two vectors each of two halves; the cluster barrier likewise.
         bar_clocks = np.zeros(((n * 16 + 1) * 4 + SYNC_LOCAL * 2) * self.components, np.uint32)
-        mbarriers = [np.zeros(_MAX_MBARRIERS, MBARRIER.dtype) for _ in range(n)]
+        mbarriers = [np.zeros(self.max_mbarriers, MBARRIER.dtype) for _ in range(n)]
         uses_cp_async = "cp" in self.kernel.uses
         slot = _Slot(
             shared=[_aligned(size + 64) for _ in range(n)],
             cells=[np.zeros(-(-size // 4) + 1, CELL.dtype) for _ in range(n)],
             # A row counts only from the moment at which its cell says so: never cleared, and mostly never touched.
-            readers=[np.zeros((-(-size // 4) + 1) * -(-w // 8) * 8, np.uint32) for _ in range(n)],
+            readers=[np.empty((-(-size // 4) + 1) * -(-w // 8) * 8, np.uint32) for _ in range(n)],
             maps=[np.zeros(size // 8 + 1, np.uint16) for _ in range(n)],
             mbarriers=mbarriers,
             clocks=clocks,
@@ -312,12 +315,13 @@ class Launch:
             for b in range(16):
                 where = bar_base + (r * 16 + b) * 4 * vector
                 slot.bars[r][b]["acc"], slot.bars[r][b]["done"] = where, where + 2 * vector
-            base = r * self.per_cta + w * (1 + PIPES)
-            clocks = np.zeros((_MAX_MBARRIERS, 4 * self.components), np.uint32)
+            own = w * (1 + PIPES)
+            base = r * self.per_cta + own
+            clocks = np.zeros((self.max_mbarriers, 4 * self.components), np.uint32)
             slot_clocks = self.__dict__.setdefault("_barrier_clocks", {})
             slot_clocks[(index, r)] = clocks
-            slot.mbarriers[r]["component"] = base + np.arange(_MAX_MBARRIERS) % _COMPONENT_BARRIERS
-            at = clocks.ctypes.data + np.arange(_MAX_MBARRIERS, dtype=np.uint64) * np.uint64(4 * vector)
+            slot.mbarriers[r]["component"] = base + np.arange(self.max_mbarriers) % (self.per_cta - own)
+            at = clocks.ctypes.data + np.arange(self.max_mbarriers, dtype=np.uint64) * np.uint64(4 * vector)
             slot.mbarriers[r]["acc"], slot.mbarriers[r]["done"] = at, at + np.uint64(2 * vector)
         last = bar_base + n * 16 * 4 * vector
         slot.ctas[0]["cb_acc"], slot.ctas[0]["cb_done"], slot.ctas[0]["sync"] = (
