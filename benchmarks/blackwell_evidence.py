@@ -264,7 +264,7 @@ def main() -> int:
     ).stdout.strip()
     wrong = 0
     todo = (
-        [] if arguments.render else [r for r in runs() if str(r.problem.op) in arguments.only and r.key not in records]
+        [] if arguments.render else [r for r in runs() if str(r.problem.op) in arguments.only and not done(r, records)]
     )
     for number, run in enumerate(todo, 1):
         record = execute(run, commit)
