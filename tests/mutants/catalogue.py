@@ -238,7 +238,7 @@ MUTANTS = (
     m("tensor_memory", "NO_PROXY_FENCE", "missing-proxy-fence", "mma"),
     m("tensor_memory", "NO_WAIT", "race|missing-tcgen05-fence|uninitialised-tensor-memory", "load"),
     m("tensor_memory", "NO_FENCE_AFTER", "missing-tcgen05-fence", "load", "thread synchronisation"),
-    m("tensor_memory", "NO_WAIT_LD", "uninitialised-register", "result|store_copy", "tcgen05.wait::ld|asynchronous"),
+    m("tensor_memory", "NO_WAIT_LD", "race", "dealloc", "read by tcgen05.ld"),
     m("tensor_memory", "NO_WAIT_ST", "race", "load_copy", "tcgen05.wait::st"),
     # -- deadlocks
     m("ring", "BYTES=132", "deadlock", "wait_full|wait_empty", "4 bytes pending"),

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 CUTLASS = os.environ.get("CUTLASS_DIR", "")
 PYTHON = os.environ.get("NVFP4_CUTEDSL_PYTHON", sys.executable)
 SHARED = 227 * 1024
-# These kernels have no tcgen05.wait::ld between a load and the use of its registers.
+# These kernels have no tcgen05.wait::ld between a load and whatever writes or frees those columns next.
 IMPLICIT = Checks.all().but(implicit_waits=True)
 ELEMENTS = {
     "U4": "u4x16_align8", "U8": "u8", "U16": "u16", "U32": "u32", "F16_RN": "f16", "BF16_RN": "bf16", "F32_RN": "f32",

@@ -151,8 +151,7 @@ class Findings:
                 "uninitialised-register",
                 f"{name} reads register {register}, which nothing has written in lanes {b:#010x} (or "
                 f"an asynchronous operation still writes it)",
-                "assign it on every path; after wgmma or tcgen05.ld wait (wgmma.wait_group, "
-                "tcgen05.wait::ld) before reading results",
+                "assign it on every path; after wgmma wait (wgmma.wait_group) before reading results",
             )
         if kind == Fault.UNINITIALISED_SHARED:
             return (

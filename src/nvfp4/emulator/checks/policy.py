@@ -24,8 +24,9 @@ class Checks:
         cp.async data and overwritten generic data need no ``fence.proxy.async``; (3) a commit may arrive on an
         mbarrier that has been invalidated, and passes on what a fence of its thread has released; (4) unordered
         writes of one value are no race. The output of Triton and CuTe DSL needs them.
-    implicit_waits: a read of a register that ``tcgen05.ld`` still writes waits for it, as in the machine code of
-        ptxas. The ISA asks for ``tcgen05.wait::ld`` (9.7.16.8.5), but CuTe DSL leaves it out.
+    implicit_waits: a warp goes on only when its ``tcgen05.ld`` has read tensor memory. By the ISA only uses of the
+        registers wait for it (9.7.16.6.4.5): before the columns are written or freed, ``tcgen05.wait::ld`` is needed,
+        which CuTe DSL leaves out.
     deadlock: blocked warps are explained (otherwise the launch only says that it is stuck).
     outputs: bytes of ``Output`` buffers that nothing wrote.
     leaks: tensor memory that is never freed, mbarriers or copies left in flight at exit.

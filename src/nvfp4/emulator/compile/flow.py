@@ -103,8 +103,6 @@ def full_warp(i: Instruction) -> bool:
 
 def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instruction], str]) -> Flow:
     """Blocks and analyses of ``entry``. ``classify(instruction)`` says plain, sync, host, converge or exit."""
-    from .delayed_moves import delay_moves  # which needs reads_writes of this module
-
     inlined = Inliner(module, entry)
     blocks: list[Block] = [Block(0)]
     labels: dict[str, int] = {}
@@ -116,7 +114,7 @@ def build_flow(module: PtxModule, entry: Function, classify: Callable[[Instructi
 
     serial = 0
     converged = -1  # the block that has already gathered the whole warp: it runs with one mask to its end
-    for item in _fold_literals(delay_moves(inlined.body)):
+    for item in _fold_literals(inlined.body):
         if isinstance(item, Label):
             labels[item.name] = fresh().index
             continue
@@ -264,7 +262,7 @@ def _liveness(flow: Flow) -> None:
                 killed.update(writes)
             else:
                 used.update(w for w in writes if w not in killed)
-            if i.base in ("wgmma", "tcgen05"):
+            if i.base == "wgmma":
                 flow.in_flight.update(writes)
         use.append(used)
         kill.append(killed)
@@ -319,7 +317,7 @@ def assign(i: Instruction, now: set[str], flow: Flow) -> None:
         now.difference_update(writes)
         return
     for w in writes:
-        if w in flow.in_flight and i.base in ("wgmma", "tcgen05"):
+        if w in flow.in_flight and i.base == "wgmma":
             now.discard(w)
         else:
             now.add(w)

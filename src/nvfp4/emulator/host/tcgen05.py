@@ -151,19 +151,23 @@ def _dealloc(call: HostCall) -> bool:
     if call.launch.checks.races:
         vc = call.vector("vc")
         late = (vc[part["wactor"]] < part["wclock"]) | (vc[part["ractor"]] < part["rclock"])
+        second = ((part["flags"] & 16) != 0) & (vc[part["ractor2"]] < part["rclock2"])
+        late |= second
         if late.any():
             lane, column = (int(x) for x in np.argwhere(late)[0])
             cell = part[lane, column]
             writer = vc[int(cell["wactor"])] < int(cell["wclock"])
             actor, number = ("wactor", "winstr") if writer else ("ractor", "rinstr")
+            if second[lane, column] and not writer:
+                actor = "ractor2"
             call.finding(
                 "race",
                 f"{call.instruction.opcode} frees tensor memory (lane {lane * TENSOR_LANES}, column "
                 f"{start + column}), unordered with the "
                 f"{'write' if writer else 'read'} by {call.launch.findings.actor(int(cell[actor]))}, "
                 f"{call.launch.findings.describe(int(cell[number]) - 1)}",
-                "wait for the operation (tcgen05.wait, or commit and mbarrier) and synchronise the "
-                "warps before freeing",
+                "wait for the operation (tcgen05.wait::ld or ::st, or commit and mbarrier) and synchronise "
+                "the warps before freeing",
             )
     part["init"] = 0
     part["wclock"] = 0
@@ -361,8 +365,8 @@ def _shape(call: HostCall) -> tuple[str, int, bool, int]:
     return shape, num, packed, split
 
 
-def _transfer_queue(call: HostCall, kind: str) -> str:
-    return f"tcgen05.{kind}:{call.index}"
+def _store_queue(call: HostCall) -> str:
+    return f"tcgen05.st:{call.index}"
 
 
 def _touch(call: HostCall, plan: LdPlan | StPlan) -> None:
@@ -386,20 +390,15 @@ def _ld(call: HostCall) -> bool:
     plan = plan_ld(shape, num, address, call.warp_id % 4, packed, split)
     tmem = call.tmem(call.rank)
     _touch(call, plan)
-    call.mark_all(i.operands[0], False)
+    # Whoever uses the registers waits for them (PTX ISA 9.7.16.6.4.5), so they may as well arrive at once. Towards
+    # tensor memory the load is in flight until tcgen05.wait::ld.
+    found = plan.run(tmem)
+    call.write_all(i.operands[0], found)
     if reduced:
-        call.mark_all(i.operands[1], False)
-
-    def run() -> None:
-        found = plan.run(tmem)
-        call.write_all(i.operands[0], found)
-        if reduced:
-            op = "min" if i.has("min") else "max"
-            call.write(i.operands[1], plan.reduce(found, op, i.parts[-1], i.has("abs"), i.has("NaN")))
-
-    _in_flight(call, run, "tcgen05.ld", _transfer_queue(call, "ld"))
+        op = "min" if i.has("min") else "max"
+        call.write(i.operands[1], plan.reduce(found, op, i.parts[-1], i.has("abs"), i.has("NaN")))
     if call.launch.checks.implicit_waits:
-        return _wait(call, "ld")
+        return _wait(call, LOADS)
     return True
 
 
@@ -413,14 +412,14 @@ def _st(call: HostCall) -> bool:
     tmem = call.tmem(call.rank)
     _touch(call, plan)
     registers = call.registers(i.operands[-1])
-    _in_flight(call, lambda: plan.run(tmem, registers), "tcgen05.st", _transfer_queue(call, "st"))
+    _in_flight(call, lambda: plan.run(tmem, registers), "tcgen05.st", _store_queue(call))
     return True
 
 
-def _wait(call: HostCall, kind: str) -> bool:
+def _wait(call: HostCall, pipe: int) -> bool:
+    """Everything in one of the warp's pipes is done, and known to be."""
     call.aligned()
-    call.launch.complete_all(call.cluster, _transfer_queue(call, kind))
-    component = call.pipe(LOADS if kind == "ld" else STORES)
+    component = call.pipe(pipe)
     date = call.cluster.host.get("pipes", {}).get(component, 0)
     for name in ("vc", "tvc"):
         vector = call.vector(name)
@@ -430,12 +429,14 @@ def _wait(call: HostCall, kind: str) -> bool:
 
 @register("tcgen05.wait::ld")
 def _wait_ld(call: HostCall) -> bool:
-    return _wait(call, "ld")
+    return _wait(call, LOADS)
 
 
 @register("tcgen05.wait::st")
 def _wait_st(call: HostCall) -> bool:
-    return _wait(call, "st")
+    call.aligned()
+    call.launch.complete_all(call.cluster, _store_queue(call))
+    return _wait(call, STORES)
 
 
 @register("tcgen05.fence::before_thread_sync")
