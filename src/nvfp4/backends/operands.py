@@ -115,15 +115,14 @@ def addresses(operands: Operands) -> list[int]:
 
 def _of_groups(side: tuple[NVFP4Tensor, ...]) -> list[int]:
     """The addresses of all codes, then of all scales, then of all tensor scales."""
-    found: list[int] = []
+    found = [x.codes.data_ptr() for x in side]
+    found += [x.scales.data_ptr() for x in side]
     # All of a side have one format, so that all or none have a tensor scale.
     if side[0].tensor_scale is None:
-        for x in side:
-            found += (x.codes.data_ptr(), x.scales.data_ptr(), 0)
+        found += [0] * len(side)
     else:
-        for x in side:
-            found += (x.codes.data_ptr(), x.scales.data_ptr(), x.tensor_scale.data_ptr())  # type: ignore[union-attr]
-    return found[::3] + found[1::3] + found[2::3]
+        found += [x.tensor_scale.data_ptr() for x in side]  # type: ignore[union-attr]
+    return found
 
 
 def repeated(

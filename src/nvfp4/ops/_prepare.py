@@ -111,6 +111,11 @@ def _allocator(shapes: tuple[Shape, ...], dtype: torch.dtype, device: torch.devi
     sizes = [math.prod(shape) for shape in shapes]
     if any(not size or size * dtype.itemsize % ALIGNMENT for size in sizes):
         return lambda: tuple(map(new, shapes, strides))
+    if len({shape[1:] for shape in shapes}) == 1:  # rows of one matrix
+        rows = [shape[0] for shape in shapes]
+        whole = (sum(rows), *shapes[0][1:])
+        # "Unsafe" as it makes no views, so that changing one result in place says nothing of the others.
+        return lambda: torch.unsafe_split_with_sizes(new(whole, strides[0]), rows)
     begins = itertools.accumulate(sizes[:-1], initial=0)
     parts = list(zip(shapes, strides, begins, strict=True))
     total = (sum(sizes),)
