@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.executors import probes
 
 from nvfp4.backends.sm80 import BACKEND
 from nvfp4.check import inputs
@@ -11,39 +12,18 @@ from nvfp4.device import known
 from nvfp4.emulator import Checks
 from nvfp4.errors import InputError, LaunchError
 from nvfp4.executors import emulated
-from nvfp4.executors.launch import (
-    Argument,
-    Kernel,
-    Launch,
-    Pointer,
-    PointerArray,
-    Scalar,
-    ScalarArray,
-    TensorMap,
-)
+from nvfp4.executors.launch import Argument, Launch, Pointer, PointerArray, Scalar, ScalarArray
 from nvfp4.problem import Op, Problem
 
 
-def launch(entry: str, *args: Argument, grid: int = 1, threads: int = 32, **rest) -> Launch:
-    kernel = Kernel("probe.cu", entry, (("CONFIG_CAPACITY", 4),), "sm_90a")
-    return Launch(kernel, (grid, 1, 1), (threads, 1, 1), args, **rest)
+def launch(entry: str, *args: Argument, **rest) -> Launch:
+    return probes.launch("sm_90a", entry, *args, **rest)
 
 
 def test_parameters_of_every_kind():
-    out = torch.zeros(9, dtype=torch.int64)
-    values = [torch.tensor([v]) for v in (11, 22)]
-    args = (
-        Pointer(out),
-        Scalar("i32", -5),
-        Scalar("u32", 2**32 - 1),
-        Scalar("i64", -(2**40)),
-        Scalar("u64", 2**40),
-        Scalar("f32", 1.25),
-        PointerArray((values[0], None, values[1]), 4),
-        ScalarArray("i32", (1, 2, 3), 4),
-    )
+    args, out, expected = probes.every_parameter("cpu")
     emulated.run([launch("probe_parameters", *args)])
-    assert out.tolist() == [-5, 2**32 - 1, -(2**40), 2**40, 5, 12, 1, 25, -1]
+    assert out.tolist() == expected
 
 
 def test_launches_run_in_order_and_leave_reports():
@@ -64,20 +44,9 @@ def test_clusters():
 @pytest.mark.parametrize("swizzle", [0, 32, 64, 128])
 @pytest.mark.parametrize("offset", [0, 256])
 def test_tensor_maps(swizzle, offset):
-    """The same program as tests/hw/test_driver.py runs on silicon; here also with an offset."""
-    source = torch.randint(0, 256, (65, 256), dtype=torch.uint8)
-    width = swizzle or 128
-    tensor_map = TensorMap(source, "u8", (256, 64), (256,), (width, 8), swizzle=swizzle, offset=offset)
-    size = 8 * width
-    out = torch.zeros(size, dtype=torch.uint8)
-    arguments = (Pointer(out), tensor_map, Scalar("i32", 128), Scalar("i32", 60), Scalar("i32", size))
-    emulated.run([launch("probe_tensor_map", *arguments, threads=128, shared_bytes=2048)])
-    box = torch.zeros(8, width, dtype=torch.uint8)
-    first = 60 + offset // 256
-    box[:4] = source[first : first + 4, 128 : 128 + width]
-    address = torch.arange(size)
-    mask = width // 16 - 1 if swizzle else 0
-    assert torch.equal(out[address ^ ((address >> 7 & mask) << 4)], box.flatten())
+    args, out, expected = probes.box(swizzle, "cpu", offset)
+    emulated.run([launch("probe_tensor_map", *args, threads=128, shared_bytes=2048)])
+    assert torch.equal(out, expected)
 
 
 def test_tensors_that_share_memory_share_addresses():

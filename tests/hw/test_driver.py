@@ -6,27 +6,18 @@ import threading
 
 import pytest
 import torch
+from tests.executors import probes
 
 from nvfp4.device import capability
 from nvfp4.errors import CompileError, InputError, LaunchError
 from nvfp4.executors import driver, parameters
-from nvfp4.executors.launch import (
-    Argument,
-    Kernel,
-    Launch,
-    Pointer,
-    PointerArray,
-    Scalar,
-    ScalarArray,
-    TensorMap,
-)
+from nvfp4.executors.launch import Argument, Kernel, Launch, Pointer, Scalar, TensorMap
 
 pytestmark = pytest.mark.gpu
 
 
-def launch(entry: str, *args: Argument, grid: int = 1, threads: int = 32, **rest) -> Launch:
-    kernel = Kernel("probe.cu", entry, (("CONFIG_CAPACITY", 4),), capability("cuda").arch)
-    return Launch(kernel, (grid, 1, 1), (threads, 1, 1), args, **rest)
+def launch(entry: str, *args: Argument, **rest) -> Launch:
+    return probes.launch(capability("cuda").arch, entry, *args, **rest)
 
 
 def hopper() -> None:
@@ -35,20 +26,9 @@ def hopper() -> None:
 
 
 def test_parameters_of_every_kind():
-    out = torch.zeros(9, dtype=torch.int64, device="cuda")
-    values = [torch.tensor([v], dtype=torch.int64, device="cuda") for v in (11, 22)]
-    args = (
-        Pointer(out),
-        Scalar("i32", -5),
-        Scalar("u32", 2**32 - 1),
-        Scalar("i64", -(2**40)),
-        Scalar("u64", 2**40),
-        Scalar("f32", 1.25),
-        PointerArray((values[0], None, values[1]), 4),
-        ScalarArray("i32", (1, 2, 3), 4),
-    )
+    args, out, expected = probes.every_parameter("cuda")
     driver.run([launch("probe_parameters", *args)])
-    assert out.tolist() == [-5, 2**32 - 1, -(2**40), 2**40, 5, 12, 1, 25, -1]
+    assert out.tolist() == expected
 
 
 @pytest.mark.parametrize("programmatic", [False, True])
@@ -70,20 +50,10 @@ def test_clusters(size):
 
 @pytest.mark.parametrize("swizzle", [0, 32, 64, 128])
 def test_tensor_maps(swizzle):
-    """The swizzle of 2^b * 16 bytes exclusive-ors bits 4.. of the address with bits 7.. (PTX ISA 5.5.6)."""
     hopper()
-    source = torch.randint(0, 256, (64, 256), dtype=torch.uint8, device="cuda")
-    width = swizzle or 128
-    tensor_map = TensorMap(source, "u8", (256, 64), (256,), (width, 8), swizzle=swizzle)
-    size = 8 * width
-    out = torch.zeros(size, dtype=torch.uint8, device="cuda")
-    arguments = (Pointer(out), tensor_map, Scalar("i32", 128), Scalar("i32", 60), Scalar("i32", size))
-    driver.run([launch("probe_tensor_map", *arguments, threads=128, shared_bytes=2048)])
-    box = torch.zeros(8, width, dtype=torch.uint8)
-    box[:4] = source[60:, 128 : 128 + width].cpu()  # rows beyond the tensor read as zeros
-    address = torch.arange(size)
-    mask = width // 16 - 1 if swizzle else 0
-    assert torch.equal(out.cpu()[address ^ ((address >> 7 & mask) << 4)], box.flatten())
+    args, out, expected = probes.box(swizzle, "cuda")
+    driver.run([launch("probe_tensor_map", *args, threads=128, shared_bytes=2048)])
+    assert torch.equal(out.cpu(), expected)
 
 
 def test_a_prepared_launch_follows_addresses_and_maps():
