@@ -44,6 +44,7 @@ def test_what_the_records_say_is_there(made, records):
         for rung in ladder.rungs:
             assert rung.name in text
             assert rung.why in text
+    assert "products are cuBLAS fp16" in text, "what stands in for FP4 products on a Hopper"
     newest = strategies.newest(records)
     assert newest, "strategies are among the records"
     for record in newest:

@@ -11,6 +11,7 @@ from nvfp4.bench.log import runs
 from nvfp4.bench.records import Entry, Record
 from nvfp4.bench.timing import geomean, paired_ratio
 from nvfp4.contest.tasks import case_of
+from nvfp4.device import known
 from nvfp4.errors import InputError
 from nvfp4.ladder.pages import Counted, Rows, bars, counted_where, counter_rows, newest, rung_rows
 from nvfp4.ladder.rungs import LADDERS, Ladder
@@ -164,6 +165,8 @@ def _strategies(record: Record) -> str:
     for name, reason in record.refusals.items():
         rows.append([_cell(escape(name)), _cell(""), _cell(""), _cell(""), _cell(f"<small>{escape(reason)}</small>")])
     title = f"<h3>{record.problem.op} {escape(tables.shape_text(record.problem))}</h3>"
+    product = strategies.product_of(known(str(record.device["arch"])))
+    title += f'<p class="dim">{escape(str(record.device["name"]))}; {escape(product)}</p>'
     return title + _table(["strategy", "", "microseconds", "host", "answer"], rows, numbers=(2, 3))
 
 
@@ -285,8 +288,8 @@ def sections(records: Sequence[Record], counted: dict[str, Counted] | None = Non
     compared = strategies.newest(records)
     if compared:
         found.append(Section("strategies", "Strategies", "".join(map(_strategies, compared))))
-    known = counted or {}
-    climbed = "".join(_ladder(ladder, records, known.get(ladder.name)) for ladder in LADDERS)
+    counts = counted or {}
+    climbed = "".join(_ladder(ladder, records, counts.get(ladder.name)) for ladder in LADDERS)
     found.append(Section("ladders", "Ladders", climbed))
     found.append(Section("log", "Optimisation log", _log(records)))
     return found
