@@ -152,24 +152,42 @@ GemvPlan = StreamPlan | QueuePlan | MmaPlan
 # Measured on an H200 (docs/optimisation-log.md), for 132 multiprocessors. Plans without `arch`:
 # one NVFP4 vector, by (M, K, L) ...
 _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
-    (7168, 16384, 1): (QueuePlan, (16, 1, 1, 4, 2, 256, 2)),
+    (7168, 16384, 1): (QueuePlan, (8, 1, 2, 4, 3, 256, 2)),
     (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 33, 2)),
     (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 2, 4)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
 _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
-    (7168, 16384, 1): (4, 4, 1, 3, 55, 1, 1, 2),
+    (7168, 16384, 1): (4, 6, 1, 2, 55, 1, 1, 2),
     (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4),
-    (4096, 14336, 1): (7, 1, 1, 2, 16, 2, 1, 4),
+    (4096, 14336, 1): (7, 2, 1, 2, 32, 1, 1, 4),
     (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4),
     (4096, 7168, 1): (7, 2, 1, 2, 32, 1, 1, 4),
     (7168, 2048, 1): (4, 2, 1, 2, 28, 2, 1, 4),
+    (7168, 16384, 2): (4, 7, 2, 1, 109, 1, 1, 2),
+    (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4),
+    (4096, 14336, 2): (7, 4, 2, 1, 63, 1, 1, 2),
+    (8192, 7168, 2): (7, 4, 1, 1, 63, 1, 1, 2),
+    (4096, 7168, 2): (7, 4, 2, 1, 63, 1, 1, 2),
+    (7168, 2048, 2): (4, 2, 1, 2, 28, 2, 1, 4),
+    (7168, 16384, 4): (4, 4, 1, 1, 55, 1, 1, 4),
+    (28672, 4096, 4): (1, 7, 1, 2, 109, 2, 1, 4),
+    (4096, 14336, 4): (7, 4, 2, 1, 63, 1, 1, 2),
+    (8192, 7168, 4): (7, 4, 2, 1, 125, 1, 1, 2),
+    (4096, 7168, 4): (7, 4, 2, 1, 63, 1, 1, 2),
+    (7168, 2048, 4): (4, 2, 1, 2, 28, 2, 1, 4),
+    (7168, 16384, 8): (2, 7, 2, 1, 109, 1, 1, 4),
+    (28672, 4096, 8): (1, 14, 1, 2, 218, 1, 1, 4),
+    (4096, 14336, 8): (7, 4, 2, 1, 63, 1, 1, 2),
+    (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 1, 2),
+    (4096, 7168, 8): (7, 4, 2, 1, 63, 1, 1, 2),
+    (7168, 2048, 8): (4, 4, 1, 2, 55, 1, 1, 4),
     (7168, 16384, 16): (2, 10, 8, 1, 479, 1, 1, 2),
-    (28672, 4096, 16): (2, 10, 2, 1, 435, 1, 1, 2),
+    (28672, 4096, 16): (2, 14, 2, 1, 435, 1, 1, 2),
     (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2),
     (8192, 7168, 16): (2, 8, 2, 1, 125, 1, 1, 2),
-    (4096, 7168, 16): (2, 9, 4, 1, 137, 1, 1, 2),
-    (7168, 2048, 16): (4, 4, 1, 1, 55, 1, 1, 4),
+    (4096, 7168, 16): (1, 18, 8, 1, 274, 1, 1, 2),
+    (7168, 2048, 16): (2, 7, 2, 1, 109, 1, 1, 2),
 }
 
 
@@ -204,7 +222,8 @@ def plan(capability: Capability, problem: Problem) -> GemvPlan:
     if _streams(problem):
         vector = _VECTOR_TABLE.get((problem.m, problem.k, problem.l)) if measured else None
         if vector is not None:
-            return vector[0](capability.arch, *vector[1])
+            tuned = vector[0](capability.arch, *vector[1])
+            return _fitting(capability, problem, tuned) if isinstance(tuned, QueuePlan) else tuned
         large = problem.m * problem.l * problem.k > capability.sms * _QUEUE_ELEMENTS
         return (_plan_queue if large else _plan_stream)(capability, problem)
     if measured and problem.l == 1 and problem.b.kind != "nvfp4" and problem.a.scale_layout == "linear":
@@ -221,11 +240,18 @@ def _plan_queue(capability: Capability, problem: Problem) -> QueuePlan:
     warps_k = ceil_div(all_chunks, chunks)
     warps_r = max(1, (_STREAM_WARPS if chunks == 1 else 8) // warps_k)
     grid = max(1, min(2 * capability.sms // problem.l, problem.m))
-    # The sums of a block wait in shared memory for its end.
     found = QueuePlan(capability.arch, warps_k, warps_r, chunks, 4, 2, grid, 2 if warps_k <= 8 or chunks == 1 else 1)
+    return _fitting(capability, problem, found)
+
+
+def _fitting(capability: Capability, problem: Problem, found: QueuePlan) -> QueuePlan:
+    """`found`, with shorter queues and smaller blocks until it fits.
+
+    Tiled scales take more room than those in rows, and the sums of a block wait in shared memory for its end.
+    """
     limit = (capability.shared_bytes + _RESERVED_SHARED) // found.blocks - _RESERVED_SHARED
     while found.shared_bytes(problem) > limit:
-        found = replace(found, grid=2 * found.grid)
+        found = replace(found, depth=found.depth - 1) if found.depth > 2 else replace(found, grid=2 * found.grid)
     return found
 
 
