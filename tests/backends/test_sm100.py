@@ -10,6 +10,7 @@ import pytest
 from nvfp4 import jit
 from nvfp4.backends.sm100 import ARCHS, BACKEND, build, model, planner, scratch
 from nvfp4.backends.sm100.constants import TENSOR_COLUMNS, Cluster, Schedule
+from nvfp4.backends.sm100.decode import DecodePlan
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.group import MAX_LIST_GROUPS, MAX_PATCHED_GROUPS, MAX_STACKED_GROUPS
 from nvfp4.backends.sm100.plans import ProductPlan, scale_unit
@@ -35,7 +36,8 @@ def test_refusals_name_the_reason() -> None:
     assert "a CPU" in reason(GEMM, "cpu")
     assert "not sm_90a" in reason(GEMM, "sm_90a")
     assert "not sm_120a" in reason(GEMM, "sm_120a")
-    assert "A must be NVFP4, not fp16" in reason(replace(GEMM, a=Format("fp16", "")))
+    assert "A must be NVFP4, not fp16" in reason(replace(GEMM, op=Op.DUAL_GEMM, a=Format("fp16", "")))
+    assert "B must be NVFP4, not fp16" in reason(replace(GEMM, b=Format("fp16", "")))
     assert "A must be NVFP4, not bf16" in reason(replace(GEMM, op=Op.GEMV, n=1, a=Format("bf16", "")))
     assert "multiple of 32 (rows of codes in a tensor map are multiples of 16 bytes), not 48" in reason(
         replace(GEMM, k=48)
@@ -65,8 +67,9 @@ def test_takes_every_other_problem(arch: str) -> None:
             taken += 1
             plan = BACKEND.plan(known(arch), problem)
             assert arch in plan.describe()
-            if isinstance(plan, ProductPlan):
+            if isinstance(plan, ProductPlan | DecodePlan):
                 assert plan.wrong(known(arch).shared_bytes) == ()
+            assert isinstance(plan, DecodePlan) == (op is Op.GEMM and problem.a.kind != "nvfp4")
     assert taken > 40
 
 
@@ -92,6 +95,19 @@ def test_plans_that_cannot_run_say_why() -> None:
         (replace(good, patched=True, early=True), "not for C"),
     ):
         assert any(word in text for text in plan.wrong(limit)), (plan, plan.wrong(limit))
+
+
+def test_decoding_plans_that_cannot_run_say_why() -> None:
+    good = DecodePlan("sm_100a")
+    assert good.wrong(SM_100A.shared_bytes) == ()
+    for plan, word in (
+        (replace(good, tile_n=16), "tile_n"),
+        (replace(good, stages=3), "decoding warps"),
+        (replace(good, stages=12), "shared memory"),
+        (replace(good, buffers=3), "accumulators"),
+        (replace(good, splits=0), "parts"),
+    ):
+        assert any(word in text for text in plan.wrong(SM_100A.shared_bytes)), (plan, plan.wrong(SM_100A.shared_bytes))
 
 
 def test_every_candidate_is_possible_and_the_best_is_taken() -> None:
@@ -140,7 +156,7 @@ def kernels(arch: str) -> list[Launch]:
     capability = known(arch)
     found: list[Launch] = []
 
-    def add(plan: ProductPlan | GemvPlan, problem: Problem) -> None:
+    def add(plan: ProductPlan | GemvPlan | DecodePlan, problem: Problem) -> None:
         # The same kernel on operands that take no memory.
         small = replace(problem, m=min(problem.m, 8), n=problem.n if problem.op is Op.GEMV else min(problem.n, 8), l=1)
         if problem.groups:
@@ -175,6 +191,10 @@ def kernels(arch: str) -> list[Launch]:
     add(ProductPlan(arch, tile_n=256, buffers=1, stages=4, splits=4, early=True), base[Op.GEMM])
     add(GemvPlan(arch, 4, 8, 8, 2, early=True), base[Op.GEMV])
     add(GemvPlan(arch, 1, 1, 4, 1), replace(base[Op.GEMV], n=16))
+    for kind, layout in (("fp16", "tiled"), ("bf16", "linear")):
+        for m in (1, 64, 128, 2048):
+            wide = replace(base[Op.GEMM], m=m, a=Format(kind, ""), b=Format("nvfp4", layout))
+            add(BACKEND.plan(capability, wide), wide)
     for kind in ("nvfp4", "fp16", "bf16"):
         for n in (1, 2, 4, 16):
             vectors = replace(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from nvfp4.backends.sm100 import build, scratch
 from nvfp4.backends.sm100.constants import Cluster, Schedule
+from nvfp4.backends.sm100.decode import DecodePlan
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.backends.sm100.plans import TILE_NS, ProductPlan
 from nvfp4.check import inputs
@@ -23,7 +24,11 @@ OPS = (Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM)
 
 
 def run(
-    plan: ProductPlan | GemvPlan, problem: Problem, distribution: str, seed: int, checks: Checks | None = None
+    plan: ProductPlan | GemvPlan | DecodePlan,
+    problem: Problem,
+    distribution: str,
+    seed: int,
+    checks: Checks | None = None,
 ) -> Verdict:
     """The problem in the emulator under one plan, every check on, judged."""
     operands, outputs = poison_outputs(inputs.make(problem, distribution, seed))
@@ -32,7 +37,7 @@ def run(
     return judge(problem, operands, outputs)
 
 
-def launches_of(plan: ProductPlan | GemvPlan, problem: Problem) -> tuple[Launch, ...]:
+def launches_of(plan: ProductPlan | GemvPlan | DecodePlan, problem: Problem) -> tuple[Launch, ...]:
     """The launches of a plan on small operands of the same kernel."""
     operands = inputs.make(problem)
     return build(plan, problem, operands, scratch(plan, problem, operands))
@@ -86,6 +91,28 @@ def form_of(rng: random.Random, scaled: bool) -> Format:
 def _size(rng: random.Random, largest: int) -> int:
     """Ragged, a multiple of a tile, or just beside one."""
     return min(largest, rng.choice((1, 8, 64, 128, 192, 256)) + rng.choice((0, 0, 1, 7)))
+
+
+def decoding(rng: random.Random) -> tuple[DecodePlan, Problem]:
+    """A random plan for 16-bit activations, and a kind of problem of any M and N for it."""
+    while True:
+        plan = DecodePlan(
+            "sm_100a",
+            tile_n=rng.choice((32, 64, 128, 256)),
+            stages=rng.randint(4, 7),
+            buffers=rng.randint(1, 2),
+            splits=rng.choice((1, 1, 2, 3)),
+            band=rng.choice((1, 16)),
+            early=rng.random() < 0.5,
+            programmatic=rng.random() < 0.5,
+            sms=rng.choice((1, 3, 148)),
+        )
+        if not plan.wrong(SHARED):
+            break
+    a = Format(rng.choice(("fp16", "bf16")), "")
+    b = form_of(rng, rng.random() < 0.5)
+    k = 32 * rng.randint(6, 40)
+    return plan, Problem(Op.GEMM, 1, 1, k, rng.choice((1, 2)), a, b, rng.choice(("fp16", "bf16", "fp32")))
 
 
 SIGNED_DATA = ("uniform", "all-scales", "one-hot", "smallest", "integers", "gaussian")

@@ -7,6 +7,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.sm100 import BACKEND
+from nvfp4.backends.sm100.decode import DecodePlan
 from nvfp4.backends.sm100.gemv import GemvPlan
 from nvfp4.check import inputs
 from nvfp4.check.run import Case, Target, fuzz, poison_outputs, run_case
@@ -18,7 +19,7 @@ from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
 from . import sm100_plans
-from .programs import BF16, DISTRIBUTIONS, FP16, SMALL
+from .programs import BF16, DISTRIBUTIONS, FP16, SCALED_TILED, SMALL
 
 TARGET = Target("cpu", "sm100", "sm_100a")
 SM_100A = known("sm_100a")
@@ -130,9 +131,36 @@ def test_gemv_of_operands_that_are_not_32_byte_aligned(vectors: Format) -> None:
     assert verdict.ok, str(verdict)
 
 
+DECODED = (
+    # K of one, several and parts of chunks; K shared; batches; few and many rows of A; results of each type.
+    (Problem(Op.GEMM, 1, 130, 32, 1, FP16, LINEAR, "fp32"), DecodePlan("sm_100a", 32, 4, sms=2)),
+    (Problem(Op.GEMM, 70, 200, 544, 1, FP16, TILED, "fp32"), DecodePlan("sm_100a", 32, 5, 1, sms=3)),
+    (
+        Problem(Op.GEMM, 70, 260, 1056, 2, BF16, SCALED_TILED, "bf16"),
+        DecodePlan("sm_100a", 64, 4, splits=3, early=True),
+    ),
+    (Problem(Op.GEMM, 150, 100, 864, 2, BF16, LINEAR, "fp32"), DecodePlan("sm_100a", 128, 4, splits=2, band=1, sms=3)),
+    (
+        Problem(Op.GEMM, 300, 129, 640, 1, FP16, LINEAR, "fp16"),
+        DecodePlan("sm_100a", 256, 4, 1, sms=2, programmatic=False),
+    ),
+    (Problem(Op.GEMM, 33, 300, 1024, 1, FP16, TILED, "fp16"), DecodePlan("sm_100a", 256, 4, 2, early=True, sms=1)),
+)
+
+
+@pytest.mark.parametrize(
+    ("problem", "plan"), DECODED, ids=lambda value: str(value) if isinstance(value, Problem) else ""
+)
+def test_decoding_plans(problem: Problem, plan: DecodePlan) -> None:
+    for seed, data in enumerate(("integers", "all-scales", "largest", "smallest", "one-hot", "gaussian")):
+        verdict = sm100_plans.run(plan, problem, data, seed)
+        assert verdict.ok, (data, str(verdict))
+
+
 PADDED = (
     Problem(Op.GEMM, 70, 130, 352, 1, TILED, TILED, "fp32"),
     Problem(Op.GEMM, 70, 130, 288, 2, TILED, LINEAR, "fp32"),
+    Problem(Op.GEMM, 70, 130, 352, 1, FP16, TILED, "fp32"),
     Problem(Op.DUAL_GEMM, 70, 130, 96, 1, TILED, TILED, "fp32"),
     Problem(Op.GROUP_GEMM, 90, 40, 160, 1, TILED, TILED, "fp32", groups=((50, 40, 160), (40, 33, 32))),
     Problem(Op.GROUP_GEMM, 90, 40, 160, 1, TILED, TILED, "fp32", stacked=3),
@@ -145,8 +173,8 @@ def test_nan_in_the_padding_of_scales_does_not_leak(problem: Problem) -> None:
     """What pads tiled scales, along rows and along K, may be anything; the tensor core makes NaN of 0 times NaN."""
     made, outputs = poison_outputs(inputs.make(problem, "integers", 1))
 
-    def poisoned(x: NVFP4Tensor) -> NVFP4Tensor:
-        if x.scale_layout != "tiled":
+    def poisoned(x: NVFP4Tensor | torch.Tensor) -> NVFP4Tensor | torch.Tensor:
+        if not isinstance(x, NVFP4Tensor) or x.scale_layout != "tiled":
             return x
         rows, blocks = x.codes.shape[-2], x.codes.shape[-1] // 8
         scales = x.scales.view(torch.uint8).clone()
@@ -156,8 +184,8 @@ def test_nan_in_the_padding_of_scales_does_not_leak(problem: Problem) -> None:
         return NVFP4Tensor(x.codes, scales.view(torch.float8_e4m3fn), x.tensor_scale, scale_layout="tiled")
 
     operands = Operands(
-        tuple(poisoned(x) for x in made.a if isinstance(x, NVFP4Tensor)),
-        tuple(poisoned(x) for x in made.b if isinstance(x, NVFP4Tensor)),
+        tuple(map(poisoned, made.a)),
+        tuple(map(poisoned, made.b)),
         made.out,
         made.offsets,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,17 @@ def test_many_plans(seed: int) -> None:
         problem, data = chosen.sized(rng)
         verdict = sm100_plans.run(chosen.plan, problem, data, i)
         assert verdict.ok, (chosen.plan, str(problem), data, i, str(verdict))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_decoding_plans_and_shapes(seed: int) -> None:
+    rng = random.Random(f"decode:{seed}")
+    plan, base = sm100_plans.decoding(rng)
+    for i in range(6):
+        problem = replace(base, m=rng.choice((1, 7, 32, 100, 257)), n=rng.choice((1, 64, 127, 128, 300)))
+        data = rng.choice(sm100_plans.SIGNED_DATA)
+        verdict = sm100_plans.run(plan, problem, data, i)
+        assert verdict.ok, (plan, str(problem), data, i, str(verdict))
 
 
 def test_families_cover_every_technique() -> None:

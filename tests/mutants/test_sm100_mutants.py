@@ -11,6 +11,7 @@ import torch
 from hw import sm100_plans
 from nvfp4.backends.base import Operands
 from nvfp4.backends.sm100.constants import Cluster, Schedule
+from nvfp4.backends.sm100.decode import DecodePlan
 from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.check import inputs
 from nvfp4.check.run import poison_outputs
@@ -39,6 +40,9 @@ HALVES = replace(PLAIN, cluster=Cluster.HALVES, tile_n=256)
 STAGED = replace(PLAIN, staged=True)
 ONE_COPY = replace(SHARED_X, share_scales=True)  # of the scales of X, for both blocks
 PATCHED = replace(PLAIN, patched=True)
+DECODE = DecodePlan("sm_100a", 32, stages=4, sms=2)
+WIDE = Problem(Op.GEMM, 60, 200, 1024, 1, Format("fp16", ""), TILED, "fp32")
+WIDE_RAGGED = replace(WIDE, k=288)
 GROUPS = Problem(
     Op.GROUP_GEMM,
     331,
@@ -63,14 +67,14 @@ class Mutant:
     old: str
     new: str
     finding: str
-    plan: ProductPlan = PLAIN
+    plan: ProductPlan | DecodePlan = PLAIN
     problem: Problem = PROBLEM
     data: str = "uniform"
 
 
 ROLES, WORK, SHAPE = "pipeline/sm100_roles.cuh", "pipeline/sm100_work.cuh", "pipeline/sm100_shape.cuh"
 STORE, PREPARE, BLOCK = "epilogue/sm100_store.cuh", "pipeline/sm100_scales.cuh", "pipeline/sm100_block.cuh"
-GEMM, TCGEN05 = "kernels/sm100_gemm.cu", "ptx/tcgen05.cuh"
+GEMM, TCGEN05, DECODING = "kernels/sm100_gemm.cu", "ptx/tcgen05.cuh", "kernels/sm100_decode_gemm.cu"
 
 MUTANTS = (
     Mutant("no wait for the copies", ROLES, "wait_barrier(memory.full(ring.index), ring.parity);", "", "race|uninit"),
@@ -358,6 +362,81 @@ MUTANTS = (
         PATCHED,
         GROUPS,
     ),
+    Mutant(
+        "weights decoded before they are there",
+        DECODING,
+        "wait_barrier(memory.full(ring.index), ring.parity);",
+        "",
+        "race|uninit",
+        DECODE,
+        WIDE,
+    ),
+    Mutant(
+        "decoded weights seen by generic writes only",
+        DECODING,
+        "fence_proxy_async_shared_cta();",
+        "",
+        "proxy",
+        DECODE,
+        WIDE,
+    ),
+    Mutant(
+        "products before weights are decoded",
+        DECODING,
+        "wait_barrier(memory.ready(ring.index), ring.parity);",
+        "",
+        "race|uninit",
+        DECODE,
+        WIDE,
+    ),
+    Mutant(
+        "stage of weights not waited for",
+        DECODING,
+        "            wait_barrier(memory.empty(ring.index), ring.parity ^ 1);\n            mbarrier_arrive_expect",
+        "            mbarrier_arrive_expect",
+        "race|mbarrier",
+        DECODE,
+        WIDE,
+    ),
+    Mutant(
+        "a decoder a round ahead",
+        DECODING,
+        "            wait_barrier(memory.empty(ring.index), ring.parity ^ 1);\n            wait_barrier(memory.full",
+        "            wait_barrier(memory.full",
+        "race|uninit|deadlock|mbarrier|wrong",
+        replace(DECODE, stages=5),
+        WIDE,
+    ),
+    Mutant(
+        "stages of weights never freed",
+        DECODING,
+        "tcgen05_commit<1>(memory.empty(ring.index));",
+        "",
+        "deadlock",
+        DECODE,
+        WIDE,
+    ),
+    Mutant(
+        "scale of the block before",
+        DECODING,
+        "decoded(codes.z, second)",
+        "decoded(codes.z, first)",
+        WRONG,
+        DECODE,
+        WIDE,
+    ),
+    Mutant(
+        "padding of scales decoded", DECODING, "words[q] & mask;", "words[q];", WRONG, DECODE, WIDE_RAGGED, "padding"
+    ),
+    Mutant(
+        "other swizzle of decoded weights",
+        DECODING,
+        "(line + 1 ^ (row & 7))",
+        "(line + 1 ^ (row & 3))",
+        WRONG,
+        DECODE,
+        WIDE,
+    ),
     Mutant("one square for two", STORE, "                turn ^= 1;\n", "", "race", STAGED),
     Mutant(
         "a square overwritten while it is read",
@@ -406,9 +485,10 @@ def marked(kernel: Kernel, number: int) -> Kernel:
     return replace(kernel, constants=(*kernel.constants, ("MUTANT", number)))
 
 
-def padded(x: object) -> NVFP4Tensor:
+def padded(x: NVFP4Tensor | torch.Tensor) -> NVFP4Tensor | torch.Tensor:
     """NaN in the padding along K of tiled scales."""
-    assert isinstance(x, NVFP4Tensor)
+    if not isinstance(x, NVFP4Tensor):
+        return x
     scales = x.scales.view(torch.uint8).clone()
     blocks = x.codes.shape[-1] // 8
     scales[..., -1, :, :, blocks % 4 :] = 0x7F
@@ -452,7 +532,7 @@ def test_changes_that_change_nothing_are_not_blamed(changed: Mutant) -> None:
 @pytest.mark.parametrize(
     ("plan", "problem"), sorted({(m.plan, m.problem) for m in MUTANTS}, key=str), ids=lambda value: str(value)[:40]
 )
-def test_the_kernels_themselves_are_clean(plan: ProductPlan, problem: Problem) -> None:
+def test_the_kernels_themselves_are_clean(plan: ProductPlan | DecodePlan, problem: Problem) -> None:
     for seed in range(3):
         verdict = sm100_plans.run(plan, problem, "uniform", seed, STRICT)
         assert verdict.ok, str(verdict)

@@ -195,6 +195,8 @@ __device__ __forceinline__ void decode(const Storage<S>& memory, u32 warp, Stati
 #pragma unroll
                 for (int q = 0; q < 4; ++q) words[q] = linear_scales(weights, place.x + lane + 32 * q, chunk);
             }
+            // First that the stage has been free: a decoder that is a round ahead would take its last phase for this one.
+            wait_barrier(memory.empty(ring.index), ring.parity ^ 1);
             wait_barrier(memory.full(ring.index), ring.parity);
             if constexpr (B_LAYOUT == SCALES_TILED) {
                 const u32x4 v = ld_shared_v4_b32(memory.x_scale(ring.index) + 16 * lane);
