@@ -229,3 +229,24 @@ def test_every_contest_problem_has_operands_of_its_size():
         made = inputs.make(problem, seed=1, device="cpu")
         stored = sum(x.codes.nbytes + x.scales.nbytes for x in (*made.a, *made.b)) + sum(o.nbytes for o in made.out)
         assert stored == problem.bytes
+
+
+def test_grouped_dual_gemm_is_timed_on_gate_and_up_of_the_contest_groups():
+    found = bench_run.benchmark_problems("group_dual_gemm", scale_layout="tiled")
+    whole = bench_run.benchmark_problems("group_gemm", scale_layout="tiled")
+    assert [(p.n, p.k, len(p.groups)) for p in found] == [(2048, 7168, 8), (1536, 4096, 2)]
+    for dual, one in zip(found, (whole[0], whole[2]), strict=True):
+        assert dual.op is Op.GROUP_DUAL_GEMM
+        assert dual.flops == one.flops  # the two halves of the same matrices
+        assert [group[0] for group in dual.groups] == [group[0] for group in one.groups]
+        assert roofline.official_light(dual) is None
+
+
+def test_a_dry_run_needs_no_gpu():
+    problem = bench_run.benchmark_problems("group_dual_gemm")[1]
+    groups = ((3, 32, 64), (5, 16, 32))
+    problem = dataclasses.replace(problem, m=8, n=32, k=64, groups=groups)
+    settings = Settings(backends=("torch_ops", "sm90"), peers=(), floor=False, max_samples=3, calls=2, commit="x")
+    (record,) = bench([problem], settings, Environment.dry())
+    assert record.entry("nvfp4/torch_ops").right
+    assert "a CPU" in record.refusals["nvfp4/sm90"]
