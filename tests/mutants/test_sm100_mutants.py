@@ -437,6 +437,23 @@ MUTANTS = (
         DECODE,
         WIDE,
     ),
+    Mutant(
+        "first product not finished early",
+        ROLES,
+        "commit_to_owners<S>(memory.gated(out.index));",
+        "",
+        "deadlock",
+        DUAL,
+        DUAL_PROBLEM,
+    ),
+    Mutant(
+        "columns of C as rows",
+        STORE,
+        "static_cast<i64>(y0 + i) * target.pitch + row, value[i]);",
+        "static_cast<i64>(row) * target.pitch + y0 + i, value[i]);",
+        "out-of-bounds|race|wrong",
+        replace(PLAIN, swapped=True),
+    ),
     Mutant("one square for two", STORE, "                turn ^= 1;\n", "", "race", STAGED),
     Mutant(
         "a square overwritten while it is read",
