@@ -47,7 +47,8 @@ struct S {
     static constexpr int SHARED_BYTES = STAGES * STAGE_BYTES;
     static constexpr int COPIED_BYTES = Y_BYTES + X_ROWS * CODE_BYTES + (B_LAYOUT == SCALES_TILED ? SCALE_TILE_BYTES : 0);
     static constexpr int USED_COLUMNS = BUFFERS * BUFFER_COLUMNS;
-    static constexpr int COLUMNS = USED_COLUMNS <= 32 ? 32 : (USED_COLUMNS <= 64 ? 64 : (USED_COLUMNS <= 128 ? 128 : (USED_COLUMNS <= 256 ? 256 : 512)));
+    static constexpr int COLUMNS = USED_COLUMNS;  // both are powers of two
+    static_assert(COLUMNS >= 32 && COLUMNS <= 512, "tensor memory of a multiprocessor");
     static constexpr int LOAD_WARP = 4, PRODUCT_WARP = 5, FIRST_DECODER = 6, THREADS = 32 * (FIRST_DECODER + DECODERS);
 };
 static_assert(S::TILE_N == 32 || S::TILE_N == 64 || S::TILE_N == 128 || S::TILE_N == 256, "PLAN_TILE_N");
