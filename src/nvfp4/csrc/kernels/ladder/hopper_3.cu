@@ -33,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         decode_row(raw, base + thread * LINE, thread % 8);
         fence_proxy_async_shared_cta();
         __syncthreads();
-        const u64 a = wgmma_descriptor_128b(base + group * 64 * LINE), b = wgmma_descriptor_128b(b_base);
+        const u64 a = wgmma_matrix_128b(base + group * 64 * LINE), b = wgmma_matrix_128b(b_base);
         wgmma_fence_sync_aligned();
 #pragma unroll
         for (int step = 0; step < CHUNK / 16; ++step) {

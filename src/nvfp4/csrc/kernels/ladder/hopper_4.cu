@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         // Both warpgroups have finished with the other pair of tiles when they come to the barrier.
         wgmma_wait_group_sync_aligned<0>();
         __syncthreads();
-        const u64 a = wgmma_descriptor_128b(tiles + group * 64 * LINE), b = wgmma_descriptor_128b(tiles + TILE * LINE);
+        const u64 a = wgmma_matrix_128b(tiles + group * 64 * LINE), b = wgmma_matrix_128b(tiles + TILE * LINE);
         wgmma_fence_sync_aligned();
 #pragma unroll
         for (int step = 0; step < CHUNK / 16; ++step) {

@@ -69,8 +69,8 @@ __device__ __forceinline__ void multiply(const Ring& ring, u16* c, i64 row0, int
     for (int chunk = 0; chunk < chunks; ++chunk) {
         const int stage = chunk % STAGES;
         wait(ring.full(stage), chunk / STAGES % 2);
-        const u64 a = wgmma_descriptor_128b(ring.tiles(stage) + group * 64 * LINE);
-        const u64 b = wgmma_descriptor_128b(ring.tiles(stage) + TILE * LINE);
+        const u64 a = wgmma_matrix_128b(ring.tiles(stage) + group * 64 * LINE);
+        const u64 b = wgmma_matrix_128b(ring.tiles(stage) + TILE * LINE);
         wgmma_fence_sync_aligned();
 #pragma unroll
         for (int step = 0; step < CHUNK / 16; ++step) {
