@@ -13,8 +13,7 @@ import pytest
 from nvfp4 import jit
 from nvfp4.backends.operands import aligned
 from nvfp4.backends.sm90 import BACKEND
-from nvfp4.backends.sm90.group_gemm import MAX_LISTED, MAX_STACKED
-from nvfp4.backends.sm90.plan import MAX_TOKENS, tokens_of
+from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz
 from nvfp4.contest.tasks import TASKS
@@ -87,11 +86,11 @@ def test_plans_fit_the_device(problem):
         assert launch.programmatic
 
 
-def test_nvfp4_activations_are_decoded_first_and_others_are_not():
-    for form, names in ((LINEAR, ["sm90_decode.cu", "sm90_gemm.cu"]), (Format("bf16", ""), ["sm90_gemm.cu"])):
+def test_a_product_is_one_launch_whatever_its_activations_are():
+    for form in (LINEAR, Format("bf16", "")):
         problem = Problem(Op.GEMM, 8, 16, 64, a=form, b=LINEAR)
         launches = BACKEND.launches(BACKEND.plan(HOPPER, problem), problem, inputs.make(problem))
-        assert [launch.kernel.source for launch in launches] == names
+        assert [launch.kernel.source for launch in launches] == ["sm90_gemm.cu"]
 
 
 def test_many_groups_take_several_launches_and_empty_ones_none():
@@ -124,8 +123,6 @@ def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem
         assert artifact.resources.local_bytes == 0, f"{launch.kernel}: {artifact.resources}"
         assert artifact.resources.registers * launch.block[0] <= 65536
         assert "serialized" not in artifact.log
-        if launch.kernel.source == "sm90_decode.cu":
-            continue
         tool = _disassembler()
         if tool is None:
             pytest.skip("no cuobjdump: neither on the path nor in a Triton package")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import cast
 
 from nvfp4 import executors
@@ -11,7 +12,8 @@ from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90 import gemm, gemv, group_gemm
 from nvfp4.backends.sm90.launching import needs, scratch
-from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, plan
+from nvfp4.backends.sm90.plan import CHUNK, MAX_STACKED, UNIT, GemmPlan, plan
+from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch
 from nvfp4.problem import Op, Problem
@@ -41,8 +43,8 @@ class Sm90Backend:
             reasons.append(f"B must be NVFP4, not {problem.b.kind}")
         depths = sorted({k for _, _, k in problem.groups} or {problem.k})
         reasons += [f"K must be a multiple of {UNIT}, not {k}" for k in depths if k % UNIT]
-        if problem.stacked > group_gemm.MAX_STACKED:
-            reasons.append(f"takes at most {group_gemm.MAX_STACKED} stacked groups, not {problem.stacked}")
+        if problem.stacked > MAX_STACKED:
+            reasons.append(f"takes at most {MAX_STACKED} stacked groups, not {problem.stacked}")
         tiles = (ceil_div(problem.m, 8) + len(problem.groups) + problem.stacked) * ceil_div(problem.n, 128) * problem.l
         if max(tiles * ceil_div(problem.k, UNIT * CHUNK), problem.m, problem.n, problem.k) > _INT_MAX:
             reasons.append("more than 2^31 - 1 parts of tiles")
@@ -71,11 +73,15 @@ class Sm90Backend:
         """
         if problem.op is Op.GEMV:
             return gemv.prepare(cast(gemv.GemvPlan, plan), problem)
-        chosen = cast(GemmPlan, plan)
-        return repeated(
-            lambda operands, extra: _LAUNCHES[problem.op](chosen, problem, operands, extra),
-            lambda operands: needs(chosen, problem, operands),
-        )
+        chosen, build = cast(GemmPlan, plan), _LAUNCHES[problem.op]
+
+        def computation(early: bool) -> Callable[[Operands], None]:
+            return repeated(
+                lambda operands, extra: build(chosen, problem, operands, extra, early),
+                lambda operands: needs(chosen, problem, operands),
+            )
+
+        return when_settled(attrgetter("b"), computation(False), computation(True))
 
 
 BACKEND = Sm90Backend()

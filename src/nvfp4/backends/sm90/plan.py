@@ -20,11 +20,18 @@ _SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
 _ROW_BYTES = UNIT * 2  # of a tile of activations
 _STAGING_BYTES = 2 * 64 * 128  # csrc/epilogue/tile_store.cuh
 _ALIGNMENT_BYTES = 1024  # a tile's swizzle repeats every 1024 bytes
+_SHARED_BYTES = 227 * 1024  # of a block
 
 MAX_TOKENS = 128
 """Most columns of one instruction that the accumulators leave room for."""
 
 THREADS = 384
+
+MAX_LISTED = 32
+"""Groups of one launch in the list form: their tensor maps are parameters."""
+
+MAX_STACKED = 1024
+"""Groups in the stacked form: they have a table in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class GemmPlan:
         arch: Compilation target.
         tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 up to 128.
         blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual_gemm has 2, one of each matrix.
-        chunks: Stages of weights (256 elements along K each), 2 or 4.
+        chunks: Stages of weights (256 elements along K each), 2 to 4.
         tiles: Stages of activations (64 elements along K each), 4 or 8.
         band: Tiles of tokens that share a pass over the weights.
         grid: Thread blocks: at most one for each multiprocessor, as they wait for one another.
@@ -64,11 +71,22 @@ class GemmPlan:
         return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, stream-K over {self.grid} blocks [{self.arch}]"
 
 
-def tokens_of(rows: int) -> int:
-    """Columns of the instruction for `rows` tokens: the tiles equal, and as few as there can be."""
+def capacity(groups: int) -> int:
+    """Groups that a kernel has room for: a power of two, so that few variants are compiled."""
+    return 1 << (groups - 1).bit_length()
+
+
+def table_bytes(problem: Problem) -> int:
+    """Shared memory of the table of groups, if there are groups."""
+    groups = problem.stacked or min(len(problem.groups), MAX_LISTED)
+    return 12 * capacity(groups) + 16 if groups else 0
+
+
+def tokens_of(rows: int, most: int = MAX_TOKENS) -> int:
+    """Columns of the instruction for `rows` tokens, at most `most`: the tiles equal, and as few as there can be."""
     if rows <= 8:
         return 8
-    each = ceil_div(rows, ceil_div(rows, MAX_TOKENS))
+    each = ceil_div(rows, ceil_div(rows, most))
     return ceil_div(each, 16) * 16
 
 
@@ -115,7 +133,9 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
         sizes = [max(1, ceil_div(problem.m, problem.stacked))] * problem.stacked
-    tokens = min(map(tokens_of, sizes), key=lambda width: _cost(sizes, width))
+    # Storing fp32 takes registers that 128 columns leave free only where activations are NVFP4, which decode with fewer.
+    most = MAX_TOKENS if problem.a.kind == "nvfp4" or problem.out_dtype != "fp32" else 112
+    tokens = min((tokens_of(size, most) for size in sizes), key=lambda width: _cost(sizes, width))
     tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
     dual = problem.op is Op.DUAL_GEMM
@@ -128,5 +148,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
             best = candidate if best is None or candidate[0] < best[0] else best
     assert best is not None
     _, blocks, grid = best
-    stages = 2 if blocks == 2 and tokens > 64 else 4
-    return GemmPlan(capability.arch, tokens, blocks, stages, 8, 16, grid)
+    room = _SHARED_BYTES - table_bytes(problem)
+    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in (4, 3, 2)]
+    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid) for stage in stages]
+    return next(found for found in plans if found.shared_bytes <= room)

@@ -1,9 +1,7 @@
 // C[l] = A[l] B[l]^T on Hopper: warp-specialised, persistent, WGMMA with the NVFP4 weights decoded into its register operand.
 //
-//   A [L, M, K]  activations: fp16 or bf16               B [L, N, K]  weights: NVFP4
+//   A [L, M, K]  activations: NVFP4, fp16 or bf16        B [L, N, K]  weights: NVFP4
 //   C [L, M, N]  fp16, bf16 or fp32                                    K a multiple of 64; M, N, L any
-//
-// NVFP4 activations are decoded to fp16 by sm90_decode.cu, launched before.
 //
 // The instruction's M is rows of B, its N tokens (rows of A): the operand that must be decoded is the one that WGMMA takes from
 // registers, and few tokens waste nothing. A tile is 128 * BLOCKS weight rows x TOKENS tokens; blocks of the grid share the work
@@ -15,15 +13,13 @@
 // Resources: Shape::SHARED_BYTES + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
-#include "ptx/griddepcontrol.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER (of K in the tiles: ORDER_LANE for NVFP4 activations),
+// PLAN_BF16 (activations), PLAN_A_LAYOUT, PLAN_B_LAYOUT, PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = PLAN_BAND;
-constexpr int B_LAYOUT = PLAN_B_LAYOUT;
+constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
-static_assert(PLAN_ORDER == ORDER_MEMORY || !PLAN_BF16, "NVFP4 activations are decoded to fp16");
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 struct TileIndex {
@@ -32,6 +28,10 @@ struct TileIndex {
 
 struct Tiling {
     int tiles_m, tiles_n;
+
+    __device__ __forceinline__ Tiling(int m, int n) : tiles_m((m + TOKENS - 1) / TOKENS), tiles_n((n + ROWS - 1) / ROWS) {}
+
+    __device__ __forceinline__ int count() const { return tiles_m * tiles_n; }
 
     __device__ __forceinline__ TileIndex at(int tile) const {
         const int matrix = tiles_m * tiles_n, l = tile / matrix, rest = tile % matrix;
@@ -44,15 +44,15 @@ struct Tiling {
 extern __shared__ u8 shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
+    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map, const u8* a_codes, const u8* a_scales,
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
-                    int b_tensor_stride, u8* out, float* sums, u32* counters, int m, int n, int k, int l) {
+                    int b_tensor_stride, u8* out, u8* decoded, float* sums, u32* counters, int m, int n, int k, int l) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
 
-    const int units = k / UNIT, chunks = (units + CHUNK - 1) / CHUNK;
-    const Tiling tiling{(m + TOKENS - 1) / TOKENS, (n + ROWS - 1) / ROWS};
+    const int units = k / UNIT;
+    const Tiling tiling(m, n);
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         Operands<BLOCKS> o;
@@ -71,32 +71,26 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return o;
     };
 
-    const int tiles = tiling.tiles_m * tiling.tiles_n * l;
-    if (threadIdx.x >= S::LOADER) {
-        setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
-        if (threadIdx.x < S::LOADER + 32) {
-            if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, StreamK(tiles, chunks), operands, [] { griddepcontrol_wait(); });
-        }
-    } else {
-        setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
-        const int group = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);  // the same for the warp, as the compiler should know
-        griddepcontrol_wait();
-        griddepcontrol_launch_dependents();
-        const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum) {
-            const TileIndex index = tiling.at(tile);
-            const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.l);
-            const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.l);
-            const int token = index.token * TOKENS;
+    u32* const counter = counters + WORKSPACE_GROUPS * grid_blocks();
+    const Activations all{a_codes, a_scales, decoded, static_cast<u32>(m), static_cast<u32>(units)};
+    const auto share = decode_share<A_LAYOUT>(static_cast<u32>(l * m) * units * HALVES, counter, [&](u32&) { return all; });
+    const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
+        const TileIndex index = tiling.at(tile);
+        const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.l);
+        const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.l);
+        const int token = index.token * TOKENS;
 #pragma unroll
-            for (int b = 0; b < BLOCKS; ++b) {
-                store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
-                    out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, token + from, token + begin,
-                    min(token + end, m),
-                    index.row * ROWS + b * 128 + group * 64, n, stages.staging(group), 1 + group,
-                    [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
-            }
-        };
-        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, group, store);
-    }
+        for (int b = 0; b < BLOCKS; ++b) {
+            store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
+                out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, token + from, token + begin, min(token + end, m),
+                index.row * ROWS + b * 128 + group * 64, n, stages.staging(group), 1 + group,
+                [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
+        }
+    };
+    const auto work = [&] {
+        int rows = m, columns = n, depth = k;
+        asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
+        return StreamK(Tiling(rows, columns).count() * l, chunks_of(depth));
+    };
+    run_roles<S, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

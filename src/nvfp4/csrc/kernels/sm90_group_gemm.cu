@@ -5,8 +5,7 @@
 //   stacked form (nvfp4_sm90_group_gemm_stacked): A [T, K], B [G, N, K], offsets int32 [G] in device memory, the end row of each
 //       group in A -> C [T, N], G up to CAPACITY. Rows from offsets[G-1] on are not written.
 //
-// A fp16 or bf16; B NVFP4; C fp16, bf16 or fp32; K a multiple of 64. NVFP4 activations are decoded to fp16 by sm90_decode.cu, launched
-// before.
+// A NVFP4, fp16 or bf16; B NVFP4; C fp16, bf16 or fp32; K a multiple of 64.
 //
 // Each block first makes a table in shared memory: where the tiles of each group begin in the order of all tiles, and its rows.
 // Tiles are ordered by group, within a group by weights, so that neighbours share them. A ragged group's last tile reads
@@ -15,16 +14,14 @@
 // Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
-#include "ptx/griddepcontrol.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
 // PLAN_OUT, PLAN_CAPACITY, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended (list form only: the stacked form must first know the offsets).
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, CAPACITY = PLAN_CAPACITY;
-constexpr int B_LAYOUT = PLAN_B_LAYOUT;
+constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
-static_assert(PLAN_ORDER == ORDER_MEMORY || !PLAN_BF16, "NVFP4 activations are decoded to fp16");
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
 
@@ -93,28 +90,21 @@ __device__ __forceinline__ TileIndex find(const Table& table, int tile, int grou
     return {g, inside / tiles_m * ROWS, table.row[g] + inside % tiles_m * TOKENS, table.row_end[g]};
 }
 
-// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, from, begin, end, sum, warpgroup)` finishes it.
-template <class Describe, class Store>
-__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int chunks, float* sums,
-                                    u32* counters, Describe operands, Store store) {
-    const int tiles = table.first_tile[groups];
-    const auto describe = [&](int tile) { return operands(find(table, tile, groups)); };
-    if (threadIdx.x >= S::LOADER) {
-        setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
-        if (threadIdx.x < S::LOADER + 32) {
-            if (!EARLY_WEIGHTS) griddepcontrol_wait();
-            load(stages, StreamK(tiles, chunks), describe, [] { griddepcontrol_wait(); });
-        }
-    } else {
-        setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
-        const int warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);
-        griddepcontrol_wait();
-        griddepcontrol_launch_dependents();
-        multiply_and_store(stages, tiles, chunks, Workspace{sums, counters}, warpgroup,
-                           [&](auto count, int tile, int from, int begin, int end, auto& sum) {
-                               store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
-                           });
-    }
+// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, from, begin, end, sum, warpgroup)` finishes it;
+// `k` is that of the deepest group.
+template <class Describe, class Share, class Store>
+__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int k, const Workspace& workspace,
+                                    Describe operands, const Share& share, Store store) {
+    const auto work = [&] {
+        int depth = k, last = groups;
+        asm volatile("" : "+r"(depth), "+r"(last));
+        return StreamK(table.first_tile[last], chunks_of(depth));
+    };
+    run_roles<S, EARLY_WEIGHTS>(
+        stages, work, workspace, [&](int tile) { return operands(find(table, tile, groups)); }, share,
+        [&](auto count, int tile, int from, int begin, int end, auto& sum, int warpgroup) {
+            store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
+        });
 }
 
 // Sums of a tile to `out` [.., columns].
@@ -139,10 +129,12 @@ __device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ Array<TensorMap> b_maps,
+                               const __grid_constant__ Array<const u8*> a_codes, const __grid_constant__ Array<const u8*> a_scales,
                                const __grid_constant__ Array<const u8*> b_scales,
                                const __grid_constant__ Array<const float*> a_tensor_scale,
                                const __grid_constant__ Array<const float*> b_tensor_scale,
-                               const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<int> m,
+                               const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<u8*> decoded,
+                               const __grid_constant__ Array<int> m,
                                const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, float* sums,
                                u32* counters, int groups, int largest_k) {
     const Stages<S> stages = stages_of_block();
@@ -176,13 +168,24 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                            tensor_scale(a_tensor_scale.value[g], 0, 0),
                                            tensor_scale(b_tensor_scale.value[g], 0, 0));
     };
-    run(stages, table, groups, (largest_k / UNIT + CHUNK - 1) / CHUNK, sums, counters, operands, store);
+    const auto halves_of = [&](int g) { return static_cast<u32>(m.value[g]) * (k.value[g] / UNIT) * HALVES; };
+    u32 halves = 0;
+    for (int g = 0; g < groups; ++g) halves += halves_of(g);
+    const auto locate = [&](u32& index) {
+        int g = 0;
+        for (u32 size; index >= (size = halves_of(g)); ++g) index -= size;
+        return Activations{a_codes.value[g], a_scales.value[g], decoded.value[g], static_cast<u32>(m.value[g]),
+                           static_cast<u32>(k.value[g] / UNIT)};
+    };
+    const auto share = decode_share<A_LAYOUT>(halves, counters + WORKSPACE_GROUPS * grid_blocks(), locate);
+    run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, store);
 }
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
-                                  const u8* b_scales, const float* a_tensor_scale, const float* b_tensor_scale,
-                                  int b_tensor_stride, const int* offsets, u8* out, float* sums, u32* counters,
+                                  const u8* a_codes, const u8* a_scales, const u8* b_scales, const float* a_tensor_scale,
+                                  const float* b_tensor_scale,
+                                  int b_tensor_stride, const int* offsets, u8* out, u8* decoded, float* sums, u32* counters,
                                   int groups, int tokens, int n, int k) {
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
@@ -220,5 +223,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                            tensor_scale(a_tensor_scale, 0, 0),
                                            tensor_scale(b_tensor_scale, b_tensor_stride, index.group));
     };
-    run(stages, table, groups, (units + CHUNK - 1) / CHUNK, sums, counters, operands, store);
+    const Activations all{a_codes, a_scales, decoded, static_cast<u32>(tokens), static_cast<u32>(units)};
+    const auto share = decode_share<A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
+                                              [&](u32&) { return all; });
+    run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);
 }

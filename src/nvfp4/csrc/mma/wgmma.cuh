@@ -22,10 +22,11 @@ __device__ __forceinline__ void wgmma_wait_group_sync_aligned() {
 }
 
 // Descriptor of a K-major tile of 128-byte rows in the 128-byte swizzle, at a multiple of 1024 bytes (9.7.15.5.1.2.2): groups
-// of 8 rows lie 1024 bytes apart. 16 elements further along K is 32 bytes further: add 2.
-__device__ __forceinline__ u64 wgmma_descriptor_128b(u32 address) {
-    return static_cast<u64>((address & 0x3FFFFu) >> 4) | static_cast<u64>(1) << 16 | static_cast<u64>(1024 >> 4) << 32 |
-           static_cast<u64>(1) << 62;
+// of 8 rows lie 1024 bytes apart. The lower half is `start` of some tile plus the distance to another in units of 16 bytes (16 elements
+// further along K is 2), the upper half the same for all.
+__device__ __forceinline__ u32 wgmma_descriptor_start(u32 address) { return (address & 0x3FFFFu) >> 4 | 1u << 16; }
+__device__ __forceinline__ u64 wgmma_descriptor_at(u32 start, u32 distance) {
+    return static_cast<u64>(1u << 30 | 1024u >> 4) << 32 | (start + distance);
 }
 
 // One instruction; TYPE is "f16" or "bf16".

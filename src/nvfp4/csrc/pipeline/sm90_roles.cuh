@@ -3,6 +3,8 @@
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
 //   warpgroup 2       its first warp loads
 //
+// Before they part, all of them decode their share of NVFP4 activations (pipeline/sm90_activations.cuh).
+//
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
 //
@@ -11,20 +13,26 @@
 // Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
 //
 // Each multiplier warpgroup owns 64 of the 128 rows of every weight block. A step is 64 rows x one unit, four instructions. While they
-// run, the operand of the next step is decoded (two sets of registers take turns): a warp decodes at 4 to 5 cycles an
-// instruction, however idle the scheduler, so that every instruction in this loop counts.
+// run, the operand of the next step is decoded (two sets of registers take turns). A unit (of two blocks, N tokens) takes about
+// 4.5 N + 1.32 I cycles, where I is what a scheduler's warps issue for it, or 8 N, whichever is more (measured): the matrix unit
+// takes half of what the register file can deliver. So every instruction in this loop counts.
 #pragma once
 
 #include "decode/wgmma_operand.cuh"
 #include "epilogue/tile_store.cuh"
 #include "mma/wgmma.cuh"
+#include "pipeline/sm90_activations.cuh"
 #include "pipeline/stream_k.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_bulk.cuh"
 #include "ptx/cp_async_bulk_tensor.cuh"
 #include "ptx/fence.cuh"
+#include "ptx/griddepcontrol.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
+
+// Of K, the last one padded with zeros.
+__device__ __forceinline__ int chunks_of(int k) { return (k + CHUNK * UNIT - 1) / (CHUNK * UNIT); }
 
 __device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
     while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
@@ -35,10 +43,11 @@ template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ORDER_, bool BF
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
-    static constexpr int ORDER = ORDER_;  // of the activations in memory; ORDER_LANE: decoded by sm90_decode.cu
-    static constexpr bool BF16 = BF16_;
+    static constexpr int ORDER = ORDER_;
+    static constexpr bool DECODES = ORDER == ORDER_LANE;  // activations are NVFP4: the blocks decode them, and choose the order
+    static constexpr bool BF16 = BF16_;                   // tiles are bf16, as the activations are, and not fp16
     // The product is the accumulator times FACTOR, a power of two.
-    static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (ORDER == ORDER_LANE ? 2 : 1) * DECODED_EXPONENT_F16;
+    static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (DECODES ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
 
     static constexpr int MULTIPLIERS = 2;
@@ -61,9 +70,10 @@ struct Shape {
     static constexpr int SHARED_BYTES = BARRIERS + (CHUNKS + TILES) * 16;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "TOKENS");
-    static_assert(CHUNKS == 2 || CHUNKS == 4, "a power of two");
+    static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
+    static_assert(!(DECODES && BF16), "NVFP4 activations are decoded to fp16");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 
@@ -178,43 +188,59 @@ __device__ __forceinline__ void load_weight_chunk(const Stages<S>& stages, u32 s
     }
 }
 
-// The loader, a warp. `wait_for_inputs` returns when activations may be read; before that only the first weights are.
-template <class S, class Describe, class Wait>
-__device__ __forceinline__ void load(const Stages<S>& stages, StreamK work, Describe operands, Wait wait_for_inputs) {
-    int position = work.position;  // next chunk of weights, over all tiles
-    Position<S> place, weights;
-    const auto load_weights = [&] {
+// The loader, a warp: first `begin`, then `run`.
+template <class S>
+struct Loader {
+    Stages<S> stages;
+    StreamK work;
+    int position;  // next chunk of weights, over all tiles
+    Position<S> weights;
+
+    __device__ __forceinline__ Loader(const Stages<S>& s, const StreamK& w) : stages(s), work(w), position(w.position) {}
+
+    template <class Describe>
+    __device__ __forceinline__ void load_weights(Describe operands) {
         const int tile = position / work.chunks;
         load_weight_chunk(stages, weights.stage(), operands(tile), position - tile * work.chunks);
         ++position;
         ++weights.count;
-    };
+    }
+
+    // The first weights, for which there is room at once. `operands(tile)` describes a tile.
+    template <class Describe>
+    __device__ __forceinline__ void begin(Describe operands) {
 #pragma unroll 1
-    while (weights.count < S::CHUNKS && position < work.last) load_weights();
-    wait_for_inputs();
-    Segment segment;
-    while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
-        for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+        while (weights.count < S::CHUNKS && position < work.last) load_weights(operands);
+    }
+
+    // Everything else.
+    template <class Describe>
+    __device__ __forceinline__ void run(Describe operands) {
+        Position<S> place;
+        Segment segment;
+        while (work.next(segment)) {
+            const Operands<S::BLOCKS> o = operands(segment.tile);
+            for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
 #pragma unroll 1
-            for (u32 u = 0; u < CHUNK; ++u) {
-                const u32 tile = place.first_tile() + u;
-                wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                if (threadIdx.x % 32 == 0) {
-                    mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
-                    cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
-                                                                   (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
-                                                                   o.activation_batch, stages.tile_full(tile));
+                for (u32 u = 0; u < CHUNK; ++u) {
+                    const u32 tile = place.first_tile() + u;
+                    wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+                    if (threadIdx.x % 32 == 0) {
+                        mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
+                        cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
+                                                                       (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
+                                                                       o.activation_batch, stages.tile_full(tile));
+                    }
                 }
-            }
-            // The chunk before this one is about to be left by its last reader.
-            if (place.count > 0 && position < work.last) {
-                wait_barrier(stages.chunk_empty(weights.stage()), weights.parity() ^ 1);
-                load_weights();
+                // The chunk before this one is about to be left by its last reader.
+                if (place.count > 0 && position < work.last) {
+                    wait_barrier(stages.chunk_empty(weights.stage()), weights.parity() ^ 1);
+                    load_weights(operands);
+                }
             }
         }
     }
-}
+};
 
 // One multiplier warpgroup's way through the rings.
 template <class S>
@@ -225,6 +251,7 @@ struct Multiplier {
     Stages<S> stages;
     Position<S> place;
     u32 codes, swizzle, scales;  // of this lane's row: addresses in the first chunk
+    u32 descriptor;              // of the first tile (wgmma_descriptor_at)
     bool first_lane;
 
     __device__ __forceinline__ Multiplier(const Stages<S>& s, int group) : stages(s) {
@@ -232,6 +259,7 @@ struct Multiplier {
         codes = stages.codes(0) + row * CHUNK_ROW_BYTES + Raw::code_shift(t);
         swizzle = (row & 7) << 4 ^ Raw::swizzle_shift(t);
         scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + Raw::scale_shift(t);
+        descriptor = wgmma_descriptor_start(stages.tile(0));
         first_lane = lane == 0;
     }
 
@@ -240,6 +268,54 @@ struct Multiplier {
         raw.template load<S::WEIGHT_LAYOUT>(codes + stage * S::CODES_BYTES + block * WEIGHT_CODES_BYTES, swizzle,
                                             scales + stage * S::SCALES_BYTES + block * WEIGHT_SCALES_BYTES,
                                             step / S::BLOCKS);
+    }
+
+    // The steps of a chunk, the `first` of a segment or not; its first tile is FIRST_TILE. If there are `more`, the first codes of the next
+    // are read ahead.
+    template <int N, u32 FIRST_TILE>
+    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], Raw& raw, bool first, bool more) {
+        const u32 parity = place.tile_parity(), stage = place.stage();
+        ++place.count;
+#pragma unroll
+        for (u32 step = 0; step < STEPS; ++step) {
+            const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS, tile = FIRST_TILE + unit;
+            u32(&now)[4][4] = a[step % 2];
+            u32(&later)[4][4] = a[(step + 1) % 2];
+            wgmma_fence_sync_aligned();
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) {
+                wgmma_m64k16<N, S::BF16>(sums[block], now[i], wgmma_descriptor_at(descriptor, tile * (S::TILE_BYTES / 16) + 2 * i));
+            }
+            wgmma_commit_group_sync_aligned();
+            // All waiting is done while these run, and shared memory is read a step ahead, so that the matrix unit's short queue
+            // does not run dry meanwhile.
+            if (step + 2 == STEPS && more) wait_barrier(stages.chunk_full(place.stage()), place.parity());
+            if (block + 1 == S::BLOCKS) {
+                if (step + 1 < STEPS) {
+                    wait_barrier(stages.tile_full(tile + 1), parity);
+                } else if (more) {
+                    wait_barrier(stages.tile_full((tile + 1) % S::TILES), place.tile_parity());
+                }
+            }
+            wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
+            if (block == 0 && first_lane && (unit > 0 || !first)) {
+                mbarrier_arrive_shared_b64(stages.tile_empty((tile + S::TILES - 1) % S::TILES));
+            }
+            raw.template decode<0, S::BF16>(later[0]);
+            raw.template decode<1, S::BF16>(later[1]);
+            raw.template decode<2, S::BF16>(later[2]);
+            raw.template decode<3, S::BF16>(later[3]);
+            // The last codes of the chunk are in registers.
+            if (step + 2 == STEPS) {
+                __syncwarp();
+                if (first_lane) mbarrier_arrive_shared_b64(stages.chunk_empty(stage));
+            }
+            if (step + 2 < STEPS) {
+                read(raw, stage, step + 2);
+            } else if (more) {  // else what is decoded next is old, and not used
+                read(raw, place.stage(), step + 2 - STEPS);
+            }
+        }
     }
 
     // sums = the product over `chunks` chunks, for N tokens.
@@ -251,50 +327,30 @@ struct Multiplier {
             for (int i = 0; i < N / 2; ++i) sums[b][i] = 0.0f;
         }
         u32 a[2][4][4];
-        Raw raw;
+        Raw raw;  // of the step after next, until that is decoded
         wait_barrier(stages.chunk_full(place.stage()), place.parity());
         read(raw, place.stage(), 0);
         raw.template decode<0, S::BF16>(a[0][0]);
         raw.template decode<1, S::BF16>(a[0][1]);
         raw.template decode<2, S::BF16>(a[0][2]);
         raw.template decode<3, S::BF16>(a[0][3]);
-        u32 before = 0;  // barrier of the tile before
+        wait_barrier(stages.tile_full(place.first_tile()), place.tile_parity());
+        read(raw, place.stage(), 1);
+        bool first = true;
+        if (S::TILES != CHUNK && place.first_tile() != 0) {
+            multiply_chunk<N, S::TILES - CHUNK>(sums, a, raw, first, --chunks > 0);
+            first = false;
+        }
 #pragma unroll 1
-        for (; chunks > 0; --chunks) {
-            const u32 first_tile = place.first_tile(), tile_parity = place.tile_parity(), stage = place.stage();
-            ++place.count;
-#pragma unroll
-            for (u32 step = 0; step < STEPS; ++step) {
-                const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS, tile = first_tile + unit;
-                u32(&now)[4][4] = a[step % 2];
-                u32(&later)[4][4] = a[(step + 1) % 2];
-                if (step + 1 < STEPS) {
-                    read(raw, stage, step + 1);
-                } else if (chunks > 1) {  // else `later` is decoded from old codes, and not used
-                    wait_barrier(stages.chunk_full(place.stage()), place.parity());
-                    read(raw, place.stage(), 0);
-                }
-                if (block == 0) wait_barrier(stages.tile_full(tile), tile_parity);
-                const u64 b = wgmma_descriptor_128b(stages.tile(tile));
-                wgmma_fence_sync_aligned();
-#pragma unroll
-                for (int i = 0; i < 4; ++i) wgmma_m64k16<N, S::BF16>(sums[block], now[i], b + 2 * i);
-                wgmma_commit_group_sync_aligned();
-                wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
-                if (block == 0) {
-                    if (first_lane && before != 0) mbarrier_arrive_shared_b64(before);
-                    before = stages.tile_empty(tile);
-                }
-                raw.template decode<0, S::BF16>(later[0]);
-                raw.template decode<1, S::BF16>(later[1]);
-                raw.template decode<2, S::BF16>(later[2]);
-                raw.template decode<3, S::BF16>(later[3]);
-                // The last codes of the chunk are in registers.
-                if (step + 2 == STEPS && first_lane) mbarrier_arrive_shared_b64(stages.chunk_empty(stage));
-            }
+        while (chunks > 0) {
+            multiply_chunk<N, 0>(sums, a, raw, first, --chunks > 0);
+            first = false;
+            if (S::TILES == CHUNK) continue;
+            if (chunks == 0) break;
+            multiply_chunk<N, S::TILES - CHUNK>(sums, a, raw, false, --chunks > 0);
         }
         wgmma_wait_group_sync_aligned<0>();
-        if (first_lane) mbarrier_arrive_shared_b64(before);
+        if (first_lane) mbarrier_arrive_shared_b64(stages.tile_empty((place.first_tile() + S::TILES - 1) % S::TILES));
     }
 };
 
@@ -304,10 +360,11 @@ struct Count {
 };
 
 // The multipliers' part of a kernel. `store(constant N, tile, from, begin, end, sums)` finishes N tokens, the first of which is token
-// `from` of the tile, and stores those of tokens [begin, end).
-template <class S, class Store>
-__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int tiles, int chunks, const Workspace& workspace,
-                                                   int group, Store store) {
+// `from` of the tile, and stores those of tokens [begin, end). `work()` computes anew what is to be done: there are no registers to
+// keep it in while the loop runs, and the compiler would.
+template <class S, class Work, class Store>
+__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work work_of_block, const Workspace& workspace, int group,
+                                                   Store store) {
     constexpr int N = S::TOKENS, REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
     const u32 number = 1 + group;
     Multiplier<S> multiplier(stages, group);
@@ -315,7 +372,7 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int 
     while (true) {
         Segment segment;
         {
-            StreamK work = StreamK::anew(tiles, chunks);
+            StreamK work = work_of_block();
             if (position >= 0) work.position = position;
             if (!work.next(segment)) break;
             position = work.position;
@@ -323,8 +380,8 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int 
         float sums[S::BLOCKS][REGISTERS];
         multiplier.template multiply<N>(sums, segment.end - segment.begin);
         int begin = 0, end = N;
-        if (segment.end - segment.begin < chunks) {
-            const StreamK work = StreamK::anew(tiles, chunks);
+        const StreamK work = work_of_block();
+        if (segment.end - segment.begin < work.chunks) {
             const Sharers sharers = work.sharers(segment.tile);
             Share share(sharers, GROUPS);
             const bool last = position >= work.last;
@@ -339,9 +396,9 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int 
         store(Count<N>(), segment.tile, 0, begin, end, sums);
     }
     // The tile that an earlier block began, unless it was the last.
-    const StreamK work = StreamK::anew(tiles, chunks);
-    const int waiting = work.position / chunks;
-    if (work.position == waiting * chunks || work.last <= (waiting + 1) * chunks) return;
+    const StreamK work = work_of_block();
+    const int waiting = work.position / work.chunks;
+    if (work.position == waiting * work.chunks || work.last <= (waiting + 1) * work.chunks) return;
     const Sharers sharers = work.sharers(waiting);
     const Share share(sharers, GROUPS);
     await_sums(workspace, sharers, group, number);
@@ -350,5 +407,36 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, int 
         float sums[S::BLOCKS][4 * BATCH];
         add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, share.end);
         store(Count<8 * BATCH>(), waiting, 8 * first, 8 * first, 8 * share.end, sums);
+    }
+}
+
+// What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of decoding
+// the activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store`, with the warpgroup behind.
+template <class S, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
+__device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
+                                          const Share& share, Store store) {
+    const u32 warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);  // the same for the warp, as the compiler should know
+    Loader<S> loader(stages, work());
+    const bool loads = warp == S::LOADER / 32;
+    if (EARLY_WEIGHTS && loads) loader.begin(operands);
+    if (S::DECODES) share.prefetch();
+    griddepcontrol_wait();
+    griddepcontrol_launch_dependents();
+    if (!EARLY_WEIGHTS && loads) loader.begin(operands);
+    if (S::DECODES) share.decode();
+    if (threadIdx.x >= S::LOADER) {
+        setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
+        if (!loads) return;
+        if (S::DECODES) {
+            if (threadIdx.x == S::LOADER) share.await();
+            __syncwarp();
+        }
+        loader.run(operands);
+    } else {
+        setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
+        const int group = static_cast<int>(warp / 4);
+        multiply_and_store(stages, work, workspace, group, [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+            store(count, tile, from, begin, end, sum, group);
+        });
     }
 }

@@ -24,6 +24,13 @@ struct Sharers {
     int index;         // of this block among them
 };
 
+// gridDim.x, read anew: the compiler would keep it in a register that multipliers lack.
+__device__ __forceinline__ int grid_blocks() {
+    int blocks;
+    asm volatile("mov.u32 %0, %nctaid.x;" : "=r"(blocks));
+    return blocks;
+}
+
 struct StreamK {
     int share, extra;  // chunks of a block; the first `extra` blocks have one more
     int chunks;        // of one tile
@@ -38,17 +45,11 @@ struct StreamK {
     }
 
     __device__ __forceinline__ StreamK(int tiles, int chunks_of_tile) : chunks(chunks_of_tile) {
-        const int total = tiles * chunks, blocks = gridDim.x;
+        const int total = tiles * chunks, blocks = grid_blocks();
         share = total / blocks;
         extra = total % blocks;
         position = start(blockIdx.x);
         last = start(blockIdx.x + 1);
-    }
-
-    // The same, computed anew: multipliers have no registers to keep it in while they multiply, and the compiler would.
-    static __device__ __forceinline__ StreamK anew(int tiles, int chunks_of_tile) {
-        asm volatile("" : "+r"(tiles), "+r"(chunks_of_tile));
-        return StreamK(tiles, chunks_of_tile);
     }
 
     __device__ __forceinline__ bool next(Segment& segment) {
