@@ -84,23 +84,24 @@ def table_bytes(problem: Problem) -> int:
 
 def tokens_of(rows: int, most: int = MAX_TOKENS) -> int:
     """Columns of the instruction for `rows` tokens, at most `most`: the tiles equal, and as few as there can be."""
-    if rows <= 8:
-        return 8
-    each = ceil_div(rows, ceil_div(rows, most))
-    return ceil_div(each, 16) * 16
+    return _even(rows, ceil_div(rows, most)) if rows > 8 else 8
 
 
-def _cost(sizes: list[int], tokens: int) -> int:
-    """Relative time of groups of these sizes: a tile of n tokens takes about as long as 16 + n."""
-    return sum(ceil_div(m, tokens) for m in sizes) * (tokens + 16)
+def _even(rows: int, tiles: int) -> int:
+    """Columns of an instruction, `tiles` of which hold `rows`; one alone in steps of 16: few kernels are compiled."""
+    step = 16 if tiles == 1 else 8
+    return ceil_div(ceil_div(rows, tiles), step) * step
 
 
-def _unit_time(blocks: int, tokens: int) -> float:
-    """Relative time of a unit: the instructions' columns, or what decoding takes when those are few.
+def _unit_time(blocks: int, tokens: int, decodes: bool) -> float:
+    """Microseconds of a unit on an H200 at 1.75 GHz.
 
-    One block reads the activations twice as often for its work as two, and takes 1.2 times as long (measured).
+    The matrix unit takes 8 cycles a column; the register file serves it and what the schedulers issue, 1.32 cycles for
+    each of 332 instructions (for 16-bit activations, in whose order weights are dearer to decode, 600). One block reads
+    the activations twice as often for its work as two, and takes 1.2 times as long. Measured: docs/optimisation-log.md.
     """
-    return (2.0 if blocks == 2 else 1.2) * max(tokens, 48) / 128
+    cycles = max(8.0 * tokens, 4.5 * tokens + 1.32 * (332 if decodes else 600))
+    return (1.0 if blocks == 2 else 0.6) * cycles / 1750
 
 
 def _handing_over(tiles: int, chunks: int, grid: int) -> int:
@@ -111,13 +112,14 @@ def _handing_over(tiles: int, chunks: int, grid: int) -> int:
     return 0 if share % chunks == 0 else 1 if chunks % share == 0 else 2
 
 
-def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int) -> float:
-    """Model of a launch in units of 64 x 128 x 128 products, about 0.4 us on an H200.
+_HAND_OVER = (0.0, 5.0, 14.0)  # microseconds, for none, one or two shared tiles of 256 x 128 sums
 
-    Fitted there to all benchmark shapes: handing over a tile of 256 x 128 sums takes as long as 8 units of it.
-    """
+
+def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, decodes: bool) -> float:
+    """Microseconds of a launch on an H200, less what does not depend on the plan; fitted to all benchmark shapes."""
     busiest = ceil_div(tiles * chunks, grid)
-    return busiest * CHUNK * _unit_time(blocks, tokens) + _handing_over(tiles, chunks, grid) * 8 * blocks * tokens / 128
+    handing_over = _HAND_OVER[_handing_over(tiles, chunks, grid)] * blocks * tokens / 256
+    return busiest * CHUNK * _unit_time(blocks, tokens, decodes) + handing_over
 
 
 def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
@@ -133,21 +135,24 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
         sizes = [max(1, ceil_div(problem.m, problem.stacked))] * problem.stacked
-    # Storing fp32 takes registers that 128 columns leave free only where activations are NVFP4, which decode with fewer.
-    most = MAX_TOKENS if problem.a.kind == "nvfp4" or problem.out_dtype != "fp32" else 112
-    tokens = min((tokens_of(size, most) for size in sizes), key=lambda width: _cost(sizes, width))
-    tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
+    decodes = problem.a.kind == "nvfp4"
+    # Storing fp32 takes registers that 128 columns leave free only where activations are NVFP4.
+    most = MAX_TOKENS if decodes or problem.out_dtype != "fp32" else 112
+    widths = {tokens_of(size, most) for size in sizes}
+    if len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
+        widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
     dual = problem.op is Op.DUAL_GEMM
-    best: tuple[float, int, int] | None = None
-    for blocks in (2,) if dual else (2, 1):
-        tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
-        grids = [capability.sms] if problem.stacked else _grids(tiles, chunks, capability.sms)
-        for grid in grids:
-            candidate = (_time(tiles, chunks, grid, blocks, tokens), blocks, grid)
-            best = candidate if best is None or candidate[0] < best[0] else best
+    best: tuple[float, int, int, int] | None = None
+    for tokens in sorted(widths, reverse=True):
+        tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
+        for blocks in (2,) if dual else (2, 1):
+            tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
+            for grid in [capability.sms] if problem.stacked else _grids(tiles, chunks, capability.sms):
+                candidate = (_time(tiles, chunks, grid, blocks, tokens, decodes), tokens, blocks, grid)
+                best = candidate if best is None or candidate[0] < best[0] else best
     assert best is not None
-    _, blocks, grid = best
+    _, tokens, blocks, grid = best
     room = _SHARED_BYTES - table_bytes(problem)
     stages = [(chunks, tiles) for tiles in (8, 4) for chunks in (4, 3, 2)]
     plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid) for stage in stages]
