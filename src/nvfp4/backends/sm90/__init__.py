@@ -20,7 +20,12 @@ from nvfp4.problem import Op, Problem
 
 _INT_MAX = 2**31 - 1
 
-_LAUNCHES = {Op.GEMM: gemm.launches, Op.DUAL_GEMM: gemm.launches, Op.GROUP_GEMM: group_gemm.launches}
+_LAUNCHES = {
+    Op.GEMM: gemm.launches,
+    Op.DUAL_GEMM: gemm.launches,
+    Op.GROUP_GEMM: group_gemm.launches,
+    Op.GROUP_DUAL_GEMM: group_gemm.launches,
+}
 
 
 class Sm90Backend:
@@ -36,9 +41,6 @@ class Sm90Backend:
             reasons.append(f"needs a GPU of compute capability 9.0, not {what}")
         if problem.op is Op.GEMV:
             return (*reasons, *gemv.refuse(problem))
-        if problem.op not in _LAUNCHES:
-            # The seam: launches of sm90_group_dual_gemm.cu, whose tile is 128 rows of each of B1 and B2.
-            reasons.append(f"has no kernel for {problem.op} yet")
         if problem.b.kind != "nvfp4":
             reasons.append(f"B must be NVFP4, not {problem.b.kind}")
         depths = sorted({k for _, _, k in problem.groups} or {problem.k})

@@ -1,4 +1,4 @@
-"""Grouped GEMM on WGMMA: launches of ``sm90_group_gemm.cu``."""
+"""Grouped GEMM and grouped dual GEMM on WGMMA: launches of ``sm90_group_gemm.cu``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm90.launching import activation_map, code_map, gemm_kernel
 from nvfp4.backends.sm90.plan import MAX_LISTED, THREADS, GemmPlan, capacity, table_bytes
-from nvfp4.executors.launch import Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
+from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
 
 
@@ -19,6 +19,12 @@ def launches(
 ) -> tuple[Launch, ...]:
     """A launch for up to `MAX_LISTED` groups; none without results. Arguments as for `gemm.launches`."""
     return (_stacked if problem.stacked else _list)(plan, problem, operands, extra, early)
+
+
+def _kernel(plan: GemmPlan, problem: Problem, form: str, room: int, early: bool) -> Kernel:
+    matrices = problem.op.matrices
+    constants = {"BLOCKS": plan.blocks, "CAPACITY": room, "MATRICES": matrices, "EARLY_WEIGHTS": int(early)}
+    return gemm_kernel(plan, problem, "group_gemm", f"nvfp4_sm90_group_gemm_{form}", constants)
 
 
 def _list(
@@ -30,23 +36,24 @@ def _list(
     for start in range(0, len(present), MAX_LISTED):
         chosen = present[start : start + MAX_LISTED]
         room = capacity(len(chosen))
-        a, b = [parts(operands.a[i]) for i in chosen], [parts(operands.b[i]) for i in chosen]
+        a = [parts(operands.a[i]) for i in chosen]
+        b = [parts(weights) for i in chosen for weights in operands.weights(i)]
+        room_b = room * problem.op.matrices
         multiplied = [decoded[i] if decoded else x.data for i, x in zip(chosen, a, strict=True)]
         sizes = [problem.groups[i] for i in chosen]
-        constants = {"BLOCKS": plan.blocks, "CAPACITY": room, "EARLY_WEIGHTS": int(early)}
         launch = Launch(
-            kernel=gemm_kernel(plan, problem, "group_gemm", "nvfp4_sm90_group_gemm_list", constants),
+            kernel=_kernel(plan, problem, "list", room, early),
             grid=(plan.grid, 1, 1),
             block=(THREADS, 1, 1),
             shared_bytes=plan.shared_bytes + table_bytes(problem),
             args=(
                 TensorMapArray(tuple(activation_map(x, plan.tokens) for x in multiplied), room),
-                TensorMapArray(tuple(code_map(x) for x in b), room),
+                TensorMapArray(tuple(code_map(x) for x in b), room_b),
                 PointerArray(tuple(x.data for x in a), room),
                 PointerArray(tuple(x.scales for x in a), room),
-                PointerArray(tuple(x.scales for x in b), room),
+                PointerArray(tuple(x.scales for x in b), room_b),
                 PointerArray(tuple(x.tensor_scale for x in a), room),
-                PointerArray(tuple(x.tensor_scale for x in b), room),
+                PointerArray(tuple(x.tensor_scale for x in b), room_b),
                 PointerArray(tuple(operands.out[i] for i in chosen), room),
                 PointerArray(tuple(multiplied), room),
                 *(ScalarArray("i32", tuple(size[j] for size in sizes), room) for j in range(3)),
@@ -67,24 +74,22 @@ def _stacked(
     if 0 in (problem.m, problem.n):
         return ()
     sums, counters, *decoded = extra
-    a, b = parts(operands.a[0]), parts(operands.b[0])
+    a, b = parts(operands.a[0]), [parts(weights) for weights in operands.b]
     multiplied = decoded[0] if decoded else a.data
-    room = capacity(problem.stacked)
-    constants = {"BLOCKS": plan.blocks, "CAPACITY": room, "EARLY_WEIGHTS": int(early)}
     launch = Launch(
-        kernel=gemm_kernel(plan, problem, "group_gemm", "nvfp4_sm90_group_gemm_stacked", constants),
+        kernel=_kernel(plan, problem, "stacked", capacity(problem.stacked), early),
         grid=(plan.grid, 1, 1),
         block=(THREADS, 1, 1),
         shared_bytes=plan.shared_bytes + table_bytes(problem),
         args=(
             activation_map(multiplied, plan.tokens),
-            code_map(b),
+            TensorMapArray(tuple(code_map(x) for x in b), len(b)),
             Pointer(a.data),
             Pointer(a.scales),
-            Pointer(b.scales),
+            PointerArray(tuple(x.scales for x in b), len(b)),
             Pointer(a.tensor_scale),
-            Pointer(b.tensor_scale),
-            Scalar("i32", b.tensor_stride),
+            PointerArray(tuple(x.tensor_scale for x in b), len(b)),
+            ScalarArray("i32", tuple(x.tensor_stride for x in b), len(b)),
             *(Pointer(tensor) for tensor in (operands.offsets, operands.out[0], multiplied, sums, counters)),
             *(Scalar("i32", size) for size in (problem.stacked, problem.m, problem.n, problem.k)),
         ),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.device import Capability
-from nvfp4.problem import Op, Problem
+from nvfp4.problem import Problem
 
 UNIT = 64
 """Elements along K of a tile of activations (`UNIT` in csrc/decode/wgmma_operand.cuh)."""
@@ -41,7 +41,7 @@ class GemmPlan:
     Attributes:
         arch: Compilation target.
         tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 up to 128.
-        blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual_gemm has 2, one of each matrix.
+        blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual operations have 2, one of each matrix.
         chunks: Stages of weights (256 elements along K each), 2 to 4.
         tiles: Stages of activations (64 elements along K each), 4 or 8.
         band: Tiles of tokens that share a pass over the weights.
@@ -142,7 +142,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     if len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    dual = problem.op is Op.DUAL_GEMM
+    dual = problem.op.dual
     best: tuple[float, int, int, int] | None = None
     for tokens in sorted(widths, reverse=True):
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)

@@ -1,34 +1,45 @@
-// C_g = A_g B_g^T for many groups in one launch on Hopper; the way of one product is that of sm90_gemm.cu.
+// For many groups in one launch on Hopper: C_g = A_g B_g^T (MATRICES 1), or silu(A_g B1_g^T) * (A_g B2_g^T) (MATRICES 2). The way of one
+// group is that of sm90_gemm.cu, or of sm90_dual_gemm.cu.
 //
 //   list form (nvfp4_sm90_group_gemm_list):       A_g [M_g, K_g], B_g [N_g, K_g] -> C_g [M_g, N_g], up to CAPACITY groups; sizes,
 //       addresses and tensor maps are kernel parameters. Groups with a smaller K than the largest are padded with zeros.
 //   stacked form (nvfp4_sm90_group_gemm_stacked): A [T, K], B [G, N, K], offsets int32 [G] in device memory, the end row of each
 //       group in A -> C [T, N], G up to CAPACITY. Rows from offsets[G-1] on are not written.
 //
-// A NVFP4, fp16 or bf16; B NVFP4; C fp16, bf16 or fp32; K a multiple of 64.
+// A NVFP4, fp16 or bf16; B NVFP4, or B1 and B2, in arrays where they take turns; C fp16, bf16 or fp32; K a multiple of 64.
 //
 // Each block first makes a table in shared memory: where the tiles of each group begin in the order of all tiles, and its rows.
 // Tiles are ordered by group, within a group by weights, so that neighbours share them. A ragged group's last tile reads
 // rows of the next group (or zeros beyond the last), which are multiplied and not stored.
 //
 // Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
+#include "epilogue/silu.cuh"
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_CAPACITY, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
+// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended (list form only: the stacked form must first know the offsets).
-constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, CAPACITY = PLAN_CAPACITY;
+constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
+constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
+static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
 
-template <class T>
+// What a group has one of, or of its weights, or what there is of all weights.
+template <class T, int COUNT = CAPACITY>
 struct Array {
-    T value[CAPACITY];
+    T value[COUNT];
 };
+template <class T>
+using WeightArray = Array<T, CAPACITY * MATRICES>;
+
+// Of weight block b of a tile: the matrix that it is of, and its first row, counted from the tile's.
+__device__ __forceinline__ constexpr int matrix_of(int b) { return b % MATRICES; }
+__device__ __forceinline__ constexpr int row_of(int b) { return b / MATRICES * 128; }
 
 // Of all groups, in shared memory.
 struct Table {
@@ -107,15 +118,21 @@ __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table,
         });
 }
 
-// Sums of a tile to `out` [.., columns].
+// Sums of a tile to `out` [.., columns]; `scale_b` holds the tensor scale of each matrix.
 template <int N, class Sum>
 __device__ __forceinline__ void store_rows(const Stages<S>& stages, const TileIndex& index, int from, int begin, int end, const Sum& sum,
-                                           int warpgroup, u8* out, int columns, float scale_a, float scale_b) {
-#pragma unroll
-    for (int b = 0; b < BLOCKS; ++b) {
+                                           int warpgroup, u8* out, int columns, float scale_a, const float (&scale_b)[MATRICES]) {
+    const auto store = [&](int b, auto value) {
         store_tile_transposed<N, PLAN_OUT>(out, index.token + from, index.token + begin, min(index.token + end, index.token_end),
-                                           index.row + b * 128 + warpgroup * 64, columns, stages.staging(warpgroup),
-                                           1 + warpgroup, [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
+                                           index.row + row_of(b) + warpgroup * 64, columns, stages.staging(warpgroup),
+                                           1 + warpgroup, value);
+    };
+    const auto product = [&](int b, int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b[matrix_of(b)]; };
+    if constexpr (MATRICES == 2) {
+        store(0, [&](int i) { return silu(product(0, i)) * product(1, i); });
+    } else {
+#pragma unroll
+        for (int b = 0; b < BLOCKS; ++b) store(b, [&](int i) { return product(b, i); });
     }
 }
 
@@ -128,11 +145,11 @@ __device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
 }
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ Array<TensorMap> b_maps,
+    nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ WeightArray<TensorMap> b_maps,
                                const __grid_constant__ Array<const u8*> a_codes, const __grid_constant__ Array<const u8*> a_scales,
-                               const __grid_constant__ Array<const u8*> b_scales,
+                               const __grid_constant__ WeightArray<const u8*> b_scales,
                                const __grid_constant__ Array<const float*> a_tensor_scale,
-                               const __grid_constant__ Array<const float*> b_tensor_scale,
+                               const __grid_constant__ WeightArray<const float*> b_tensor_scale,
                                const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<u8*> decoded,
                                const __grid_constant__ Array<int> m,
                                const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, float* sums,
@@ -150,9 +167,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         Operands<BLOCKS> o;
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
-            o.weight_codes[b] = &b_maps.value[g];
-            o.weight_scales[b] = b_scales.value[g];
-            o.weight_row[b] = index.row + b * 128;
+            o.weight_codes[b] = &b_maps.value[g * MATRICES + matrix_of(b)];
+            o.weight_scales[b] = b_scales.value[g * MATRICES + matrix_of(b)];
+            o.weight_row[b] = index.row + row_of(b);
         }
         o.weight_rows = n.value[g];
         o.weight_batch = 0;
@@ -164,9 +181,11 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
     const auto store = [&](auto count, const TileIndex& index, int from, int begin, int end, auto& sum, int warpgroup) {
         const int g = index.group;
+        float scale_b[MATRICES];
+#pragma unroll
+        for (int j = 0; j < MATRICES; ++j) scale_b[j] = tensor_scale(b_tensor_scale.value[g * MATRICES + j], 0, 0);
         store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g],
-                                           tensor_scale(a_tensor_scale.value[g], 0, 0),
-                                           tensor_scale(b_tensor_scale.value[g], 0, 0));
+                                           tensor_scale(a_tensor_scale.value[g], 0, 0), scale_b);
     };
     const auto halves_of = [&](int g) { return static_cast<u32>(m.value[g]) * (k.value[g] / UNIT) * HALVES; };
     u32 halves = 0;
@@ -182,11 +201,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map,
-                                  const u8* a_codes, const u8* a_scales, const u8* b_scales, const float* a_tensor_scale,
-                                  const float* b_tensor_scale,
-                                  int b_tensor_stride, const int* offsets, u8* out, u8* decoded, float* sums, u32* counters,
-                                  int groups, int tokens, int n, int k) {
+    nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ Array<TensorMap, MATRICES> b_maps,
+                                  const u8* a_codes, const u8* a_scales, const __grid_constant__ Array<const u8*, MATRICES> b_scales,
+                                  const float* a_tensor_scale,
+                                  const __grid_constant__ Array<const float*, MATRICES> b_tensor_scale,
+                                  const __grid_constant__ Array<int, MATRICES> b_tensor_stride, const int* offsets, u8* out,
+                                  u8* decoded, float* sums, u32* counters, int groups, int tokens, int n, int k) {
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
     const int units = k / UNIT;
@@ -206,9 +226,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         Operands<BLOCKS> o;
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
-            o.weight_codes[b] = &b_map;
-            o.weight_scales[b] = b_scales + index.group * scale_matrix_bytes<B_LAYOUT>(n, 4 * units);
-            o.weight_row[b] = index.row + b * 128;
+            o.weight_codes[b] = &b_maps.value[matrix_of(b)];
+            o.weight_scales[b] = b_scales.value[matrix_of(b)] + index.group * scale_matrix_bytes<B_LAYOUT>(n, 4 * units);
+            o.weight_row[b] = index.row + row_of(b);
         }
         o.weight_rows = n;
         o.weight_batch = index.group;
@@ -219,9 +239,13 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return o;
     };
     const auto store = [&](auto count, const TileIndex& index, int from, int begin, int end, auto& sum, int warpgroup) {
+        float scale_b[MATRICES];
+#pragma unroll
+        for (int j = 0; j < MATRICES; ++j) {
+            scale_b[j] = tensor_scale(b_tensor_scale.value[j], b_tensor_stride.value[j], index.group);
+        }
         store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
-                                           tensor_scale(a_tensor_scale, 0, 0),
-                                           tensor_scale(b_tensor_scale, b_tensor_stride, index.group));
+                                           tensor_scale(a_tensor_scale, 0, 0), scale_b);
     };
     const Activations all{a_codes, a_scales, decoded, static_cast<u32>(tokens), static_cast<u32>(units)};
     const auto share = decode_share<A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
