@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nvfp4 import jit
-from nvfp4.backends.operands import aligned
+from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND
 from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, tokens_of
 from nvfp4.check import inputs
@@ -19,10 +19,11 @@ from nvfp4.check.run import fuzz
 from nvfp4.contest.tasks import TASKS
 from nvfp4.device import known
 from nvfp4.executors import parameters
+from nvfp4.executors.launch import TensorMapArray
 from nvfp4.problem import Format, Op, Problem
 
 HOPPER = known("sm_90a")
-OPS = (Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM)
+OPS = (Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM)
 FUZZED = [problem for op in OPS for seed in range(40) if not BACKEND.refuse(HOPPER, problem := fuzz(op, seed).problem)]
 CONTEST = [task.problem(case, scale_layout="tiled") for task in TASKS if task.op in OPS for case in task.benchmarks]
 TILED, LINEAR = Format("nvfp4", "tiled"), Format("nvfp4", "linear")
@@ -35,6 +36,9 @@ COMPILED = [
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
     Problem(Op.GROUP_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
     Problem(Op.GROUP_GEMM, 1024, 512, 256, a=Format("bf16", ""), b=LINEAR, stacked=16),
+    Problem(Op.GROUP_DUAL_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
+    Problem(Op.GROUP_DUAL_GEMM, 128, 2048, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=256),
+    Problem(Op.GROUP_DUAL_GEMM, 4096, 512, 256, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32", stacked=16),
 ]
 
 
@@ -74,7 +78,7 @@ def test_tokens_cover_the_rows_in_as_few_tiles_as_there_can_be(rows):
 def test_plans_fit_the_device(problem):
     plan = BACKEND.plan(HOPPER, problem)
     assert 1 <= plan.grid <= HOPPER.sms
-    assert plan.blocks == 2 or problem.op is not Op.DUAL_GEMM
+    assert plan.blocks == 2 or not problem.op.dual
     small = replace(problem, k=min(problem.k, 64)) if not problem.groups else problem
     operands = aligned(inputs.make(small)) if problem.m * problem.n < 2**20 else None
     if operands is None:
@@ -93,12 +97,28 @@ def test_a_product_is_one_launch_whatever_its_activations_are():
         assert [launch.kernel.source for launch in launches] == ["sm90_gemm.cu"]
 
 
-def test_many_groups_take_several_launches_and_empty_ones_none():
+@pytest.mark.parametrize("op", [Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM])
+def test_many_groups_take_several_launches_and_empty_ones_none(op):
     sizes = tuple((i % 3, 8, 64) for i in range(3 * MAX_LISTED))
-    problem = Problem(Op.GROUP_GEMM, sum(m for m, _, _ in sizes), 8, 64, a=Format("fp16", ""), b=LINEAR, groups=sizes)
-    launches = BACKEND.launches(BACKEND.plan(HOPPER, problem), problem, inputs.make(problem))
+    problem = Problem(op, sum(m for m, _, _ in sizes), 8, 64, a=Format("fp16", ""), b=LINEAR, groups=sizes)
+    operands = inputs.make(problem)
+    launches = BACKEND.launches(BACKEND.plan(HOPPER, problem), problem, operands)
     assert len(launches) == 2
-    for empty in (Problem(Op.GEMM, 0, 4, 64), Problem(Op.DUAL_GEMM, 4, 0, 64)):
+    present = [i for i, (m, _, _) in enumerate(sizes) if m]
+    maps = [launch.args[1] for launch in launches]
+    assert all(isinstance(each, TensorMapArray) for each in maps)
+    # The matrices of a group take turns.
+    codes = [parts(weights).data for i in present for weights in operands.weights(i)]
+    assert [id(x.tensor) for each in maps for x in each.maps] == [id(x) for x in codes]
+    assert all(len(parameters.build(launch.args).data) <= 32764 for launch in launches)
+
+
+def test_an_empty_result_takes_no_launch():
+    for empty in (
+        Problem(Op.GEMM, 0, 4, 64),
+        Problem(Op.DUAL_GEMM, 4, 0, 64),
+        Problem(Op.GROUP_DUAL_GEMM, 0, 4, 64, stacked=2),
+    ):
         assert BACKEND.launches(BACKEND.plan(HOPPER, empty), empty, inputs.make(empty)) == ()
 
 

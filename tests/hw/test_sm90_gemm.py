@@ -13,7 +13,8 @@ from nvfp4.check.verdict import Verdict, judge
 from nvfp4.device import Capability, capability, known
 from nvfp4.problem import Format, Op, Problem
 
-TILED, LINEAR, SCALED = Format("nvfp4", "tiled"), Format("nvfp4", "linear"), Format("nvfp4", "linear", True)
+TILED, LINEAR = Format("nvfp4", "tiled"), Format("nvfp4", "linear")
+SCALED, SCALED_TILED = Format("nvfp4", "linear", True), Format("nvfp4", "tiled", True)
 FP16, BF16 = Format("fp16", ""), Format("bf16", "")
 
 # Ragged rows and tokens, K with and without a ragged chunk, every kind of operand and result; with three
@@ -26,6 +27,21 @@ SMALL = [
     Problem(Op.DUAL_GEMM, 7, 128, 192, a=BF16, b=TILED, out_dtype="fp32"),
     Problem(Op.GROUP_GEMM, 52, 130, 320, a=TILED, b=TILED, groups=((5, 130, 128), (17, 40, 320), (30, 128, 64))),
     Problem(Op.GROUP_GEMM, 40, 136, 192, a=FP16, b=SCALED, stacked=4),
+    # Both matrices of lists and stacks; groups of K of their own, or without rows; tensor scales of every expert.
+    Problem(Op.GROUP_DUAL_GEMM, 52, 130, 320, a=TILED, b=TILED, groups=((5, 130, 128), (17, 40, 320), (30, 128, 64))),
+    Problem(
+        Op.GROUP_DUAL_GEMM,
+        27,
+        90,
+        128,
+        a=BF16,
+        b=SCALED,
+        out_dtype="bf16",
+        groups=((20, 50, 64), (0, 64, 64), (7, 90, 128)),
+    ),
+    Problem(Op.GROUP_DUAL_GEMM, 40, 136, 192, a=FP16, b=SCALED, out_dtype="fp32", stacked=4),
+    Problem(Op.GROUP_DUAL_GEMM, 300, 70, 256, a=SCALED, b=SCALED_TILED, stacked=3),
+    Problem(Op.GROUP_DUAL_GEMM, 9, 129, 64, a=BF16, b=LINEAR, stacked=40),
 ]
 FEW = replace(known("sm_90a"), sms=3)
 
@@ -78,7 +94,7 @@ def test_on_the_gpu(problem):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("op", [Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM])
+@pytest.mark.parametrize("op", [Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM])
 def test_fuzzed_on_the_gpu(op):
     what = capability("cuda")
     ran = 0

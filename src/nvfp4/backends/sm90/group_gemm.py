@@ -21,9 +21,15 @@ def launches(
     return (_stacked if problem.stacked else _list)(plan, problem, operands, extra, early)
 
 
-def _kernel(plan: GemmPlan, problem: Problem, form: str, room: int, early: bool) -> Kernel:
-    matrices = problem.op.matrices
-    constants = {"BLOCKS": plan.blocks, "CAPACITY": room, "MATRICES": matrices, "EARLY_WEIGHTS": int(early)}
+def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
+    constants = {
+        "BLOCKS": plan.blocks,
+        "CAPACITY": room,
+        "MATRICES": problem.op.matrices,
+        "STACKED": int(problem.stacked > 0),
+        "EARLY_WEIGHTS": int(early),
+    }
+    form = "stacked" if problem.stacked else "list"
     return gemm_kernel(plan, problem, "group_gemm", f"nvfp4_sm90_group_gemm_{form}", constants)
 
 
@@ -42,7 +48,7 @@ def _list(
         multiplied = [decoded[i] if decoded else x.data for i, x in zip(chosen, a, strict=True)]
         sizes = [problem.groups[i] for i in chosen]
         launch = Launch(
-            kernel=_kernel(plan, problem, "list", room, early),
+            kernel=_kernel(plan, problem, room, early),
             grid=(plan.grid, 1, 1),
             block=(THREADS, 1, 1),
             shared_bytes=plan.shared_bytes + table_bytes(problem),
@@ -77,7 +83,7 @@ def _stacked(
     a, b = parts(operands.a[0]), [parts(weights) for weights in operands.b]
     multiplied = decoded[0] if decoded else a.data
     launch = Launch(
-        kernel=_kernel(plan, problem, "stacked", capacity(problem.stacked), early),
+        kernel=_kernel(plan, problem, capacity(problem.stacked), early),
         grid=(plan.grid, 1, 1),
         block=(THREADS, 1, 1),
         shared_bytes=plan.shared_bytes + table_bytes(problem),

@@ -18,7 +18,7 @@
 #include "pipeline/sm90_roles.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
+// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended (list form only: the stacked form must first know the offsets).
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
@@ -144,6 +144,8 @@ __device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
     return Table(reinterpret_cast<int*>(shared_memory + (stages.base - shared_address(shared_memory)) + S::SHARED_BYTES));
 }
 
+#if !PLAN_STACKED  // parameters have no room for as many groups as a stack may have
+
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ WeightArray<TensorMap> b_maps,
                                const __grid_constant__ Array<const u8*> a_codes, const __grid_constant__ Array<const u8*> a_scales,
@@ -200,6 +202,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, store);
 }
 
+#else
+
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ Array<TensorMap, MATRICES> b_maps,
                                   const u8* a_codes, const u8* a_scales, const __grid_constant__ Array<const u8*, MATRICES> b_scales,
@@ -252,3 +256,5 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                                               [&](u32&) { return all; });
     run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);
 }
+
+#endif
