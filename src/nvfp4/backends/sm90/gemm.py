@@ -26,10 +26,9 @@ def launches(
     """
     if 0 in (problem.m, problem.n, problem.l):
         return ()
-    sums, counters, *decoded = extra
+    sums, counters, multiplied = extra
     dual = problem.op is Op.DUAL_GEMM
     activations, weights = parts(operands.a[0]), [parts(operand) for operand in operands.b]
-    multiplied = decoded[0] if decoded else activations.data
     scales: list[Pointer | Scalar] = []
     for x in (activations, *weights):
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]

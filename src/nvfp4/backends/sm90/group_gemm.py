@@ -36,7 +36,7 @@ def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
 def _list(
     plan: GemmPlan, problem: Problem, operands: Operands, extra: Sequence[torch.Tensor], early: bool
 ) -> tuple[Launch, ...]:
-    sums, counters, *decoded = extra
+    sums, counters, *multiplied = extra
     present = [i for i, (m, n, _) in enumerate(problem.groups) if m and n]
     result: list[Launch] = []
     for start in range(0, len(present), MAX_LISTED):
@@ -45,7 +45,6 @@ def _list(
         a = [parts(operands.a[i]) for i in chosen]
         b = [parts(weights) for i in chosen for weights in operands.weights(i)]
         room_b = room * problem.op.matrices
-        multiplied = [decoded[i] if decoded else x.data for i, x in zip(chosen, a, strict=True)]
         sizes = [problem.groups[i] for i in chosen]
         launch = Launch(
             kernel=_kernel(plan, problem, room, early),
@@ -53,7 +52,7 @@ def _list(
             block=(THREADS, 1, 1),
             shared_bytes=plan.shared_bytes + table_bytes(problem),
             args=(
-                TensorMapArray(tuple(activation_map(x, plan.tokens) for x in multiplied), room),
+                TensorMapArray(tuple(activation_map(multiplied[i], plan.tokens) for i in chosen), room),
                 TensorMapArray(tuple(code_map(x) for x in b), room_b),
                 PointerArray(tuple(x.data for x in a), room),
                 PointerArray(tuple(x.scales for x in a), room),
@@ -61,7 +60,7 @@ def _list(
                 PointerArray(tuple(x.tensor_scale for x in a), room),
                 PointerArray(tuple(x.tensor_scale for x in b), room_b),
                 PointerArray(tuple(operands.out[i] for i in chosen), room),
-                PointerArray(tuple(multiplied), room),
+                PointerArray(tuple(multiplied[i] for i in chosen), room),
                 *(ScalarArray("i32", tuple(size[j] for size in sizes), room) for j in range(3)),
                 Pointer(sums),
                 Pointer(counters),
@@ -79,9 +78,8 @@ def _stacked(
 ) -> tuple[Launch, ...]:
     if 0 in (problem.m, problem.n):
         return ()
-    sums, counters, *decoded = extra
+    sums, counters, multiplied = extra
     a, b = parts(operands.a[0]), [parts(weights) for weights in operands.b]
-    multiplied = decoded[0] if decoded else a.data
     launch = Launch(
         kernel=_kernel(plan, problem, capacity(problem.stacked), early),
         grid=(plan.grid, 1, 1),

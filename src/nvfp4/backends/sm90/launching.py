@@ -12,21 +12,21 @@ from nvfp4.executors.launch import Kernel, TensorMap
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
 
-_ORDER_MEMORY, _ORDER_LANE = 0, 1
+_ACTIVATIONS = {"nvfp4": 0, "fp16": 1, "bf16": 2}  # csrc/pipeline/sm90_roles.cuh
 _DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
 _WARPGROUPS = 2  # that multiply
 
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
-    """Memory beside the operands: sums and counters of shared tiles, and decoded activations if they are NVFP4."""
+    """Memory beside the operands: sums and counters of shared tiles, and the operand that activations are made to."""
     registers = plan.blocks * plan.tokens // 2
     slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
     pieces = [
         Piece((slots * _WARPGROUPS * 128 * registers,), torch.float32),
         Piece((plan.grid * _WARPGROUPS + 1,), torch.int32, zeroed=True),
     ]
-    if problem.a.kind == "nvfp4":
-        pieces += [Piece(tuple(x.shape), torch.float16) for x in operands.a]
+    kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
+    pieces += [Piece(tuple(x.shape), kind) for x in operands.a]
     return Scratch(tuple(pieces))
 
 
@@ -41,8 +41,7 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
         "TOKENS": plan.tokens,
         "CHUNKS": plan.chunks,
         "TILES": plan.tiles,
-        "ORDER": _ORDER_LANE if problem.a.kind == "nvfp4" else _ORDER_MEMORY,
-        "BF16": int(problem.a.kind == "bf16"),
+        "ACTIVATIONS": _ACTIVATIONS[problem.a.kind],
         "A_LAYOUT": SCALES[problem.a.scale_layout or "linear"],
         "B_LAYOUT": SCALES[problem.b.scale_layout],
         "OUT": OUT[problem.out_dtype],

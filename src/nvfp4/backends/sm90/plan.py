@@ -93,14 +93,14 @@ def _even(rows: int, tiles: int) -> int:
     return ceil_div(ceil_div(rows, tiles), step) * step
 
 
-def _unit_time(blocks: int, tokens: int, decodes: bool) -> float:
+def _unit_time(blocks: int, tokens: int, bf16: bool) -> float:
     """Microseconds of a unit on an H200 at 1.75 GHz.
 
     The matrix unit takes 8 cycles a column; the register file serves it and what the schedulers issue, 1.32 cycles for
-    each of 332 instructions (for 16-bit activations, in whose order weights are dearer to decode, 600). One block reads
-    the activations twice as often for its work as two, and takes 1.2 times as long. Measured: docs/optimisation-log.md.
+    each of 332 instructions (396 where weights are decoded to bf16). One block reads the activations twice as often for
+    its work as two, and takes 1.2 times as long. Measured: docs/optimisation-log.md.
     """
-    cycles = max(8.0 * tokens, 4.5 * tokens + 1.32 * (332 if decodes else 600))
+    cycles = max(8.0 * tokens, 4.5 * tokens + 1.32 * (396 if bf16 else 332))
     return (1.0 if blocks == 2 else 0.6) * cycles / 1750
 
 
@@ -115,11 +115,11 @@ def _handing_over(tiles: int, chunks: int, grid: int) -> int:
 _HAND_OVER = (0.0, 5.0, 14.0)  # microseconds, for none, one or two shared tiles of 256 x 128 sums
 
 
-def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, decodes: bool) -> float:
+def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool) -> float:
     """Microseconds of a launch on an H200, less what does not depend on the plan; fitted to all benchmark shapes."""
     busiest = ceil_div(tiles * chunks, grid)
     handing_over = _HAND_OVER[_handing_over(tiles, chunks, grid)] * blocks * tokens / 256
-    return busiest * CHUNK * _unit_time(blocks, tokens, decodes) + handing_over
+    return busiest * CHUNK * _unit_time(blocks, tokens, bf16) + handing_over
 
 
 def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
@@ -135,21 +135,20 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
         sizes = [max(1, ceil_div(problem.m, problem.stacked))] * problem.stacked
-    decodes = problem.a.kind == "nvfp4"
-    # Storing fp32 takes registers that 128 columns leave free only where activations are NVFP4.
-    most = MAX_TOKENS if decodes or problem.out_dtype != "fp32" else 112
+    bf16, dual = problem.a.kind == "bf16", problem.op.dual
+    # Storing fp32 takes registers that 128 columns leave free only in the simplest kernels.
+    most = 112 if problem.out_dtype == "fp32" and (dual or problem.a.kind != "nvfp4") else MAX_TOKENS
     widths = {tokens_of(size, most) for size in sizes}
     if len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    dual = problem.op.dual
     best: tuple[float, int, int, int] | None = None
     for tokens in sorted(widths, reverse=True):
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
         for blocks in (2,) if dual else (2, 1):
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else _grids(tiles, chunks, capability.sms):
-                candidate = (_time(tiles, chunks, grid, blocks, tokens, decodes), tokens, blocks, grid)
+                candidate = (_time(tiles, chunks, grid, blocks, tokens, bf16), tokens, blocks, grid)
                 best = candidate if best is None or candidate[0] < best[0] else best
     assert best is not None
     _, tokens, blocks, grid = best

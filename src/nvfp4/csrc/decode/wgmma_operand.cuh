@@ -5,12 +5,10 @@
 //   bf16: code * 2^-126 times (scale * 2^118) is within bf16's normal numbers, or zero.
 // The powers of two are undone on the fp32 accumulator.
 //
-// Two orders of K within a unit, the same for A and B of the instruction:
-//   ORDER_MEMORY  slot j of instruction i is element 16 i + j: B is the activations as they lie in memory. A lane's elements
-//                 are a byte of each of the 8 words of its row.
-//   ORDER_LANE    block t belongs to the lanes with lane % 4 == t: slot 2t + e + 8h of instruction i is element
-//                 16 t + 8 (i / 2) + 2 (i % 2) + h + 4 e. A lane then reads 8 bytes and one scale of its row, and the values lie as
-//                 shifts leave them. B must be written in this order, which costs its decoder nothing.
+// The order of K within a unit is the same for A and B of the instruction, and chosen so that weights are cheap to decode: block t belongs
+// to the lanes with lane % 4 == t; slot 2t + e + 8h of instruction i is element 16 t + 8 (i / 2) + 2 (i % 2) + h + 4 e. A lane then
+// reads 8 bytes and one scale of its row, and the values lie as shifts leave them. B is written in this order beforehand
+// (pipeline/sm90_activations.cuh): NVFP4 activations as they are decoded, 16-bit ones as they are copied.
 #pragma once
 
 #include "decode/e2m1_select.cuh"
@@ -36,9 +34,6 @@ __device__ __forceinline__ u32 chunk_offset(u32 unit, u32 piece, u32 swizzle) {
     return unit * UNIT_BYTES ^ piece * 16 ^ swizzle;
 }
 
-constexpr int ORDER_MEMORY = 0;
-constexpr int ORDER_LANE = 1;
-
 // decoded = value * 2^exponent
 constexpr int DECODED_EXPONENT_F16 = -14;
 constexpr int DECODED_EXPONENT_BF16 = -8;
@@ -56,40 +51,25 @@ __device__ __forceinline__ u32 decode_pair_f16(u32 w, u32 scale) {
     return mul_rn_f16x2((I < 2 ? codes << 8 : codes) & F16_CODE, scale);
 }
 
-// The scales of a row's four blocks, each in both halves.
-__device__ __forceinline__ void spread_scales_f16(u32 (&d)[4], u32 scales) {
-    const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);
-    d[0] = prmt_b32<0x1010>(s01, s01), d[1] = prmt_b32<0x3232>(s01, s01);
-    d[2] = prmt_b32<0x1010>(s23, s23), d[3] = prmt_b32<0x3232>(s23, s23);
+// A scale, in both halves.
+__device__ __forceinline__ u32 both_f16(u32 scale) {
+    const u32 pair = e4m3x2_to_f16x2(scale);
+    return prmt_b32<0x1010>(pair, pair);
 }
 
-// The same times 2^118 in bf16. e e e e m m m at bits 10..4 of a bf16 is the scale times 2^-120; 2^238 takes two multiplications.
-__device__ __forceinline__ void spread_scales_bf16(u32 (&d)[4], u32 scales) {
-#pragma unroll
-    for (int pair = 0; pair < 2; ++pair) {
-        const u32 spread = pair == 0 ? prmt_b32<0x4140>(scales, 0) : prmt_b32<0x4342>(scales, 0);
-        const u32 tiny = ((spread << 8) & 0x80008000u) | ((spread << 4) & 0x07F007F0u);
-        const u32 both = mul_rn_bf16x2(mul_rn_bf16x2(tiny, 0x7F007F00u), 0x77007700u);  // 2^127 * 2^111
-        d[2 * pair] = prmt_b32<0x1010>(both, both);
-        d[2 * pair + 1] = prmt_b32<0x3232>(both, both);
-    }
+// The same of codes times 2^-126, in bf16: s at bit 15, e e m at bits 8..6. A nibble times 2^12 + 2^6 has both there, between others.
+template <int I>
+__device__ __forceinline__ u32 decode_pair_bf16(u32 w, u32 scale) {
+    const u32 bytes = I < 2 ? w : w >> 8;
+    const u32 spread = I % 2 == 0 ? (bytes & 0x000F000Fu) * ((1u << 12) | (1u << 6)) : (bytes & 0x00F000F0u) * ((1u << 8) | (1u << 2));
+    return mul_rn_bf16x2(spread & 0x81C081C0u, scale);
 }
 
-// Byte t of two words, two codes each: the halves of d are the low and the high nibble of one byte.
-__device__ __forceinline__ void decode_bytes_f16(u32 (&d)[2], u32 w0, u32 w1, u32 scale, u32 t) {
-    const u32 bytes = __byte_perm(w0, w1, t | (t + 4) << 4);
-    const u32 high = high_codes(bytes), low = low_codes(bytes);
-    d[0] = mul_rn_f16x2(prmt_b32<0x4000>(low, high) & F16_CODE, scale);
-    d[1] = mul_rn_f16x2(prmt_b32<0x5010>(low, high) & F16_CODE, scale);
-}
-
-// The same in bf16. A byte times 2^6 + 2^18 has the magnitudes of its two codes at bits 8..6 of the halves, the signs at bit 9.
-__device__ __forceinline__ void decode_bytes_bf16(u32 (&d)[2], u32 w0, u32 w1, u32 scale, u32 t) {
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const u32 spread = __byte_perm(h == 0 ? w0 : w1, 0, 0x4440 | t) * ((1u << 6) | (1u << 18));
-        d[h] = mul_rn_bf16x2((spread & 0x01C001C0u) | ((spread << 6) & 0x80008000u), scale);
-    }
+// A scale times 2^118, in both halves. s eeee mmm at bits 15 and 10..4 of a bf16 is the scale times 2^-120; 2^238 takes two multiplications.
+__device__ __forceinline__ u32 both_bf16(u32 scale) {
+    const u32 spread = scale * 0x00100010u;
+    const u32 tiny = (spread & 0x07F007F0u) | ((spread << 4) & 0x80008000u);
+    return mul_rn_bf16x2(mul_rn_bf16x2(tiny, 0x7F007F00u), 0x77007700u);  // 2^127 * 2^111
 }
 
 // Weights: 128 rows of a chunk, and where their scales lie in shared memory.
@@ -107,11 +87,7 @@ constexpr u32 CHUNK_SCALE_STEP_UNIT = LAYOUT == SCALES_LINEAR ? 4 : TILE_SCALES_
 constexpr u32 CHUNK_SCALE_STEP_8 = 128;  // bytes from a row's scales to those of row + 8
 
 // What a lane reads of a unit: of its rows `row` and `row + 8`, as it lies in memory.
-template <int ORDER>
-struct RawWeights;
-
-template <>
-struct RawWeights<ORDER_LANE> {
+struct RawWeights {
     u32x2 codes[2];
     u32 scale[2];
 
@@ -134,63 +110,39 @@ struct RawWeights<ORDER_LANE> {
     // Registers of A of instruction I.
     template <int I, bool BF16>
     __device__ __forceinline__ void decode(u32 (&a)[4]) const {
-        static_assert(!BF16, "activations that are decoded here are fp16");
+        constexpr int FIRST = I % 2 * 2;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            const u32 pair = e4m3x2_to_f16x2(scale[r]), both = prmt_b32<0x1010>(pair, pair);
             const u32 word = I < 2 ? codes[r].x : codes[r].y;
-            a[r] = decode_pair_f16<I % 2 * 2>(word, both);
-            a[2 + r] = decode_pair_f16<I % 2 * 2 + 1>(word, both);
-        }
-    }
-};
-
-template <>
-struct RawWeights<ORDER_MEMORY> {
-    u32x4 codes[2][2];
-    u32 scale[2];
-
-    static __device__ __forceinline__ u32 code_shift(u32) { return 0; }
-    static __device__ __forceinline__ u32 swizzle_shift(u32) { return 0; }
-    static __device__ __forceinline__ u32 scale_shift(u32) { return 0; }
-
-    template <int LAYOUT>
-    __device__ __forceinline__ void load(u32 code_row, u32 swizzle, u32 scale_row, u32 unit) {
-        const u32 scales = scale_row + unit * CHUNK_SCALE_STEP_UNIT<LAYOUT>;
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            codes[r][0] = ld_shared_v4_b32(code_row + chunk_offset(unit, 0, swizzle) + r * 8 * CHUNK_ROW_BYTES);
-            codes[r][1] = ld_shared_v4_b32(code_row + chunk_offset(unit, 1, swizzle) + r * 8 * CHUNK_ROW_BYTES);
-            scale[r] = ld_shared_b32(scales + r * CHUNK_SCALE_STEP_8);
-        }
-    }
-
-    template <int I, bool BF16>
-    __device__ __forceinline__ void decode(u32 (&a)[4]) const {
-        const u32 t = threadIdx.x % 4;
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            u32 scales[4], d[2];
-            const u32x4& words = codes[r][I / 2];
-            const u32 w0 = I % 2 == 0 ? words.x : words.z, w1 = I % 2 == 0 ? words.y : words.w;
             if constexpr (BF16) {
-                spread_scales_bf16(scales, scale[r]);
-                decode_bytes_bf16(d, w0, w1, scales[I], t);
+                const u32 both = both_bf16(scale[r]);
+                a[r] = decode_pair_bf16<FIRST>(word, both);
+                a[2 + r] = decode_pair_bf16<FIRST + 1>(word, both);
             } else {
-                spread_scales_f16(scales, scale[r]);
-                decode_bytes_f16(d, w0, w1, scales[I], t);
+                const u32 both = both_f16(scale[r]);
+                a[r] = decode_pair_f16<FIRST>(word, both);
+                a[2 + r] = decode_pair_f16<FIRST + 1>(word, both);
             }
-            a[r] = d[0], a[2 + r] = d[1];
         }
     }
 };
 
-// 16 bytes of a unit of activations in ORDER_LANE: piece 4 v + n (of 8) holds pair n of word v of each of the four blocks. `words` are those
-// words, `scales` the blocks' scales.
+// 16 bytes of a unit of activations in the operand's order: piece 4 v + n (of 8) holds pair n of the eight elements v (0 or 1) of each of
+// the four blocks: elements n and n + 4 of the eight.
+
+// Of NVFP4: `words` are those eight codes of each block, `scales` the blocks' scales.
 template <int N>
 __device__ __forceinline__ u32x4 decode_piece(const u32 (&words)[4], u32 scales) {
-    u32 scale[4];
-    spread_scales_f16(scale, scales);
-    return {decode_pair_f16<N>(words[0], scale[0]), decode_pair_f16<N>(words[1], scale[1]),
-            decode_pair_f16<N>(words[2], scale[2]), decode_pair_f16<N>(words[3], scale[3])};
+    const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);
+    return {decode_pair_f16<N>(words[0], prmt_b32<0x1010>(s01, s01)), decode_pair_f16<N>(words[1], prmt_b32<0x3232>(s01, s01)),
+            decode_pair_f16<N>(words[2], prmt_b32<0x1010>(s23, s23)), decode_pair_f16<N>(words[3], prmt_b32<0x3232>(s23, s23))};
+}
+
+// Of 16-bit activations: `values` are those eight of each block.
+template <int N>
+__device__ __forceinline__ u32x4 permute_piece(const u32x4 (&values)[4]) {
+    const auto pair = [](const u32x4& v) {
+        return prmt_b32<N % 2 == 0 ? 0x5410 : 0x7632>(N < 2 ? v.x : v.y, N < 2 ? v.z : v.w);
+    };
+    return {pair(values[0]), pair(values[1]), pair(values[2]), pair(values[3])};
 }

@@ -18,7 +18,7 @@
 constexpr int TOKENS = PLAN_TOKENS, ROWS = 128, BAND = PLAN_BAND;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
+using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 struct TileIndex {
@@ -43,9 +43,9 @@ extern __shared__ u8 shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_dual_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b1_map,
-                         const __grid_constant__ TensorMap b2_map, const u8* a_codes, const u8* a_scales, const u8* b1_scales,
+                         const __grid_constant__ TensorMap b2_map, const u8* a_data, const u8* a_scales, const u8* b1_scales,
                          const u8* b2_scales, const float* a_tensor_scale, const float* b1_tensor_scale,
-                         const float* b2_tensor_scale, u8* out, u8* decoded, float* sums, u32* counters, int m, int n, int k) {
+                         const float* b2_tensor_scale, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
@@ -70,8 +70,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
 
     u32* const counter = counters + WORKSPACE_GROUPS * grid_blocks();
-    const Activations all{a_codes, a_scales, decoded, static_cast<u32>(m), static_cast<u32>(units)};
-    const auto share = decode_share<A_LAYOUT>(static_cast<u32>(m) * units * HALVES, counter, [&](u32&) { return all; });
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(m) * units * HALVES, counter, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
         const TileIndex index = tiling.at(tile);
         const float scale_a = S::FACTOR * tensor_scale(a_tensor_scale, 0, 0);

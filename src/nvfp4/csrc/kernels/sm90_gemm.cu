@@ -14,12 +14,13 @@
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER (of K in the tiles: ORDER_LANE for NVFP4 activations),
-// PLAN_BF16 (activations), PLAN_A_LAYOUT, PLAN_B_LAYOUT, PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind: ACTIVATIONS_*), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
+// PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
+// it has ended.
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = PLAN_BAND;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 struct TileIndex {
@@ -44,9 +45,9 @@ struct Tiling {
 extern __shared__ u8 shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map, const u8* a_codes, const u8* a_scales,
+    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map, const u8* a_data, const u8* a_scales,
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
-                    int b_tensor_stride, u8* out, u8* decoded, float* sums, u32* counters, int m, int n, int k, int l) {
+                    int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
@@ -72,8 +73,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
 
     u32* const counter = counters + WORKSPACE_GROUPS * grid_blocks();
-    const Activations all{a_codes, a_scales, decoded, static_cast<u32>(m), static_cast<u32>(units)};
-    const auto share = decode_share<A_LAYOUT>(static_cast<u32>(l * m) * units * HALVES, counter, [&](u32&) { return all; });
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(l * m) * units * HALVES, counter, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
         const TileIndex index = tiling.at(tile);
         const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.l);

@@ -17,14 +17,14 @@
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER and PLAN_BF16 (of the activations), PLAN_B_LAYOUT,
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
 // PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended (list form only: the stacked form must first know the offsets).
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ORDER, PLAN_BF16, B_LAYOUT>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
 static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
@@ -148,11 +148,11 @@ __device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ WeightArray<TensorMap> b_maps,
-                               const __grid_constant__ Array<const u8*> a_codes, const __grid_constant__ Array<const u8*> a_scales,
+                               const __grid_constant__ Array<const u8*> a_data, const __grid_constant__ Array<const u8*> a_scales,
                                const __grid_constant__ WeightArray<const u8*> b_scales,
                                const __grid_constant__ Array<const float*> a_tensor_scale,
                                const __grid_constant__ WeightArray<const float*> b_tensor_scale,
-                               const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<u8*> decoded,
+                               const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<u8*> operand,
                                const __grid_constant__ Array<int> m,
                                const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, float* sums,
                                u32* counters, int groups, int largest_k) {
@@ -195,10 +195,10 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto locate = [&](u32& index) {
         int g = 0;
         for (u32 size; index >= (size = halves_of(g)); ++g) index -= size;
-        return Activations{a_codes.value[g], a_scales.value[g], decoded.value[g], static_cast<u32>(m.value[g]),
+        return Activations{a_data.value[g], a_scales.value[g], operand.value[g], static_cast<u32>(m.value[g]),
                            static_cast<u32>(k.value[g] / UNIT)};
     };
-    const auto share = decode_share<A_LAYOUT>(halves, counters + WORKSPACE_GROUPS * grid_blocks(), locate);
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters + WORKSPACE_GROUPS * grid_blocks(), locate);
     run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, store);
 }
 
@@ -206,11 +206,11 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ Array<TensorMap, MATRICES> b_maps,
-                                  const u8* a_codes, const u8* a_scales, const __grid_constant__ Array<const u8*, MATRICES> b_scales,
+                                  const u8* a_data, const u8* a_scales, const __grid_constant__ Array<const u8*, MATRICES> b_scales,
                                   const float* a_tensor_scale,
                                   const __grid_constant__ Array<const float*, MATRICES> b_tensor_scale,
                                   const __grid_constant__ Array<int, MATRICES> b_tensor_stride, const int* offsets, u8* out,
-                                  u8* decoded, float* sums, u32* counters, int groups, int tokens, int n, int k) {
+                                  u8* operand, float* sums, u32* counters, int groups, int tokens, int n, int k) {
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
     const int units = k / UNIT;
@@ -251,8 +251,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
                                            tensor_scale(a_tensor_scale, 0, 0), scale_b);
     };
-    const Activations all{a_codes, a_scales, decoded, static_cast<u32>(tokens), static_cast<u32>(units)};
-    const auto share = decode_share<A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(tokens), static_cast<u32>(units)};
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
                                               [&](u32&) { return all; });
     run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);
 }

@@ -1,8 +1,9 @@
-// NVFP4 activations to fp16, times 2^-14, by all blocks of a GEMM's grid together before they multiply.
+// Activations to the operand that WGMMA reads, by all blocks of a GEMM's grid together before they multiply: NVFP4 to fp16 times 2^-14,
+// 16-bit values as they are, each 64 elements of a row in the order in which weights are cheapest to decode
+// (decode/wgmma_operand.cuh).
 //
-// Every tile of weights reads all activations of its tokens: decoded once, into device memory that stays in L2, they cost the
-// multipliers nothing (a warp that decodes beside them takes more from them than the copies do; docs/optimisation-log.md). Each 64
-// elements of a row come out in ORDER_LANE (decode/wgmma_operand.cuh), in which weights are cheapest to decode.
+// Every tile of weights reads all activations of its tokens: made once, into device memory that stays in L2, they cost the
+// multipliers nothing (a warp that works beside them takes more from them than the copies do; docs/optimisation-log.md).
 //
 // A counter says when all blocks are done; all of them must be resident together, as for stream-K. It returns to zero by itself.
 #pragma once
@@ -15,18 +16,21 @@
 #include "ptx/prefetch.cuh"
 #include "ptx/st.cuh"
 
-constexpr u32 HALVES = 2;  // of a unit: of each of its four blocks the first or the second word, 64 bytes in a row when decoded
+constexpr u32 HALVES = 2;  // of a unit: of each of its four blocks the first or the second eight elements, 64 bytes in a row of the operand
 
-// A matrix, or several of the same sizes one behind another: codes [matrices, rows, K/2], out [matrices, rows, K].
+// A matrix, or several of the same sizes one behind another: data [matrices, rows, K/2] (codes) or [matrices, rows, K] (16-bit values),
+// out [matrices, rows, K].
 struct Activations {
-    const u8* codes;
-    const u8* scales;
+    const u8* data;
+    const u8* scales;  // of NVFP4
     u8* out;
     u32 rows, units;
 
-    // Where half `index` of all, counted along K, then rows, then matrices, has its words (8 bytes apart) and its scales.
-    __device__ __forceinline__ const u8* words(u32 index) const {
-        return codes + static_cast<u64>(index / HALVES) * UNIT_BYTES + index % HALVES * 4;
+    // Where half `index` of all, counted along K, then rows, then matrices, has the first of its eights; EIGHT bytes each, they lie
+    // 2 * EIGHT bytes apart. And where its scales are.
+    template <u32 EIGHT>
+    __device__ __forceinline__ const u8* eights(u32 index) const {
+        return data + (static_cast<u64>(index / HALVES) * 8 + index % HALVES) * EIGHT;
     }
     template <int LAYOUT>
     __device__ __forceinline__ const u8* scale(u32 index) const {
@@ -39,9 +43,10 @@ struct Activations {
 
 // A block's share of `halves`, dealt out thread by thread. `locate(index)` makes `index` one of a matrix, and returns that. For all
 // threads of the block.
-template <int LAYOUT, class Locate>
-struct DecodeShare {
-    static constexpr u32 BATCH = 4;  // halves under way in a thread
+template <bool NVFP4, int LAYOUT, class Locate>
+struct ActivationShare {
+    static constexpr u32 BATCH = NVFP4 ? 4 : 2;  // halves under way in a thread
+    static constexpr u32 EIGHT = NVFP4 ? 4 : 16;  // bytes of eight elements
     u32 halves;
     u32* counter;
     Locate locate;
@@ -55,38 +60,71 @@ struct DecodeShare {
         for (u32 i = first(); i < halves && i < first() + BATCH * step(); i += step()) {
             u32 index = i;
             const Activations x = locate(index);
-            if (index % 8 == 0) prefetch_global_L2(x.words(index));
-            if (index % 8 == 0) prefetch_global_L2(x.template scale<LAYOUT>(index));
+            if (index % (32 / EIGHT) == 0) prefetch_global_L2(x.eights<EIGHT>(index));
+            if (NVFP4 && index % 8 == 0) prefetch_global_L2(x.template scale<LAYOUT>(index));
         }
     }
 
-    __device__ __forceinline__ void decode() const {
+    __device__ __forceinline__ void write() const {
 #pragma unroll 1
         for (u32 base = first(); base < halves; base += BATCH * step()) {
-            u32 words[BATCH][4], scale[BATCH];
-            u8* to[BATCH];
-#pragma unroll
-            for (u32 i = 0; i < BATCH; ++i) {
-                u32 index = base + i * step();
-                to[i] = nullptr;
-                if (index >= halves) continue;
-                const Activations x = locate(index);
-                to[i] = x.out + static_cast<u64>(index) * 64;
-                scale[i] = ld_global_nc_b32(x.template scale<LAYOUT>(index));
-#pragma unroll
-                for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_nc_b32(x.words(index) + 8 * block);
-            }
-#pragma unroll
-            for (u32 i = 0; i < BATCH; ++i) {
-                if (to[i] == nullptr) continue;
-                st_global_v4_b32(to[i], decode_piece<0>(words[i], scale[i]));
-                st_global_v4_b32(to[i] + 16, decode_piece<1>(words[i], scale[i]));
-                st_global_v4_b32(to[i] + 32, decode_piece<2>(words[i], scale[i]));
-                st_global_v4_b32(to[i] + 48, decode_piece<3>(words[i], scale[i]));
+            if constexpr (NVFP4) {
+                write_decoded(base);
+            } else {
+                write_permuted(base);
             }
         }
         __syncthreads();
         if (threadIdx.x == 0) red_release_gpu_global_add_u32(counter, 1);
+    }
+
+    __device__ __forceinline__ void write_decoded(u32 base) const {
+        u32 words[BATCH][4], scale[BATCH];
+        u8* to[BATCH];
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            u32 index = base + i * step();
+            to[i] = nullptr;
+            if (index >= halves) continue;
+            const Activations x = locate(index);
+            to[i] = x.out + static_cast<u64>(index) * 64;
+            scale[i] = ld_global_nc_b32(x.template scale<LAYOUT>(index));
+#pragma unroll
+            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_nc_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
+        }
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            if (to[i] == nullptr) continue;
+            st_global_v4_b32(to[i], decode_piece<0>(words[i], scale[i]));
+            st_global_v4_b32(to[i] + 16, decode_piece<1>(words[i], scale[i]));
+            st_global_v4_b32(to[i] + 32, decode_piece<2>(words[i], scale[i]));
+            st_global_v4_b32(to[i] + 48, decode_piece<3>(words[i], scale[i]));
+        }
+    }
+
+    __device__ __forceinline__ void write_permuted(u32 base) const {
+        u32x4 values[BATCH][4];
+        u8* to[BATCH];
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            u32 index = base + i * step();
+            to[i] = nullptr;
+            if (index >= halves) continue;
+            const Activations x = locate(index);
+            to[i] = x.out + static_cast<u64>(index) * 64;
+#pragma unroll
+            for (u32 block = 0; block < 4; ++block) {
+                values[i][block] = ld_global_nc_v4_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            if (to[i] == nullptr) continue;
+            st_global_v4_b32(to[i], permute_piece<0>(values[i]));
+            st_global_v4_b32(to[i] + 16, permute_piece<1>(values[i]));
+            st_global_v4_b32(to[i] + 32, permute_piece<2>(values[i]));
+            st_global_v4_b32(to[i] + 48, permute_piece<3>(values[i]));
+        }
     }
 
     // Returns when the shares of all blocks may be read by the copy engine. For one thread of each block.
@@ -100,7 +138,7 @@ struct DecodeShare {
     }
 };
 
-template <int LAYOUT, class Locate>
-__device__ __forceinline__ DecodeShare<LAYOUT, Locate> decode_share(u32 halves, u32* counter, Locate locate) {
+template <bool NVFP4, int LAYOUT, class Locate>
+__device__ __forceinline__ ActivationShare<NVFP4, LAYOUT, Locate> activation_share(u32 halves, u32* counter, Locate locate) {
     return {halves, counter, locate};
 }

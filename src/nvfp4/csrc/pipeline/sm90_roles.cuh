@@ -3,7 +3,7 @@
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
 //   warpgroup 2       its first warp loads
 //
-// Before they part, all of them decode their share of NVFP4 activations (pipeline/sm90_activations.cuh).
+// Before they part, all of them write their share of the operand that activations are made to (pipeline/sm90_activations.cuh).
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
@@ -39,15 +39,16 @@ __device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
     }
 }
 
-template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ORDER_, bool BF16_, int WEIGHT_LAYOUT_>
+constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
+
+template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
-    static constexpr int ORDER = ORDER_;
-    static constexpr bool DECODES = ORDER == ORDER_LANE;  // activations are NVFP4: the blocks decode them, and choose the order
-    static constexpr bool BF16 = BF16_;                   // tiles are bf16, as the activations are, and not fp16
+    static constexpr bool NVFP4 = ACTIVATIONS_ == ACTIVATIONS_NVFP4;  // activations; decoded to fp16
+    static constexpr bool BF16 = ACTIVATIONS_ == ACTIVATIONS_BF16;
     // The product is the accumulator times FACTOR, a power of two.
-    static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (DECODES ? 2 : 1) * DECODED_EXPONENT_F16;
+    static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
 
     static constexpr int MULTIPLIERS = 2;
@@ -73,7 +74,6 @@ struct Shape {
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
-    static_assert(!(DECODES && BF16), "NVFP4 activations are decoded to fp16");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 
@@ -165,22 +165,26 @@ __device__ __forceinline__ void load_weight_chunk(const Stages<S>& stages, u32 s
         }
     }
     if constexpr (!TILED) {
-        // 16 bytes of each row, or four times 4 where rows are not 16-byte aligned.
+        // 16 bytes of each row; or four times 4 where rows are not 16-byte aligned, or rows or units are not there.
+        const i64 pitch = 4 * o.units;
+        const bool whole = o.units % CHUNK == 0 && chunk * CHUNK < o.units;
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; ++b) {
+            const int row = o.weight_row[b] + static_cast<int>(lane);
+            const u8* from = o.weight_scales[b] + row * pitch + 16 * chunk;
+            const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES + lane * 16;
+            if (whole && o.weight_row[b] + WEIGHT_ROWS <= o.weight_rows) {
+#pragma unroll
+                for (int i = 0; i < WEIGHT_ROWS / 32; ++i) cp_async_cg_shared_global_16(to + i * 512, from + i * 32 * pitch, 16);
+                continue;
+            }
 #pragma unroll 1
-        for (int i = 0; i < S::BLOCKS * 4; ++i) {
-            const int row0 = i < 4 ? o.weight_row[0] : o.weight_row[S::BLOCKS - 1];
-            const int row = row0 + static_cast<int>(i % 4 * 32 + lane);
-            const bool inside = row < o.weight_rows;
-            const u8* matrix = i < 4 ? o.weight_scales[0] : o.weight_scales[S::BLOCKS - 1];
-            const u8* from = matrix + static_cast<i64>(inside ? row : 0) * (4 * o.units) + 16 * chunk;
-            const u32 to = stages.scales(stage) + (i * 32 + lane) * 16;
-            if (o.units % CHUNK == 0) {
-                const bool there = inside && chunk * CHUNK < o.units;
-                cp_async_cg_shared_global_16(to, there ? from : matrix, there ? 16 : 0);
-            } else {
+            for (int i = 0; i < WEIGHT_ROWS / 32; ++i) {
+#pragma unroll 1
                 for (int unit = 0; unit < CHUNK; ++unit) {
-                    const bool there = inside && chunk * CHUNK + unit < o.units;
-                    cp_async_ca_shared_global_4(to + 4 * unit, there ? from + 4 * unit : matrix, there ? 4 : 0);
+                    const bool there = row + i * 32 < o.weight_rows && chunk * CHUNK + unit < o.units;
+                    const u8* piece = there ? from + i * 32 * pitch + 4 * unit : o.weight_scales[b];
+                    cp_async_ca_shared_global_4(to + i * 512 + 4 * unit, piece, there ? 4 : 0);
                 }
             }
         }
@@ -245,7 +249,6 @@ struct Loader {
 // One multiplier warpgroup's way through the rings.
 template <class S>
 struct Multiplier {
-    using Raw = RawWeights<S::ORDER>;
     static constexpr int STEPS = CHUNK * S::BLOCKS;  // of a chunk; even, so that the sets of registers are the same in every chunk
 
     Stages<S> stages;
@@ -256,14 +259,14 @@ struct Multiplier {
 
     __device__ __forceinline__ Multiplier(const Stages<S>& s, int group) : stages(s) {
         const u32 lane = threadIdx.x % 32, t = lane % 4, row = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
-        codes = stages.codes(0) + row * CHUNK_ROW_BYTES + Raw::code_shift(t);
-        swizzle = (row & 7) << 4 ^ Raw::swizzle_shift(t);
-        scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + Raw::scale_shift(t);
+        codes = stages.codes(0) + row * CHUNK_ROW_BYTES + RawWeights::code_shift(t);
+        swizzle = (row & 7) << 4 ^ RawWeights::swizzle_shift(t);
+        scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + RawWeights::scale_shift(t);
         descriptor = wgmma_descriptor_start(stages.tile(0));
         first_lane = lane == 0;
     }
 
-    __device__ __forceinline__ void read(Raw& raw, u32 stage, u32 step) const {
+    __device__ __forceinline__ void read(RawWeights& raw, u32 stage, u32 step) const {
         const u32 block = step % S::BLOCKS;
         raw.template load<S::WEIGHT_LAYOUT>(codes + stage * S::CODES_BYTES + block * WEIGHT_CODES_BYTES, swizzle,
                                             scales + stage * S::SCALES_BYTES + block * WEIGHT_SCALES_BYTES,
@@ -273,7 +276,7 @@ struct Multiplier {
     // The steps of a chunk, the `first` of a segment or not; its first tile is FIRST_TILE. If there are `more`, the first codes of the next
     // are read ahead.
     template <int N, u32 FIRST_TILE>
-    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], Raw& raw, bool first, bool more) {
+    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], RawWeights& raw, bool first, bool more) {
         const u32 parity = place.tile_parity(), stage = place.stage();
         ++place.count;
 #pragma unroll
@@ -327,7 +330,7 @@ struct Multiplier {
             for (int i = 0; i < N / 2; ++i) sums[b][i] = 0.0f;
         }
         u32 a[2][4][4];
-        Raw raw;  // of the step after next, until that is decoded
+        RawWeights raw;  // of the step after next, until that is decoded
         wait_barrier(stages.chunk_full(place.stage()), place.parity());
         read(raw, place.stage(), 0);
         raw.template decode<0, S::BF16>(a[0][0]);
@@ -368,14 +371,12 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work
     constexpr int N = S::TOKENS, REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
     const u32 number = 1 + group;
     Multiplier<S> multiplier(stages, group);
-    int position = -1;  // where this block is
     while (true) {
         Segment segment;
         {
             StreamK work = work_of_block();
-            if (position >= 0) work.position = position;
+            work.position += static_cast<int>(multiplier.place.count);
             if (!work.next(segment)) break;
-            position = work.position;
         }
         float sums[S::BLOCKS][REGISTERS];
         multiplier.template multiply<N>(sums, segment.end - segment.begin);
@@ -384,7 +385,7 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work
         if (segment.end - segment.begin < work.chunks) {
             const Sharers sharers = work.sharers(segment.tile);
             Share share(sharers, GROUPS);
-            const bool last = position >= work.last;
+            const bool last = work.position + static_cast<int>(multiplier.place.count) >= work.last;
             if (!last) share.end = share.begin;  // nothing is kept
             leave_sums(sums, workspace, segment.begin == 0, sharers.first, group, number, share);
             if (!last) continue;
@@ -410,8 +411,8 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work
     }
 }
 
-// What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of decoding
-// the activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store`, with the warpgroup behind.
+// What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
+// the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store`, with the warpgroup behind.
 template <class S, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
@@ -419,18 +420,16 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     Loader<S> loader(stages, work());
     const bool loads = warp == S::LOADER / 32;
     if (EARLY_WEIGHTS && loads) loader.begin(operands);
-    if (S::DECODES) share.prefetch();
+    share.prefetch();
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
     if (!EARLY_WEIGHTS && loads) loader.begin(operands);
-    if (S::DECODES) share.decode();
+    share.write();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (!loads) return;
-        if (S::DECODES) {
-            if (threadIdx.x == S::LOADER) share.await();
-            __syncwarp();
-        }
+        if (threadIdx.x == S::LOADER) share.await();
+        __syncwarp();
         loader.run(operands);
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
