@@ -13,7 +13,7 @@ import pytest
 from nvfp4 import jit
 from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND
-from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, tokens_of
+from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, likely_sizes, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz
 from nvfp4.contest.tasks import TASKS
@@ -72,6 +72,22 @@ def test_tokens_cover_the_rows_in_as_few_tiles_as_there_can_be(rows):
     assert tokens % 8 == 0
     assert tokens <= MAX_TOKENS
     assert -(-rows // tokens) == -(-rows // MAX_TOKENS)
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(64, 256), (1024, 256), (4096, 64), (8192, 64), (1, 1), (0, 5)])
+def test_likely_sizes_of_a_stack_spread_around_their_mean(rows, groups):
+    sizes = likely_sizes(rows, groups)
+    assert len(sizes) == groups
+    assert min(sizes) >= 0
+    assert sum(sizes) == pytest.approx(max(rows, 1), rel=0.3, abs=0.05 * groups)
+    assert groups == 1 or max(sizes) > rows / groups + (rows / groups) ** 0.5
+
+
+@pytest.mark.parametrize(("mean", "tokens"), [(0.25, 8), (4, 8), (16, 24), (32, 48), (128, 128)])
+def test_a_stack_has_tiles_that_hold_most_of_its_groups(mean, tokens):
+    """A tile of the mean would decode the weights of every other group twice."""
+    problem = Problem(Op.GROUP_DUAL_GEMM, int(mean * 256), 2048, 7168, a=Format("bf16", ""), b=LINEAR, stacked=256)
+    assert tokens <= BACKEND.plan(HOPPER, problem).tokens <= tokens + 16
 
 
 @pytest.mark.parametrize("problem", [*CONTEST, *FUZZED, *COMPILED], ids=str)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.device import Capability
@@ -130,16 +132,35 @@ def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
     return grids
 
 
+_STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
+
+_UNEVEN = 0.25
+"""How much the probabilities of experts deviate, of their mean."""
+
+
+def likely_sizes(rows: int, groups: int) -> list[int]:
+    """Rows of each stacked group, which the host does not know: as if they went to groups at random.
+
+    The weights of a group are decoded once for each tile of its rows, so that a tile is wasted on every group that
+    is a little larger than one: what counts is how groups spread around their mean, not the mean.
+    """
+    mean = max(rows, 1) / groups
+    spread = NormalDist(mean, math.sqrt(mean + (_UNEVEN * mean) ** 2))
+    return [max(0, round(spread.inv_cdf((i + 0.5) / groups))) for i in range(groups)]
+
+
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
     """The plan for `problem` there: of all tiles and grids the one that the model finds fastest."""
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
-        sizes = [max(1, ceil_div(problem.m, problem.stacked))] * problem.stacked
+        sizes = likely_sizes(problem.m, problem.stacked)
     bf16, dual = problem.a.kind == "bf16", problem.op.dual
     # Storing fp32 takes registers that 128 columns leave free only in the simplest kernels.
     most = 112 if problem.out_dtype == "fp32" and (dual or problem.a.kind != "nvfp4") else MAX_TOKENS
     widths = {tokens_of(size, most) for size in sizes}
-    if len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
+    if problem.stacked:
+        widths = {width for width in _STACK_WIDTHS if width <= most}
+    elif len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
     best: tuple[float, int, int, int] | None = None
