@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 class NVFP4Error(Exception):
     """Base class of the errors of this package."""
+
+    def __reduce__(self) -> tuple[Callable[..., NVFP4Error], tuple[Any, ...]]:
+        # An exception is pickled as its class called with its message, which is not what the classes below take.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[NVFP4Error], arguments: tuple[Any, ...], state: dict[str, Any]) -> NVFP4Error:
+    """An error as it was in another process."""
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class InputError(NVFP4Error, ValueError):

@@ -88,6 +88,15 @@ def test_check_reports_counts_and_is_reproducible():
     assert data == _json(*arguments)
 
 
+def test_check_in_worker_processes():
+    arguments = ("check", "--op", "gemv", "--seeds", "3", "--backend", "torch_ops", "--size", "48,96")
+    done = _shell(*arguments, "--device", "cpu", "--jobs", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["summary"]
+    assert (row["right"], row["wrong"]) == (3, 0)
+    assert _shell(*arguments, "--jobs", "0").returncode == 2
+
+
 def test_check_prints_the_command_that_repeats_a_failure(monkeypatch):
     def faulty(problem, operands, backend):
         operands.out[0].zero_()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated
 
 import torch
@@ -14,7 +10,8 @@ from rich.table import Table
 
 from nvfp4 import backends
 from nvfp4.check.inputs import NAMES
-from nvfp4.check.run import Case, Inputs, Outcome, Target, fuzz, run_case
+from nvfp4.check.pool import run_cases
+from nvfp4.check.run import Case, Outcome, Target, fuzz
 from nvfp4.cli import output
 from nvfp4.contest.tasks import benchmarks_of, task_of
 from nvfp4.errors import InputError
@@ -48,25 +45,6 @@ def _cases(
     return cases
 
 
-def _prepared(cases: list[Case], device: str) -> Iterator[Inputs]:
-    """The inputs of every case in order. For a GPU they are made ahead by several threads: the GPU is far quicker."""
-    if device == "cpu":
-        yield from (Inputs(case, device) for case in cases)
-        return
-    workers = min(8, os.cpu_count() or 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # each worker is one; more would only wait for each other
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            ahead = deque(pool.submit(Inputs, case, device) for case in cases[:workers])
-            for index in range(len(cases)):
-                yield ahead.popleft().result()
-                if index + workers < len(cases):
-                    ahead.append(pool.submit(Inputs, cases[index + workers], device))
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _command(outcome: Outcome, target: Target, size: tuple[int, int], *, fuzzed: bool) -> str:
     """The command that repeats one case."""
     parts = ["nvfp4 check", f"--op {outcome.case.problem.op}", f"--data {outcome.case.distribution}"]
@@ -91,6 +69,7 @@ def check(
     size: Annotated[str, typer.Option(help="Largest M and N, and largest K, of fuzzed cases.")] = "384,2048",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     emulate: Annotated[str, typer.Option(help="Run the kernels of this architecture in the emulator.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Worker processes; the GPU, if there is one, is shared.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check operations on fuzzed or official shapes: bit for bit where sums are exact, else within a derived bound.
@@ -111,15 +90,15 @@ def check(
     cases = _cases(op, seeds, seed, shapes, distributions, bounds)
     outcomes: list[tuple[Target, Outcome]] = []
     with output.Steps("check", len(cases) * len(targets)) as steps:
-        for prepared in _prepared(cases, device):
-            case = prepared.case
-            for target in targets:
-                steps.now(f"{case.problem.op} {target}")
-                outcome = run_case(case, target, prepared)
-                outcomes.append((target, outcome))
-                steps.advance()
-                if outcome.verdict is not None and not outcome.ok and not as_json:
-                    output.error_console.print(f"[bold red]{case}[/]\n  {outcome.verdict}", highlight=False)
+
+        def tell(case: Case, target: Target) -> None:
+            steps.now(f"{case.problem.op} {target}")
+
+        for target, outcome in run_cases(cases, targets, jobs, tell):
+            outcomes.append((target, outcome))
+            steps.advance()
+            if outcome.verdict is not None and not outcome.ok and not as_json:
+                output.error_console.print(f"[bold red]{outcome.case}[/]\n  {outcome.verdict}", highlight=False)
     ran = [outcome for _, outcome in outcomes if outcome.verdict is not None]
     right = bool(ran) and all(outcome.ok for outcome in ran)
     failed = [
