@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nvfp4.contest import inputs, lint
-from nvfp4.contest.bundle import bundle, rename
+from nvfp4.contest.bundle import blank, bundle, rename
 from nvfp4.contest.cases import parse_line
 from nvfp4.contest.evaluate import Options, evaluate
 from nvfp4.contest.tasks import GEMM, GEMV, GROUP_GEMM, TASKS
@@ -141,7 +141,7 @@ def test_a_call_writes_addresses_and_launches(tmp_path, monkeypatch, task):
         _, _, _, pointers, _ = driver.launches[-1]
         ((_, _, *steps),) = module.PROGRAMS.values()
         arguments = steps[0][7]
-        places = (ctypes.c_void_p * len(arguments)).from_address(pointers)
+        places = (ctypes.c_void_p * len(arguments)).from_address(ctypes.addressof(pointers._obj))
         words = []
         for place, argument in zip(places, arguments, strict=True):
             count = {"p": 1, "ps": argument[1]}.get(argument[0], 0)
@@ -153,6 +153,19 @@ def test_a_call_writes_addresses_and_launches(tmp_path, monkeypatch, task):
         assert {c.data_ptr() for c in outputs} <= set(words)
     assert len([c for c in driver.launches if c[0] == "cuLaunchKernelEx"]) == 3
     assert len(module._ready) == 2
+
+
+def test_addresses_are_collected_in_the_order_of_the_tensors_numbers(tmp_path):
+    path = tmp_path / "submission.py"
+    path.write_text(bundle(GROUP_GEMM, "sm_90a", strategy="sm80").text)
+    module = load(path)
+    assert set(module.COLLECT) == {len(case.groups) for case in (*GROUP_GEMM.tests, *GROUP_GEMM.benchmarks)}
+    for count, collect in module.COLLECT.items():
+        case = next(case for case in GROUP_GEMM.tests + GROUP_GEMM.benchmarks if len(case.groups) == count)
+        data = blank(GROUP_GEMM, case)
+        addresses, results = collect(data)
+        assert addresses == tuple(x.data_ptr() for x in module._tensors(data))
+        assert (addresses, list(map(id, results))) == (module._collect(data)[0], [id(c) for _, _, c in data[0]])
 
 
 def test_memory_that_has_become_another_size_is_laid_out_anew(tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ ARCH = ""
 GROUPED = False
 FIELDS: tuple[int, ...] = ()
 RESULT = 0
+COLLECT: dict[int, Callable[[Any], tuple[tuple[int, ...], list[torch.Tensor]]]] = {}
 SOURCES: dict[str, str] = {}
 KERNELS: dict[str, tuple[str, str, dict[str, int | str]]] = {}
 PROGRAMS: dict[Any, Any] = {}
@@ -67,7 +68,6 @@ class _Config(ctypes.Structure):
 def _driver() -> Any:
     library = ctypes.CDLL("libcuda.so.1")
     word, number = ctypes.c_void_p, ctypes.c_int
-    library.cuLaunchKernelEx.argtypes = (word, word, word, word)
     library.cuModuleGetFunction.argtypes = (word, word, ctypes.c_char_p)
     library.cuModuleLoadData.argtypes = (word, ctypes.c_char_p)
     library.cuFuncSetAttribute.argtypes = (word, number, number)
@@ -201,10 +201,11 @@ class _Launch:
         for start, value in zip(starts, values):  # noqa: B905
             ctypes.memmove(base + start, value, len(value))
         parameters = (ctypes.c_void_p * max(len(values), 1))(*(base + start for start in starts))
-        call = functools.partial(
-            _driver().cuLaunchKernelEx, ctypes.addressof(self.config), self.function, ctypes.addressof(parameters), None
-        )
-        call.kept = memory, parameters  # type: ignore[attr-defined]
+        # References are what ctypes converts fastest: 0.1 us a call less than numbers. They keep what they refer to.
+        function = ctypes.byref(ctypes.c_char.from_address(self.function))
+        arguments = ctypes.byref(self.config), function, ctypes.byref(parameters), None
+        call = functools.partial(_driver().cuLaunchKernelEx, *arguments)
+        call.kept = memory  # type: ignore[attr-defined]
         return call
 
 
@@ -227,7 +228,13 @@ def _program(data: Any) -> Any:
 
 _FIELDS: Callable[[Any], tuple[torch.Tensor, ...]] = itemgetter(*(FIELDS or (0, 1)))
 _address = torch.Tensor.data_ptr
-_flat = chain.from_iterable
+
+
+def _collect(data: Any) -> tuple[tuple[int, ...], list[torch.Tensor]]:
+    """The addresses of a grouped call's tensors in the order of their numbers, and the results."""
+    return tuple(map(_address, _tensors(data))), [c for _, _, c in data[0]]
+
+
 _MOST_READY = 4096
 _Ready = tuple[tuple[int, ...], Any, tuple[Callable[[], int], ...]]
 # What was laid out: addresses, sizes, calls. The last one by its first address, because hashing forty addresses takes
@@ -266,12 +273,13 @@ def _emulate(data: Any) -> None:
 
 def custom_kernel(data: Any) -> Any:
     """The contest's entry point."""
+    result: Any
     if GROUPED:
-        addresses = tuple(map(_address, _flat(chain(data[0], data[2]))))
         sizes = data[3]
+        addresses, result = COLLECT.get(len(sizes), _collect)(data)
     else:
-        addresses = tuple(map(_address, _FIELDS(data)))
         sizes = (data[0].shape, data[1].shape)
+        addresses, result = tuple(map(_address, _FIELDS(data))), data[RESULT]
     known = _last.get(addresses[0])
     if known is None or known[0] != addresses:
         known = _ready.get(addresses)
@@ -286,4 +294,4 @@ def custom_kernel(data: Any) -> Any:
         status = call()
         if status:
             _check(status, "launch")
-    return [c for _, _, c in data[0]] if GROUPED else data[RESULT]
+    return result
