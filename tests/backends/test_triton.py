@@ -29,6 +29,8 @@ def problems(a: Format, b: Format, narrow: str = "bf16") -> list[Problem]:
     return [
         Problem(Op.GEMV, 50, 1, 80, 2, b, a, "fp32"),
         Problem(Op.GEMV, 150, 3, 560, 1, b, a, narrow),
+        Problem(Op.GEMV, 50, 1, 80, 2, b, a, "fp32", bias="fp32"),
+        Problem(Op.GEMV, 150, 3, 560, 2, b, a, "fp16", bias="fp16"),
         Problem(Op.GEMM, 50, 70, 208, 2, a, b, "fp16"),
         Problem(Op.GEMM, 10, 130, 48, 1, a, b, "fp32"),
         Problem(Op.DUAL_GEMM, 33, 70, 112, 1, a, b, narrow),
@@ -92,6 +94,8 @@ def compiled(arch: str, problem: Problem, plan: TritonPlan) -> str:
                 types[f"{name}_tensor_scale"] = "*fp32"
     if problem.stacked:
         types["offsets"] = "*i32"
+    if problem.bias:
+        types["bias"] = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32"}[problem.bias]
     types |= {"M": "i32", "N": "i32"}
     tiled = {f"{name.upper()}_TILED": bool(form) and form.scale_layout == "tiled" for name, form in operands.items()}
     constants: dict[str, object] = {
@@ -115,7 +119,7 @@ def compiled(arch: str, problem: Problem, plan: TritonPlan) -> str:
 COMPILED = [
     Problem(Op.GEMV, 7168, 1, 16384, 1, TILED, TILED),
     Problem(Op.GEMV, 7168, 1, 2048, 4, LINEAR, BF16, "bf16"),
-    Problem(Op.GEMV, 7168, 8, 2048, 1, LINEAR, FP16, "fp32"),
+    Problem(Op.GEMV, 7168, 8, 2048, 1, LINEAR, FP16, "fp32", bias="bf16"),
     Problem(Op.GEMM, 128, 7168, 16384, 1, TILED, TILED),
     Problem(Op.GEMM, 8, 7168, 2048, 1, FP16, TILED, "bf16"),
     Problem(Op.DUAL_GEMM, 256, 4096, 7168, 1, LINEAR, LINEAR),

@@ -7,7 +7,6 @@ import torch
 from tests.ops.samples import operand, product, weights
 
 import nvfp4
-from nvfp4.errors import UnsupportedError
 from nvfp4.tensor import NVFP4Tensor
 
 pytestmark = pytest.mark.usefixtures("path")
@@ -74,10 +73,3 @@ def test_without_products_the_bias_remains() -> None:
     a = NVFP4Tensor(torch.zeros(3, 0, dtype=torch.uint8), torch.zeros(3, 0, dtype=torch.uint8))
     bias = torch.tensor([1.0, 2.0, 3.0])
     assert torch.equal(nvfp4.gemv(a, torch.zeros(2, 0).half(), bias=bias), bias.half().expand(2, 3))
-
-
-def test_a_backend_without_bias_says_so() -> None:
-    pytest.importorskip("triton")
-    a, x = weights(20, 64), operand("fp16", 1, 64, seed=1)
-    with pytest.raises(UnsupportedError, match="adds no bias"):
-        nvfp4.gemv(a, x, bias=torch.zeros(20), backend="triton")

@@ -76,12 +76,10 @@ class TritonBackend:
         if capability.arch == "cpu":
             if not _interpreted():
                 reasons.append("needs a GPU; TRITON_INTERPRET=1 interprets the kernels on a CPU, for tests")
-            elif "bf16" in (problem.a.kind, problem.b.kind, problem.out_dtype):
+            elif "bf16" in (problem.a.kind, problem.b.kind, problem.out_dtype, problem.bias):
                 reasons.append("Triton's interpreter multiplies bfloat16 as integers, and does not round to it")
         elif capability.compute < (8, 0):
             reasons.append(f"needs sm_80 or later, not {capability.arch}")
-        if problem.bias:
-            reasons.append("adds no bias")
         batches = max(problem.l, problem.stacked)
         if batches > _GRID_Y:
             reasons.append(f"takes at most {_GRID_Y} batches or groups, not {batches}")
@@ -116,15 +114,15 @@ class TritonBackend:
         assert isinstance(plan, TritonPlan)
         if problem.groups:
             for i, (a, out) in enumerate(zip(operands.a, operands.out, strict=True)):
-                _gemm(plan, (a, *operands.weights(i)), (out.shape[0], out.shape[1]), out, None)
+                _gemm(plan, (a, *operands.weights(i)), (out.shape[0], out.shape[1]), Result(out))
             return
         (out,) = operands.out
         if plan.kernel == "gemv":
             _gemv(plan, problem, operands)
         elif problem.op is Op.GEMV:
-            _gemm(plan, (operands.b[0], operands.a[0]), (problem.n, problem.m), out, None)
+            _gemm(plan, (operands.b[0], operands.a[0]), (problem.n, problem.m), Result(out, bias=operands.bias))
         else:
-            _gemm(plan, (*operands.a, *operands.b), (problem.m, problem.n), out, operands.offsets)
+            _gemm(plan, (*operands.a, *operands.b), (problem.m, problem.n), Result(out, operands.offsets))
 
 
 def _block_k(k: int, largest: int) -> int:
@@ -155,15 +153,19 @@ def _type(plan: TritonPlan) -> Any:
     return language.bfloat16 if plan.operand == "bf16" else language.float16
 
 
-def _gemm(
-    plan: TritonPlan,
-    operands: tuple[Operand, ...],
-    size: tuple[int, int],
-    out: torch.Tensor,
-    offsets: torch.Tensor | None,
-) -> None:
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Where products go: the offsets of their groups of rows, and the bias of their columns, where they have some."""
+
+    out: torch.Tensor
+    offsets: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+
+def _gemm(plan: TritonPlan, operands: tuple[Operand, ...], size: tuple[int, int], result: Result) -> None:
     """A times one or two B, for every matrix of a batch or group of rows; `operands` are A and them."""
     m, n = size
+    out, offsets = result.out, result.offsets
     (a, a_tiled), (b, b_tiled) = _taken(operands[0]), _taken(operands[1])
     b2 = _taken(operands[2])[0] if len(operands) == 3 else Parts(None, None, None, 0)  # type: ignore[arg-type]
     batches = offsets.numel() if offsets is not None else out.numel() // (m * n)
@@ -172,7 +174,7 @@ def _gemm(
         *(a.data, a.scales, a.tensor_scale),
         *(b.data, b.scales, b.tensor_scale),
         *(b2.data, b2.scales, b2.tensor_scale),
-        *(offsets, out, m, n, _k(operands[0])),
+        *(offsets, result.bias, out, m, n, _k(operands[0])),
         A_TILED=a_tiled,
         B_TILED=b_tiled,
         A_STRIDE=a.tensor_stride,
@@ -193,7 +195,7 @@ def _gemv(plan: TritonPlan, problem: Problem, operands: Operands) -> None:
     _kernels().gemv_kernel[(-(-problem.m // plan.block_m), problem.l)](
         *(a.data, a.scales, a.tensor_scale),
         *(x.data, x.scales, x.tensor_scale),
-        *(operands.out[0], problem.m, problem.k),
+        *(operands.bias, operands.out[0], problem.m, problem.k),
         A_TILED=a_tiled,
         X_TILED=x_tiled,
         A_STRIDE=a.tensor_stride,

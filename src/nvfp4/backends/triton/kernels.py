@@ -108,6 +108,12 @@ def tensor_scaled(sums, scale, index, STRIDE: tl.constexpr):
 
 
 @triton.jit
+def biased(sums, bias, index, mask):
+    """`sums` plus the bias of each of their last axis, in fp32."""
+    return sums + tl.load(bias + index, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def accumulate(
     acc,
     a_even,
@@ -176,6 +182,7 @@ def gemm_kernel(
     b2_scales,
     b2_tensor_scale,
     offsets,
+    bias,
     out,
     M,
     N,
@@ -195,7 +202,7 @@ def gemm_kernel(
 
     Grid: (tiles of M * tiles of N, batches or groups). With `offsets`, group g multiplies the rows of A from
     offsets[g - 1] (0 for the first) to offsets[g] with matrix g of B; programs of tiles that a group does not have end
-    at once. Without, program axis 1 counts the matrices of a batch.
+    at once. Without, program axis 1 counts the matrices of a batch. A bias [N] is the same for all of them.
     """
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile_m = tl.program_id(0) % tiles_m
@@ -255,6 +262,8 @@ def gemm_kernel(
         acc2 = tensor_scaled(acc2, b2_tensor_scale, batch, B2_STRIDE)
     if b2 is not None:
         acc = acc / (1.0 + tl.exp(-acc)) * acc2
+    if bias is not None:
+        acc = biased(acc, bias, columns, column_mask)
     result = acc.to(out.dtype.element_ty)
     tl.store(out + rows[:, None] * N + columns[None, :], result, mask=row_mask[:, None] & column_mask[None, :])
 
@@ -267,6 +276,7 @@ def gemv_kernel(
     x,
     x_scales,
     x_tensor_scale,
+    bias,
     out,
     M,
     K: tl.constexpr,
@@ -278,7 +288,7 @@ def gemv_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """A [M, K] times one vector [K]. Grid: (tiles of M, batches).
+    """A [M, K] times one vector [K], plus a bias [M]. Grid: (tiles of M, batches).
 
     Every thread keeps its partial sums over the whole of K; they are added once, at the end.
     """
@@ -305,4 +315,6 @@ def gemv_kernel(
         sums = tensor_scaled(sums, a_tensor_scale, batch, A_STRIDE)
     if x_tensor_scale is not None:
         sums = tensor_scaled(sums, x_tensor_scale, batch, X_STRIDE)
+    if bias is not None:
+        sums = biased(sums, bias, rows, row_mask)
     tl.store(out + batch * M + rows, sums.to(out.dtype.element_ty), mask=row_mask)
