@@ -52,6 +52,9 @@ struct StreamK {
         last = start(blockIdx.x + 1);
     }
 
+    // Chunks of the block that has most.
+    __device__ __forceinline__ int most() const { return share + (extra > 0 ? 1 : 0); }
+
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
         segment.tile = position / chunks;
@@ -136,6 +139,7 @@ __device__ __forceinline__ void add_other_parts(float (&sums)[BLOCKS][REGISTERS]
         const float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, sharers.first + i, i == 0, warpgroup);
 #pragma unroll
         for (int g = 0; g < REGISTERS / 4; ++g) {
+            if (g % 8 == 0) __syncwarp();  // keeps the compiler from loading all parts at once, for which there are no registers
             if (!share.has(g)) continue;
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
