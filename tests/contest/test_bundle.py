@@ -141,7 +141,7 @@ def test_a_call_writes_addresses_and_launches(tmp_path, monkeypatch, task):
         _, _, _, pointers, _ = driver.launches[-1]
         ((_, _, *steps),) = module.PROGRAMS.values()
         arguments = steps[0][7]
-        places = (ctypes.c_void_p * len(arguments)).from_address(ctypes.addressof(pointers._obj))
+        places = (ctypes.c_void_p * len(arguments)).from_address(ctypes.cast(pointers, ctypes.c_void_p).value)
         words = []
         for place, argument in zip(places, arguments, strict=True):
             count = {"p": 1, "ps": argument[1]}.get(argument[0], 0)
@@ -153,6 +153,27 @@ def test_a_call_writes_addresses_and_launches(tmp_path, monkeypatch, task):
         assert {c.data_ptr() for c in outputs} <= set(words)
     assert len([c for c in driver.launches if c[0] == "cuLaunchKernelEx"]) == 3
     assert len(module._ready) == 2
+
+
+def test_several_launches_and_their_errors(tmp_path, monkeypatch):
+    path, cases = write(tmp_path, GEMM)
+    module = load(path)
+    key, (count, sizes, step) = module.PROGRAMS.popitem()
+    module.PROGRAMS[key] = (count, sizes, step, step)
+    driver = FakeDriver()
+    driver.launches.clear()
+    monkeypatch.setattr(module, "_driver", lambda: driver)
+    monkeypatch.setattr(module, "_function", lambda name: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    data = inputs.generate(GEMM, cases[0])
+    for calls in (2, 4):
+        module.custom_kernel(data)
+        assert [name for name, *_ in driver.launches] == ["cuLaunchKernelEx"] * calls
+    monkeypatch.setattr(FakeDriver, "__getattr__", lambda self, name: lambda *_: 719)
+    module._ready.clear()
+    module._last.clear()
+    with pytest.raises(RuntimeError, match="launch: error 719"):
+        module.custom_kernel(data)
 
 
 def test_addresses_are_collected_in_the_order_of_the_tensors_numbers(tmp_path):
@@ -187,6 +208,6 @@ def test_memory_that_has_become_another_size_is_laid_out_anew(tmp_path, monkeypa
     module._last.clear()
     for data in (large, small, large):
         module.custom_kernel(data)
-        ((_, sizes, _),) = module._ready.values()
+        ((_, sizes, _, _),) = module._ready.values()
         assert sizes[0] == data[0].shape
     assert len(module._launches) == 2

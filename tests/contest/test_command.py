@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from nvfp4.cli import app
 from nvfp4.contest.tasks import GEMM
+from nvfp4.errors import InputError
 
 SUBMISSIONS = Path(__file__).parent.parent / "cheats" / "submissions"
 RUNNER = CliRunner()
@@ -82,6 +83,50 @@ def test_the_platforms_descriptor_gets_the_report(cases):
         "test.0.message: 1 results judged",
         "check: pass",
     ]
+
+
+def test_what_a_submission_says_is_no_markup(tmp_path, cases):
+    path = tmp_path / "s.py"
+    path.write_text("def custom_kernel(data):\n    raise ValueError('[red]one[/nope]')\n")
+    result = nvfp4("eval", path, "--task", "gemm", "--device", "cpu", "--cases", cases)
+    assert result.exit_code == 112, result.exception
+    assert "ValueError: [red]one[/nope]" in result.output
+
+
+def test_a_file_that_is_no_text_gets_a_verdict(tmp_path, cases):
+    path = tmp_path / "s.py"
+    path.write_bytes(b"\xff\xfe")
+    result = nvfp4("eval", path, "--task", "gemm", "--device", "cpu", "--cases", cases)
+    assert result.exit_code == 110
+    assert "SyntaxError" in result.output
+
+
+def test_a_descriptor_that_cannot_be_written(monkeypatch, cases):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.setenv("POPCORN_FD", str(writer))
+    result = nvfp4("eval", SUBMISSIONS / "constant.py", "--task", "gemm", "--device", "cpu", "--cases", cases)
+    os.close(writer)
+    assert result.exit_code == 111
+    assert "Broken pipe" in result.output
+
+
+def test_profiles_are_shown(cases):
+    command = ("eval", SUBMISSIONS / "honest.py", "--task", "gemm", "--device", "cpu", "--cases", cases)
+    result = nvfp4(*command, "--mode", "profile")
+    assert result.exit_code == 0
+    assert "profiled, not judged" in result.output
+    assert "aten::" in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"), [({"--device": "tpu"}, "cuda or cpu"), ({"--mode": "quick"}, "one of test")]
+)
+def test_options_that_do_not_exist(cases, changes, said):
+    options = {"--task": "gemm", "--device": "cpu", "--cases": cases, **changes}
+    result = nvfp4("eval", SUBMISSIONS / "honest.py", *(word for pair in options.items() for word in pair))
+    assert isinstance(result.exception, InputError)
+    assert said in str(result.exception)
 
 
 def test_case_files_are_printed():

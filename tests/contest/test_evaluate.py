@@ -35,6 +35,18 @@ BAD = {
     ),
     "exit": ("import os\ndef custom_kernel(data):\n    os._exit(0)\n", "crash", "exit status 0", ExitCode.WRONG),
     "system_exit": ("import sys\nsys.exit(0)\n", "crash", "SystemExit", ExitCode.CRASH),
+    "unreadable": (
+        "class E(Exception):\n    def __str__(self):\n        raise OSError\ndef custom_kernel(data):\n    raise E\n",
+        "crash",
+        "E: (its message cannot be had: OSError)",
+        ExitCode.WRONG,
+    ),
+    "no_character": (
+        "def custom_kernel(data):\n    raise ValueError('\\ud800 \\x1b[31m')\n",
+        "crash",
+        r"ValueError: \ud800 \x1b[31m",
+        ExitCode.WRONG,
+    ),
     "nothing": ("def custom_kernel(data):\n    pass\n", "type", "returned NoneType", ExitCode.WRONG),
     "closes": (
         "import os\ndef custom_kernel(data):\n    os.closerange(3, 4096)\n",
@@ -58,6 +70,16 @@ def test_bad_submissions(tmp_path, name):
     assert result.exit_code == code
     assert result.report["check"] == "fail"
     assert result.report["test.0.status"] == "fail"
+
+
+def test_a_message_of_megabytes_is_cut_before_it_is_sent(tmp_path):
+    path = tmp_path / "submission.py"
+    path.write_text("def custom_kernel(data):\n    raise ValueError('z' * 50_000_000)\n")
+    (failed,) = run(path, cases=SMALL[:1], limit=8.0).failed
+    assert failed.kind == "crash"
+    assert failed.error.startswith("ValueError: zzz")
+    assert len(failed.error) < 5000
+    assert len(failed.trace) < 40_000
 
 
 def test_a_hanging_submission_meets_the_time_limit(tmp_path):

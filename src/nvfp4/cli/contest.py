@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from nvfp4 import config
 from nvfp4.bench import provenance
@@ -74,8 +76,8 @@ def evaluate_command(
 ) -> None:
     """Judge a submission as the contest would, and more strictly; the exit code is the contest's.
 
-    The report goes to the descriptor in POPCORN_FD, if that is set. Exit codes: 0 all right, 110 crash, 112 wrong,
-    113 bad case file, 114 time limit.
+    The report goes to the descriptor in POPCORN_FD, if that is set. Exit codes: 0 all right, 110 crash, 111 POPCORN_FD
+    cannot be written, 112 wrong, 113 bad case file, 114 time limit.
     """
     chosen = _task(task, submission)
     if mode not in MODES:
@@ -97,7 +99,7 @@ def evaluate_command(
     if record is not None and (device != "cuda" or mode not in ("benchmark", "leaderboard")):
         remedy = "Use --mode benchmark or leaderboard on a GPU."
         raise InputError("contest eval", "--record", "benchmarks on a GPU", f"{mode} on {device}", remedy)
-    broken = [finding for finding in rules.check_file(submission, chosen) if finding.error]
+    broken = _broken_rules(submission, chosen)
     options = Options(
         device=device,
         mode=mode,
@@ -121,8 +123,19 @@ def evaluate_command(
     else:
         _show(result, left_out)
         for finding in broken:
-            output.error_console.print(f"[yellow]the contest would reject it: {finding}[/]", highlight=False)
+            output.error_console.print(f"the contest would reject it: {finding}", style="yellow", markup=False)
+    if report.broken is not None:
+        output.error_console.print(f"[bold red]error:[/] POPCORN_FD: {report.broken}", highlight=False)
+        raise typer.Exit(int(ExitCode.NO_CHANNEL))
     raise typer.Exit(int(result.exit_code))
+
+
+def _broken_rules(submission: Path, task: Task) -> list[rules.Finding]:
+    """Rules that the file breaks; none where there is no file, which the evaluator says better."""
+    try:
+        return [finding for finding in rules.check_file(submission, task) if finding.error]
+    except InputError as error:
+        return [rules.Finding(0, True, str(error))] if submission.is_file() else []
 
 
 def _task(name: str, submission: Path) -> Task:
@@ -154,7 +167,12 @@ def _show(result: Evaluation, left_out: int) -> None:
     for name in ("case", "verdict", *(("mean", "error", "speed of light", "runs") if timed else ()), "judged"):
         table.add_column(name, overflow="fold", justify="left" if name in ("case", "verdict") else "right")
     for outcome in result.outcomes:
-        cells = [result.task.line(outcome.case), outcome.error or "; ".join(("right", *outcome.notes))]
+        right = "profiled, not judged" if result.mode == "profile" else "right"
+        # Text: what a submission says is shown as it is, never taken for markup.
+        cells: list[str | Text] = [
+            result.task.line(outcome.case),
+            Text(outcome.error or "; ".join((right, *outcome.notes))),
+        ]
         if timed and outcome.stats is not None:
             mean = outcome.stats.mean * 1e-9
             part = f"{outcome.light / mean:.0%}" if outcome.light else ""
@@ -166,9 +184,12 @@ def _show(result: Evaluation, left_out: int) -> None:
     output.console.print(table)
     for outcome in result.failed[:3]:
         if outcome is result.failure:
-            output.console.print(f"[red]{outcome.error}[/]", highlight=False)
+            output.console.print(outcome.error, style="red", highlight=False, markup=False)
         if outcome.trace:
             output.console.print(outcome.trace, highlight=False, markup=False)
+    for outcome in result.outcomes:
+        if outcome.report:
+            output.console.print(base64.b64decode(outcome.report).decode(), highlight=False, markup=False)
     if result.score is not None and timed:
         output.console.print(f"score: {output.duration(result.score)} (geometric mean of the means)")
     if left_out:
@@ -194,7 +215,7 @@ def bundle_command(
     made = make_bundle(chosen, arch, strategy=strategy, cases=lines, command=command)
     found = rules.check(made.text, chosen)
     for finding in found:
-        output.error_console.print(str(finding), highlight=False)
+        output.error_console.print(str(finding), highlight=False, markup=False)
     if target is None:
         sys.stdout.write(made.text)
     else:

@@ -403,6 +403,8 @@ def evaluate(
         raise InputError("contest eval", "submission", "a file", str(path), "Pass the path of a submission.py.")
     if options.mode not in MODES:
         raise InputError("contest eval", "mode", "one of " + ", ".join(MODES), repr(options.mode), "Name one of them.")
+    if options.device not in ("cpu", "cuda"):
+        raise InputError("contest eval", "device", "cuda or cpu", repr(options.device), "Name one of them.")
     if options.device == "cuda" and not options.emulate and not torch.cuda.is_available():
         remedy = "Use --emulate for bundles of ours, or --device cpu for submissions that run on CPU tensors."
         raise InputError("contest eval", "device", "a GPU that torch can use", "none", remedy)

@@ -30,8 +30,13 @@ class Failure(NVFP4Error):
     """
 
     def __init__(self, kind: str, message: str, trace: str = "") -> None:
-        self.kind, self.trace = kind, trace
-        super().__init__(message)
+        self.kind, self.trace = kind, _printable(trace)
+        super().__init__(_printable(message))
+
+
+def _printable(text: str) -> str:
+    """`text` without what terminals act on and no encoding has; line breaks and tabs stay."""
+    return "".join(x if x.isprintable() or x in "\n\t" else ascii(x)[1:-1] for x in text)
 
 
 def _limit_text(text: str, most: int = 2000) -> str:

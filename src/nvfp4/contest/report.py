@@ -73,10 +73,15 @@ class Report:
 
     Args:
         descriptor: Where to write; None to keep them only.
+
+    Attributes:
+        lines: (key, value) of every line.
+        broken: Why the descriptor cannot be written; None while it can. Lines are kept all the same.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
         self.lines: list[tuple[str, str]] = []
+        self.broken: str | None = None
         self._descriptor = descriptor
 
     def log(self, key: str, value: object) -> None:
@@ -84,9 +89,12 @@ class Report:
         text = " ".join(str(value).splitlines())
         self.lines.append((key, text))
         if self._descriptor is not None:
-            data = f"{key}: {text}\n".encode()
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            data = f"{key}: {text}\n".encode(errors="backslashreplace")
+            try:
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            except OSError as error:
+                self.broken, self._descriptor = error.strerror, None
 
     def __getitem__(self, key: str) -> str:
         return dict(self.lines)[key]

@@ -189,24 +189,27 @@ class _Launch:
         if cluster[0] * cluster[1] * cluster[2] > 8:
             _check(_driver().cuFuncSetAttribute(self.function, 14, 1), f"clusters of {self.kernel}")
 
-    def bind(self, addresses: Sequence[int]) -> Callable[[], int]:
-        """What launches with these addresses, and returns the driver's status."""
+    def bind(self, addresses: Sequence[int]) -> tuple[Any, ...]:
+        """The driver's arguments for a launch with these addresses."""
         values = [_value(argument, addresses) for argument in self.arguments]
         starts, end = [], 0
         for value in values:
             starts.append(end)
             end += -(-len(value) // 64) * 64
-        memory = ctypes.create_string_buffer(end + 64)
-        base = ctypes.addressof(memory) + -ctypes.addressof(memory) % 64
-        for start, value in zip(starts, values):  # noqa: B905
-            ctypes.memmove(base + start, value, len(value))
-        parameters = (ctypes.c_void_p * max(len(values), 1))(*(base + start for start in starts))
-        # References are what ctypes converts fastest: 0.1 us a call less than numbers. They keep what they refer to.
+        memory = ctypes.create_string_buffer(64 + end + 8 * len(values))
+        start = -ctypes.addressof(memory) % 64
+        base = ctypes.addressof(memory) + start
+        pointers = (ctypes.c_uint64 * len(values))(*(base + at for at in starts))
+        for at, value in zip((*starts, end), (*values, bytes(pointers))):  # noqa: B905
+            ctypes.memmove(base + at, value, len(value))
+        # References are what ctypes converts fastest, and they keep what they refer to.
         function = ctypes.byref(ctypes.c_char.from_address(self.function))
-        arguments = ctypes.byref(self.config), function, ctypes.byref(parameters), None
-        call = functools.partial(_driver().cuLaunchKernelEx, *arguments)
-        call.kept = memory  # type: ignore[attr-defined]
-        return call
+        return ctypes.byref(self.config), function, ctypes.byref(memory, start + end), None
+
+
+def _several(*launches: tuple[Any, ...]) -> int:
+    """Launch one after another; the first status that is not 0."""
+    return next(filter(None, (_driver().cuLaunchKernelEx(*launch) for launch in launches)), 0)
 
 
 def _tensors(data: Any) -> list[torch.Tensor]:
@@ -236,16 +239,17 @@ def _collect(data: Any) -> tuple[tuple[int, ...], list[torch.Tensor]]:
 
 
 _MOST_READY = 4096
-_Ready = tuple[tuple[int, ...], Any, tuple[Callable[[], int], ...]]
-# What was laid out: addresses, sizes, calls. The last one by its first address, because hashing forty addresses takes
-# longer than comparing them; and all of them.
+_Ready = tuple[tuple[int, ...], Any, Callable[..., int], tuple[Any, ...]]
+# What was laid out: addresses, sizes, what launches, and its arguments. The last one by its first address, because
+# hashing forty addresses takes longer than comparing them; and all of them.
+_NOTHING: _Ready = ((), (), int, ())
 _last: dict[int, _Ready] = {}
 _ready: dict[tuple[int, ...], _Ready] = {}
 _launches: dict[Any, tuple[list[_Launch], list[torch.Tensor]]] = {}
 
 
-def _prepare(data: Any, addresses: tuple[int, ...]) -> tuple[Callable[[], int], ...]:
-    """The calls for these addresses and sizes; scratch memory is the same for all calls of a size."""
+def _prepare(data: Any, addresses: tuple[int, ...]) -> _Ready:
+    """Lay out the launches for these addresses and sizes; scratch memory is the same for all calls of a size."""
     sizes = _sizes(data)
     if sizes not in _launches:
         _, needed, *steps = _program(data)
@@ -259,16 +263,18 @@ def _prepare(data: Any, addresses: tuple[int, ...]) -> tuple[Callable[[], int], 
         _ready.clear()
         _map.cache_clear()
     everything = (*addresses, *(x.data_ptr() for x in scratch))
-    calls = tuple(launch.bind(everything) for launch in launches)
-    found = addresses, (data[3][:] if GROUPED else (data[0].shape, data[1].shape)), calls
+    bound = tuple(launch.bind(everything) for launch in launches)
+    call = (_driver().cuLaunchKernelEx, bound[0]) if len(bound) == 1 else (_several, bound)
+    found = addresses, (data[3][:] if GROUPED else (data[0].shape, data[1].shape)), *call
     _last[addresses[0]] = _ready[addresses] = found
-    return calls
+    return found
 
 
-def _emulate(data: Any) -> None:
+def _emulate(data: Any) -> int:
     assert EXECUTOR is not None
     _, sizes, *steps = _program(data)
     EXECUTOR(steps, [*_tensors(data), *(torch.zeros(size, dtype=torch.uint8) for size in sizes)])
+    return 0
 
 
 def custom_kernel(data: Any) -> Any:
@@ -280,18 +286,12 @@ def custom_kernel(data: Any) -> Any:
     else:
         sizes = (data[0].shape, data[1].shape)
         addresses, result = tuple(map(_address, _FIELDS(data))), data[RESULT]
-    known = _last.get(addresses[0])
-    if known is None or known[0] != addresses:
-        known = _ready.get(addresses)
-    if known is not None and known[1] == sizes:
-        calls = known[2]
-    elif EXECUTOR is not None:
-        _emulate(data)
-        calls = ()
-    else:
-        calls = _prepare(data, addresses)
-    for call in calls:
-        status = call()
-        if status:
-            _check(status, "launch")
+    known = _last.get(addresses[0], _NOTHING)
+    if known[0] != addresses:
+        known = _ready.get(addresses, _NOTHING)
+    if known[1] != sizes:
+        known = _prepare(data, addresses) if EXECUTOR is None else (addresses, sizes, _emulate, (data,))
+    status = known[2](*known[3])
+    if status:
+        _check(status, "launch")
     return result

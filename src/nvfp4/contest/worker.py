@@ -267,18 +267,33 @@ class Session:
 _COMMANDS = ("load", "test", "prepare", "sample", "fetch", "profile")
 
 
+_MOST_TEXT = 4000
+"""Characters of an exception that the evaluator is sent, and of each line of its traceback."""
+
+
+def _said(error: object) -> str:
+    """What an exception says, whatever its class makes of that."""
+    try:
+        return str(error)[:_MOST_TEXT]
+    except BaseException as other:
+        return f"(its message cannot be had: {type(other).__name__})"
+
+
 def _failure(error: BaseException) -> Message:
     """What the evaluator is told about an exception, by what it says of the submission."""
     if isinstance(error, Rejected):
-        return {"error": str(error), "kind": error.kind}
+        return {"error": _said(error), "kind": error.kind}
     if isinstance(error, SystemExit):
-        return {"error": f"ended the process: SystemExit({error.code!r})", "kind": "crash"}
+        return {"error": f"ended the process: SystemExit({_said(error.code)})", "kind": "crash"}
     if isinstance(error, torch.OutOfMemoryError):
-        return {"error": str(error), "kind": "memory"}
-    trace = traceback.format_exception(type(error), error, error.__traceback__)
+        return {"error": _said(error), "kind": "memory"}
     kind = "missing" if isinstance(error, ImportError) else "crash"
-    text = f"{type(error).__name__}: {error}"
-    return {"error": text, "kind": kind, "trace": "".join(trace[-8:])}
+    try:
+        lines = traceback.format_exception(type(error), error, error.__traceback__)[-8:]
+    except BaseException:
+        lines = []
+    trace = "".join(line[:_MOST_TEXT] for line in lines)
+    return {"error": f"{type(error).__name__}: {_said(error)}", "kind": kind, "trace": trace}
 
 
 def serve(incoming: int, outgoing: int) -> None:
