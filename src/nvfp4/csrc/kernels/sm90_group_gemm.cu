@@ -111,7 +111,7 @@ __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table,
         asm volatile("" : "+r"(depth), "+r"(last));
         return StreamK(table.first_tile[last], chunks_of(depth));
     };
-    run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(
+    run_roles<S, EARLY_WEIGHTS>(
         stages, work, workspace, [&](int tile) { return operands(find(table, tile, groups)); }, share,
         [&](auto count, int tile, int from, int begin, int end, auto& sum, int warpgroup) {
             store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
@@ -164,10 +164,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         table.fill(groups, rows, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
     }
     __syncthreads();
-    const auto activations_of = [&](int g) {
-        return Activations{a_data.value[g], a_scales.value[g], operand.value[g], static_cast<u32>(m.value[g]),
-                           static_cast<u32>(k.value[g] / UNIT)};
-    };
     const auto operands = [&](const TileIndex& index) {
         const int g = index.group;
         Operands<BLOCKS> o;
@@ -182,9 +178,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.activations = &a_maps.value[g];
         o.token = index.token;
         o.activation_batch = 0;
-        o.source = activations_of(g);
-        o.source_row = index.token;
-        o.source_rows = m.value[g] - index.token;
         o.units = k.value[g] / UNIT;
         return o;
     };
@@ -202,7 +195,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto locate = [&](u32& index) {
         int g = 0;
         for (u32 size; index >= (size = halves_of(g)); ++g) index -= size;
-        return activations_of(g);
+        return Activations{a_data.value[g], a_scales.value[g], operand.value[g], static_cast<u32>(m.value[g]),
+                           static_cast<u32>(k.value[g] / UNIT)};
     };
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters + WORKSPACE_GROUPS * grid_blocks(), locate);
     run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, store);
@@ -232,7 +226,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         table.fill(groups, rows, [&](int) { return (n + ROWS - 1) / ROWS; });
     }
     __syncthreads();
-    const Activations all{a_data, a_scales, operand, static_cast<u32>(tokens), static_cast<u32>(units)};
     const auto operands = [&](const TileIndex& index) {
         Operands<BLOCKS> o;
 #pragma unroll
@@ -246,9 +239,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.activations = &a_map;
         o.token = index.token;
         o.activation_batch = 0;
-        o.source = all;
-        o.source_row = index.token;
-        o.source_rows = tokens - index.token;
         o.units = units;
         return o;
     };
@@ -261,6 +251,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
                                            tensor_scale(a_tensor_scale, 0, 0), scale_b);
     };
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(tokens), static_cast<u32>(units)};
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
                                               [&](u32&) { return all; });
     run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);

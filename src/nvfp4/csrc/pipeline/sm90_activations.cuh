@@ -1,10 +1,9 @@
-// Activations to the operand that WGMMA reads: NVFP4 to fp16 times 2^-14, 16-bit values as they are, each 64 elements of a row in the
-// order in which weights are cheapest to decode (decode/wgmma_operand.cuh).
+// Activations to the operand that WGMMA reads, by all blocks of a GEMM's grid together before they multiply: NVFP4 to fp16 times 2^-14,
+// 16-bit values as they are, each 64 elements of a row in the order in which weights are cheapest to decode
+// (decode/wgmma_operand.cuh).
 //
-// Every tile of weights reads all activations of its tokens. So they are made once, into device memory that stays in L2, by all
-// blocks of a GEMM's grid together before they multiply, and cost the multipliers nothing (a warp that works beside them takes more
-// from them than the copies do; docs/optimisation-log.md). Only what a block multiplies first it makes for itself, straight into
-// shared memory: by the time that it needs more, the other blocks' shares are there.
+// Every tile of weights reads all activations of its tokens: made once, into device memory that stays in L2, they cost the
+// multipliers nothing (a warp that works beside them takes more from them than the copies do; docs/optimisation-log.md).
 //
 // A counter says when all blocks are done; all of them must be resident together, as for stream-K. It returns to zero by itself.
 #pragma once
@@ -42,79 +41,12 @@ struct Activations {
     }
 };
 
-// A half on its way from activations to the operand.
-template <bool NVFP4, int LAYOUT>
-struct Half {
-    static constexpr u32 EIGHT = 4, BATCH = 4;  // bytes of eight elements; halves under way in a thread
-    u32 words[4], scales;
-
-    __device__ __forceinline__ void load(const Activations& x, u32 index) {
-        scales = ld_global_nc_b32(x.template scale<LAYOUT>(index));
-#pragma unroll
-        for (u32 block = 0; block < 4; ++block) words[block] = ld_global_nc_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
-    }
-    __device__ __forceinline__ void clear() { words[0] = words[1] = words[2] = words[3] = scales = 0; }
-
-    template <int N>
-    __device__ __forceinline__ u32x4 piece() const {
-        return decode_piece<N>(words, scales);
-    }
-};
-
-template <int LAYOUT>
-struct Half<false, LAYOUT> {
-    static constexpr u32 EIGHT = 16, BATCH = 2;
-    u32x4 values[4];
-
-    __device__ __forceinline__ void load(const Activations& x, u32 index) {
-#pragma unroll
-        for (u32 block = 0; block < 4; ++block) values[block] = ld_global_nc_v4_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
-    }
-    __device__ __forceinline__ void clear() { values[0] = values[1] = values[2] = values[3] = {0, 0, 0, 0}; }
-
-    template <int N>
-    __device__ __forceinline__ u32x4 piece() const {
-        return permute_piece<N>(values);
-    }
-};
-
-// The tiles of a chunk, [tokens, 128 bytes] each and TILE_BYTES apart, in the 128-byte swizzle: `tokens` rows of `x` from `row` on (of all
-// its matrices; only `rows` are there, the others are zeros), units from `unit` on (those beyond K are zeros). For all threads of the
-// block.
-template <bool NVFP4, int LAYOUT, u32 TOKENS, u32 TILE_BYTES>
-__device__ __forceinline__ void write_tiles(u32 tiles, const Activations& x, u32 row, int rows, u32 unit) {
-    using Source = Half<NVFP4, LAYOUT>;
-    constexpr u32 ALL = CHUNK * TOKENS * HALVES;
-#pragma unroll 1
-    for (u32 base = threadIdx.x; base < ALL; base += Source::BATCH * blockDim.x) {
-        Source batch[Source::BATCH];
-#pragma unroll
-        for (u32 i = 0; i < Source::BATCH; ++i) {
-            const u32 at = base + i * blockDim.x, half = at % HALVES, token = at / HALVES % TOKENS, u = at / HALVES / TOKENS;
-            if (at < ALL && static_cast<int>(token) < rows && unit + u < x.units) {
-                batch[i].load(x, ((row + token) * x.units + unit + u) * HALVES + half);
-            } else {
-                batch[i].clear();
-            }
-        }
-#pragma unroll
-        for (u32 i = 0; i < Source::BATCH; ++i) {
-            const u32 at = base + i * blockDim.x, half = at % HALVES, token = at / HALVES % TOKENS, u = at / HALVES / TOKENS;
-            if (at >= ALL) continue;
-            const u32 to = tiles + u * TILE_BYTES + token * 128, swizzle = (token % 8 ^ half * 4) * 16;
-            st_shared_v4_b32(to + swizzle, batch[i].template piece<0>());
-            st_shared_v4_b32(to + (swizzle ^ 16), batch[i].template piece<1>());
-            st_shared_v4_b32(to + (swizzle ^ 32), batch[i].template piece<2>());
-            st_shared_v4_b32(to + (swizzle ^ 48), batch[i].template piece<3>());
-        }
-    }
-}
-
-// A block's share of `halves`, dealt out thread by thread. `locate(index)` makes `index` one of a matrix, and returns that.
+// A block's share of `halves`, dealt out thread by thread. `locate(index)` makes `index` one of a matrix, and returns that. For all
+// threads of the block.
 template <bool NVFP4, int LAYOUT, class Locate>
 struct ActivationShare {
-    using Source = Half<NVFP4, LAYOUT>;
-    static constexpr u32 BATCH = Source::BATCH, EIGHT = Source::EIGHT;
+    static constexpr u32 BATCH = NVFP4 ? 4 : 2;  // halves under way in a thread
+    static constexpr u32 EIGHT = NVFP4 ? 4 : 16;  // bytes of eight elements
     u32 halves;
     u32* counter;
     Locate locate;
@@ -133,36 +65,69 @@ struct ActivationShare {
         }
     }
 
-    // For all threads of the block; a barrier of theirs must follow before `release`.
     __device__ __forceinline__ void write() const {
 #pragma unroll 1
         for (u32 base = first(); base < halves; base += BATCH * step()) {
-            Source batch[BATCH];
-            u8* to[BATCH];
-#pragma unroll
-            for (u32 i = 0; i < BATCH; ++i) {
-                u32 index = base + i * step();
-                to[i] = nullptr;
-                if (index >= halves) continue;
-                const Activations x = locate(index);
-                to[i] = x.out + static_cast<u64>(index) * 64;
-                batch[i].load(x, index);
+            if constexpr (NVFP4) {
+                write_decoded(base);
+            } else {
+                write_permuted(base);
             }
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) red_release_gpu_global_add_u32(counter, 1);
+    }
+
+    __device__ __forceinline__ void write_decoded(u32 base) const {
+        u32 words[BATCH][4], scale[BATCH];
+        u8* to[BATCH];
 #pragma unroll
-            for (u32 i = 0; i < BATCH; ++i) {
-                if (to[i] == nullptr) continue;
-                st_global_v4_b32(to[i], batch[i].template piece<0>());
-                st_global_v4_b32(to[i] + 16, batch[i].template piece<1>());
-                st_global_v4_b32(to[i] + 32, batch[i].template piece<2>());
-                st_global_v4_b32(to[i] + 48, batch[i].template piece<3>());
-            }
+        for (u32 i = 0; i < BATCH; ++i) {
+            u32 index = base + i * step();
+            to[i] = nullptr;
+            if (index >= halves) continue;
+            const Activations x = locate(index);
+            to[i] = x.out + static_cast<u64>(index) * 64;
+            scale[i] = ld_global_nc_b32(x.template scale<LAYOUT>(index));
+#pragma unroll
+            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_nc_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
+        }
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            if (to[i] == nullptr) continue;
+            st_global_v4_b32(to[i], decode_piece<0>(words[i], scale[i]));
+            st_global_v4_b32(to[i] + 16, decode_piece<1>(words[i], scale[i]));
+            st_global_v4_b32(to[i] + 32, decode_piece<2>(words[i], scale[i]));
+            st_global_v4_b32(to[i] + 48, decode_piece<3>(words[i], scale[i]));
         }
     }
 
-    // Says that this block's share is written. For one thread.
-    __device__ __forceinline__ void release() const { red_release_gpu_global_add_u32(counter, 1); }
+    __device__ __forceinline__ void write_permuted(u32 base) const {
+        u32x4 values[BATCH][4];
+        u8* to[BATCH];
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            u32 index = base + i * step();
+            to[i] = nullptr;
+            if (index >= halves) continue;
+            const Activations x = locate(index);
+            to[i] = x.out + static_cast<u64>(index) * 64;
+#pragma unroll
+            for (u32 block = 0; block < 4; ++block) {
+                values[i][block] = ld_global_nc_v4_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
+            }
+        }
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            if (to[i] == nullptr) continue;
+            st_global_v4_b32(to[i], permute_piece<0>(values[i]));
+            st_global_v4_b32(to[i] + 16, permute_piece<1>(values[i]));
+            st_global_v4_b32(to[i] + 32, permute_piece<2>(values[i]));
+            st_global_v4_b32(to[i] + 48, permute_piece<3>(values[i]));
+        }
+    }
 
-    // Returns when the shares of all blocks may be read by the copy engine. For that thread of each block, once.
+    // Returns when the shares of all blocks may be read by the copy engine. For one thread of each block.
     __device__ __forceinline__ void await() const {
         const u32 blocks = grid_blocks();
         while (ld_acquire_gpu_global_b32(counter) < blocks) {

@@ -3,8 +3,7 @@
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
 //   warpgroup 2       its first warp loads
 //
-// Before they part, all of them write the tiles that the block multiplies first, and its share of the operand that activations are made to
-// (pipeline/sm90_activations.cuh).
+// Before they part, all of them write their share of the operand that activations are made to (pipeline/sm90_activations.cuh).
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
@@ -52,14 +51,12 @@ struct Shape {
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
 
-    static constexpr u32 OWN_CHUNKS = TILES / CHUNK;  // the first, whose tiles of activations a block makes for itself
-
     static constexpr int MULTIPLIERS = 2;
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
     // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups.
-    static constexpr int LOAD_REGISTERS = 56;
-    static constexpr int MULTIPLY_REGISTERS = 224;
+    static constexpr int LOAD_REGISTERS = 40;
+    static constexpr int MULTIPLY_REGISTERS = 232;
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
@@ -115,10 +112,8 @@ struct Operands {
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    const TensorMap* activations;           // the operand made of them: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
+    const TensorMap* activations;           // 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
     int token, activation_batch;            // first token of the tile
-    Activations source;                     // what it is made of
-    int source_row, source_rows;            // that of the token, counted over all batches; how many there are from it on
     int units;                              // K / 64
 };
 
@@ -215,36 +210,31 @@ struct Loader {
         ++weights.count;
     }
 
-    // The first `most` chunks of weights, for which there is room at once. `operands(tile)` describes a tile.
+    // The first weights, for which there is room at once. `operands(tile)` describes a tile.
     template <class Describe>
-    __device__ __forceinline__ void begin(Describe operands, u32 most) {
+    __device__ __forceinline__ void begin(Describe operands) {
 #pragma unroll 1
-        while (weights.count < most && position < work.last) load_weights(operands);
+        while (weights.count < S::CHUNKS && position < work.last) load_weights(operands);
     }
 
-    // Everything else. The block's first chunks have their tiles already (`write_own_tiles`); `others()` returns when the operand is
-    // there for the rest.
-    template <class Describe, class Others>
-    __device__ __forceinline__ void run(Describe operands, Others others) {
+    // Everything else.
+    template <class Describe>
+    __device__ __forceinline__ void run(Describe operands) {
         Position<S> place;
         Segment segment;
         while (work.next(segment)) {
             const Operands<S::BLOCKS> o = operands(segment.tile);
             for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
-                if (place.count == S::OWN_CHUNKS) others();
 #pragma unroll 1
                 for (u32 u = 0; u < CHUNK; ++u) {
-                    const u32 tile = place.first_tile() + u, full = stages.tile_full(tile);
+                    const u32 tile = place.first_tile() + u;
                     wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                    if (threadIdx.x % 32 != 0) continue;
-                    if (place.count < S::OWN_CHUNKS) {
-                        mbarrier_arrive_shared_b64(full);
-                        continue;
+                    if (threadIdx.x % 32 == 0) {
+                        mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
+                        cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
+                                                                       (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
+                                                                       o.activation_batch, stages.tile_full(tile));
                     }
-                    mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
-                    cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
-                                                                   (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
-                                                                   o.activation_batch, full);
                 }
                 // The chunk before this one is about to be left by its last reader.
                 if (place.count > 0 && position < work.last) {
@@ -253,24 +243,8 @@ struct Loader {
                 }
             }
         }
-        if (place.count <= S::OWN_CHUNKS) others();
     }
 };
-
-// The tiles of a block's first chunks, as many as there is room for. For all threads of the block; a barrier of theirs must follow.
-template <class S, int A_LAYOUT, class Describe>
-__device__ __forceinline__ void write_own_tiles(const Stages<S>& stages, const StreamK& work, Describe operands) {
-#pragma unroll 1
-    for (u32 c = 0; c < S::OWN_CHUNKS; ++c) {
-        const int position = work.position + static_cast<int>(c);
-        if (position >= work.last) break;
-        const int tile = position / work.chunks, chunk = position - tile * work.chunks;
-        const Operands<S::BLOCKS> o = operands(tile);
-        write_tiles<S::NVFP4, A_LAYOUT, S::TOKENS, S::TILE_BYTES>(stages.tile(c * CHUNK), o.source, o.source_row, o.source_rows,
-                                                                  chunk * CHUNK);
-    }
-    fence_proxy_async_shared_cta();
-}
 
 // One multiplier warpgroup's way through the rings.
 template <class S>
@@ -439,32 +413,24 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work
 
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
 // the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store`, with the warpgroup behind.
-template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
+template <class S, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
     const u32 warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);  // the same for the warp, as the compiler should know
     Loader<S> loader(stages, work());
     const bool loads = warp == S::LOADER / 32;
-    // If no block has more than its first chunks, none needs what the others make.
-    const bool together = loader.work.most() > static_cast<int>(S::OWN_CHUNKS);
-    if (together) share.prefetch();
-    // More weights now would keep the activations waiting.
-    if (EARLY_WEIGHTS && loads) loader.begin(operands, 1);
+    if (EARLY_WEIGHTS && loads) loader.begin(operands);
+    share.prefetch();
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
-    if (!EARLY_WEIGHTS && loads) loader.begin(operands, 1);
-    write_own_tiles<S, A_LAYOUT>(stages, loader.work, operands);
-    if (together) share.write();
-    __syncthreads();
+    if (!EARLY_WEIGHTS && loads) loader.begin(operands);
+    share.write();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if (!loads) return;
-        if (together && threadIdx.x == S::LOADER) share.release();
-        loader.begin(operands, S::CHUNKS);
-        loader.run(operands, [&] {
-            if (together && threadIdx.x == S::LOADER) share.await();
-            __syncwarp();
-        });
+        if (threadIdx.x == S::LOADER) share.await();
+        __syncwarp();
+        loader.run(operands);
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>(warp / 4);

@@ -52,9 +52,6 @@ struct StreamK {
         last = start(blockIdx.x + 1);
     }
 
-    // Chunks of the block that has most.
-    __device__ __forceinline__ int most() const { return share + (extra > 0 ? 1 : 0); }
-
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
         segment.tile = position / chunks;
