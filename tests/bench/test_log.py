@@ -91,5 +91,8 @@ def test_the_command(tmp_path):
     assert "4 runs" in table.output
     assert "012345678" in table.output
     assert CliRunner().invoke(app, ["log", str(path), "--subject", "sm100"]).output.strip().startswith("0 runs")
+    assert [shape["plan"] for shape in run["shapes"]] == ["plan of nvfp4/sm90"] * len(run["shapes"])
+    shapes = CliRunner().invoke(app, ["log", str(path), "--op", "gemv", "--shapes"])
+    assert shapes.output.count("plan of nvfp4/sm90") == len(GEMV.benchmarks)
     missing = CliRunner().invoke(app, ["log", str(tmp_path / "none")])
     assert "a file or directory" in str(missing.exception)

@@ -28,12 +28,14 @@ class Timed:
         median_us: Microseconds per call.
         fraction: Of the speed of light.
         wrong: Whether its answer was found wrong.
+        detail: The plan; of a submission, which file.
     """
 
     problem: Problem
     median_us: float
     fraction: float
     wrong: bool
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def runs(records: Iterable[Record]) -> tuple[Run, ...]:
 def _run(key: _Key, part: dict[Problem, tuple[Record, Entry]]) -> Run:
     _, subject, device, protocol, formats, commit, _ = key
     shapes = [
-        Timed(problem, entry.median_us, record.light.fraction(entry.median_us * 1e-6), entry.wrong)
+        Timed(problem, entry.median_us, record.light.fraction(entry.median_us * 1e-6), entry.wrong, entry.detail)
         for problem, (record, entry) in part.items()
     ]
     time = min(record.time for record, _ in part.values())

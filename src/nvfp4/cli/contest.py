@@ -210,7 +210,9 @@ def bundle_command(
 ) -> None:
     """Write a self-contained submission.py."""
     chosen = task_of(task)
-    command = shlex.join(["nvfp4", "contest", "bundle", chosen.name, "--arch", arch, "--strategy", strategy])
+    chosen_cases = ["--cases", str(cases)] if cases is not None else []
+    words = ["nvfp4", "contest", "bundle", chosen.name, "--arch", arch, "--strategy", strategy, *chosen_cases]
+    command = shlex.join(words)
     lines = case_files.load(chosen, cases) if cases is not None else None
     made = make_bundle(chosen, arch, strategy=strategy, cases=lines, command=command)
     found = rules.check(made.text, chosen)

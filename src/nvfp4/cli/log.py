@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from nvfp4.bench.log import Run, runs
 from nvfp4.bench.records import load
+from nvfp4.bench.tables import shape_text
 from nvfp4.cli import output
 from nvfp4.errors import InputError
 
@@ -21,7 +23,7 @@ def log(
     op: Annotated[list[str] | None, typer.Option(help="Operation(s); all by default.")] = None,
     subject: Annotated[str, typer.Option(help="Only subjects whose name contains this, such as sm90.")] = "",
     best: Annotated[bool, typer.Option("--best", help="Only runs that were the fastest so far.")] = False,
-    shapes: Annotated[bool, typer.Option("--shapes", help="Show the time of each shape.")] = False,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Show the time of each shape, and its plan.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The optimisation log: commit, device, times, fraction of the speed of light, change since the best."""
@@ -53,11 +55,19 @@ def _cells(run: Run, shapes: bool) -> list[str]:
         run.device,
         run.subject,
         f"{run.op}\n[dim]{run.formats}, {run.protocol}[/]" if shapes else f"{run.op} ({run.protocol})",
-        run.times if shapes else count,
+        _each(run) if shapes else count,
         output.duration(run.geomean_us * 1e-6),
         f"{run.fraction:.0%}",
         change + (" best" if run.best and run.change is not None else ""),
     ]
+
+
+def _each(run: Run) -> str:
+    """Each shape's time, and below it the plan, or the submission's file."""
+    lines = (
+        f"{shape_text(shape.problem)}: {shape.median_us:.2f}\n[dim]{escape(shape.detail)}[/]" for shape in run.shapes
+    )
+    return "\n".join(lines)
 
 
 def _json(run: Run) -> dict[str, object]:
@@ -69,7 +79,10 @@ def _json(run: Run) -> dict[str, object]:
         "op": run.op,
         "protocol": run.protocol,
         "formats": run.formats,
-        "shapes": [{"problem": str(s.problem), "median_us": s.median_us, "fraction": s.fraction} for s in run.shapes],
+        "shapes": [
+            {"problem": str(s.problem), "median_us": s.median_us, "fraction": s.fraction, "plan": s.detail}
+            for s in run.shapes
+        ],
         "contest": run.complete,
         "geomean_us": run.geomean_us,
         "fraction": run.fraction,

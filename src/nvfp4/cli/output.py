@@ -15,7 +15,7 @@ from nvfp4.errors import InputError
 from nvfp4.problem import Format, Op, Problem
 
 # A pipe has no width: tables there are as wide as they need rather than folded at 80 columns.
-console = Console() if sys.stdout.isatty() else Console(width=140)
+console = Console() if sys.stdout.isatty() else Console(width=200)
 error_console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=140)
 
 

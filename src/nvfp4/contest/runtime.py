@@ -112,7 +112,7 @@ def compile_kernel(name: str, target: str = "cubin") -> bytes:
     options = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     failed = nvrtc.nvrtcCompileProgram(program, len(flags), options)
     if failed:
-        raise RuntimeError(f"{name} does not compile:\n" + _output(nvrtc, program, "ProgramLog").decode())
+        raise RuntimeError(f"{name} does not compile:\n" + _output(nvrtc, program, "ProgramLog").rstrip(b"\0").decode())
     code = _output(nvrtc, program, "PTX" if target == "ptx" else "CUBIN")
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return code
