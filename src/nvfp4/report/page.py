@@ -96,7 +96,7 @@ def _operation(records: Sequence[Record]) -> str:
     order = {"nvfp4": 0, "peer": 1, "other": 2, "floor": 3}
     names = sorted(roles, key=lambda name: order[roles[name]])
     rows = []
-    for record in records:
+    for record in sorted(records, key=lambda record: not _is_contest(record)):
         ours, peer = record.best("nvfp4"), record.best("peer")
         fastest = min((x for x in (ours, peer) if x), key=lambda entry: entry.median_us, default=None)
         ratio = f"{paired_ratio(peer.samples, ours.samples):.2f}" if ours and peer else ""
@@ -107,7 +107,7 @@ def _operation(records: Sequence[Record]) -> str:
         kind = "" if weights.kind == other.kind else f"<br><small>{other.kind} activations</small>"
         rows.append(
             [
-                _cell(escape(tables.shape_text(record.problem)) + kind),
+                _cell(escape(tables.shape_text(record.problem)) + kind, "shape"),
                 _cell(light, "n"),
                 *(_timed(record.entry(name), record, fastest) for name in names),
                 _cell(ratio, "n"),
@@ -243,7 +243,7 @@ button{font:inherit;font-size:13px;color:var(--ink);background:none;border:1px s
 table{border-collapse:collapse;width:100%%;font-variant-numeric:tabular-nums;font-size:13.5px}
 th,td{padding:7px 11px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 tr:last-child td{border-bottom:0}th{color:var(--dim);font-weight:600;white-space:nowrap}
-td.n,th.n{text-align:right;white-space:nowrap}td.best{color:var(--ours);font-weight:650}
+td.n,th.n{text-align:right}td.n,th.n,td.shape{white-space:nowrap}td.best{color:var(--ours);font-weight:650}
 td.wrong{color:var(--bad)}td.good{color:var(--good)}
 .part,.bar{display:inline-block;height:8px;border-radius:4px;background:var(--line);overflow:hidden;vertical-align:middle}
 .part{width:64px;margin-right:8px}.bar{width:220px}
