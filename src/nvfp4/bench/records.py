@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nvfp4.bench.roofline import Light, Limits
+from nvfp4.bench import provenance
+from nvfp4.bench.roofline import Light, Limits, limits_of, official_light
 from nvfp4.bench.roofline import light as speed_of_light
 from nvfp4.bench.timing import Protocol, Samples
 from nvfp4.errors import NVFP4Error
@@ -53,6 +54,12 @@ class Entry:
     samples_us: tuple[float, ...]
     host_us: float = 0.0
     verdict: str = NOT_CHECKED
+
+    @classmethod
+    def of(cls, name: str, role: str, detail: str, taken: Samples, verdict: str = NOT_CHECKED) -> Entry:
+        """The entry of samples that were just taken, rounded to what a clock can tell."""
+        samples = tuple(round(seconds * 1e6, 4) for seconds in taken.seconds)
+        return cls(name, role, detail, samples, round(taken.host_median * 1e6, 3), verdict)
 
     @property
     def samples(self) -> Samples:
@@ -143,6 +150,54 @@ class Record:
         """The fastest subject of a role that is not known to be wrong, by median."""
         candidates = [entry for entry in self.entries if entry.role == role and not entry.wrong]
         return min(candidates, key=lambda entry: entry.median_us, default=None)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a record says of a run beside its subjects.
+
+    Attributes:
+        device, clocks, protocol, inputs, workload: As in `Record`.
+        limits: Where the speed of light is taken from; None for the datasheet of the device.
+        commit: None to ask git.
+    """
+
+    device: dict[str, Any]
+    clocks: tuple[dict[str, Any], ...]
+    protocol: Protocol
+    inputs: int
+    limits: Limits | None = None
+    commit: str | None = None
+    workload: Workload | None = None
+
+
+def made(
+    problem: Problem, entries: Iterable[Entry], conditions: Conditions, refusals: dict[str, str] | None = None
+) -> Record:
+    """The record of a run that has just ended.
+
+    Raises:
+        InputError: The limits of the device are not known.
+    """
+    workload = conditions.workload
+    limits = conditions.limits or limits_of(str(conditions.device["name"]))
+    official = None if workload is not None else official_light(problem)
+    return Record(
+        problem=problem,
+        device=dict(conditions.device),
+        clocks=conditions.clocks,
+        versions=provenance.versions(),
+        commit=conditions.commit or provenance.commit(),
+        time=provenance.now(),
+        protocol=conditions.protocol,
+        inputs=conditions.inputs,
+        limits=limits,
+        light=speed_of_light(problem, limits, None if workload is None else workload.active),
+        entries=tuple(entries),
+        official_us=None if official is None else round(official * 1e6, 6),
+        refusals=refusals or {},
+        workload=workload,
+    )
 
 
 def _derived(entry: Entry, light: Light) -> dict[str, Any]:

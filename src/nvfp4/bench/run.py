@@ -305,33 +305,13 @@ def measure(
         ready.calls, protocol, env.timer, None if tell is None else lambda done, most: tell("samples", done / most)
     )
     after = provenance.clocks(env.device) if env.device.type == "cuda" else {}
-    entries = tuple(
-        Entry(
-            name,
-            *ready.details[name],
-            samples_us=tuple(round(seconds * 1e6, 4) for seconds in samples.seconds),
-            host_us=round(samples.host_median * 1e6, 3),
-            verdict=ready.verdicts.get(name, records.NOT_CHECKED),
-        )
+    described = provenance.describe_device(env.device) if env.device.type == "cuda" else _described(env.capability)
+    conditions = records.Conditions(described, (before, after), protocol, ready.inputs, env.limits, commit, workload)
+    entries = (
+        Entry.of(name, *ready.details[name], samples, ready.verdicts.get(name, records.NOT_CHECKED))
         for name, samples in taken.items()
     )
-    official = None if workload is not None else roofline.official_light(problem)
-    return Record(
-        problem=problem,
-        device=provenance.describe_device(env.device) if env.device.type == "cuda" else _described(env.capability),
-        clocks=(before, after),
-        versions=provenance.versions(),
-        commit=commit or provenance.commit(),
-        time=provenance.now(),
-        protocol=protocol,
-        inputs=ready.inputs,
-        limits=env.limits,
-        light=roofline.light(problem, env.limits, None if workload is None else workload.active),
-        entries=entries,
-        official_us=None if official is None else round(official * 1e6, 6),
-        refusals=ready.refusals,
-        workload=workload,
-    )
+    return records.made(problem, entries, conditions, ready.refusals)
 
 
 def _described(what: Capability) -> dict[str, Any]:

@@ -17,9 +17,9 @@ import torch
 
 from nvfp4 import backends
 from nvfp4.backends.base import Operand, Operands, PreparingBackend
-from nvfp4.bench import inputs, provenance, records, roofline, timing
+from nvfp4.bench import inputs, provenance, records, timing
 from nvfp4.bench.peers import DTYPES
-from nvfp4.bench.records import Entry, Record
+from nvfp4.bench.records import Conditions, Entry, Record
 from nvfp4.bench.timing import Call, CudaTimer
 from nvfp4.check.run import choose_launches
 from nvfp4.check.verdict import Expected, expected, judge
@@ -461,46 +461,14 @@ def compare(
     taken = timing.compare(timed, protocol, CudaTimer())
     rows = [replace(row, samples=taken.get(row.strategy.name)) for row in rows]
     clocks = (before, provenance.clocks())
-    return Comparison(problem, product_of(what), tuple(rows), _record(problem, rows, protocol, count, clocks, commit))
-
-
-def _record(
-    problem: Problem,
-    rows: Sequence[Row],
-    protocol: timing.Protocol,
-    count: int,
-    clocks: tuple[dict[str, Any], ...],
-    commit: str | None,
-) -> Record:
-    device = provenance.describe_device("cuda")
-    limits = roofline.limits_of(str(device["name"]))
-    official = roofline.official_light(problem)
-    return Record(
-        problem=problem,
-        device=device,
-        clocks=clocks,
-        versions=provenance.versions(),
-        commit=commit or provenance.commit(),
-        time=provenance.now(),
-        protocol=protocol,
-        inputs=count,
-        limits=limits,
-        light=roofline.light(problem, limits),
-        entries=tuple(
-            Entry(
-                row.strategy.name,
-                "other",
-                row.strategy.rules or row.strategy.about,
-                tuple(round(seconds * 1e6, 4) for seconds in row.samples.seconds),
-                round(row.samples.host_median * 1e6, 3),
-                row.verdict,
-            )
-            for row in rows
-            if row.samples is not None
-        ),
-        official_us=None if official is None else round(official * 1e6, 6),
-        refusals={row.strategy.name: row.refusal for row in rows if row.refusal},
+    conditions = Conditions(provenance.describe_device(device), clocks, protocol, count, commit=commit)
+    entries = (
+        Entry.of(row.strategy.name, "other", row.strategy.rules or row.strategy.about, row.samples, row.verdict)
+        for row in rows
+        if row.samples is not None
     )
+    refusals = {row.strategy.name: row.refusal for row in rows if row.refusal}
+    return Comparison(problem, product_of(what), tuple(rows), records.made(problem, entries, conditions, refusals))
 
 
 def newest(found: Sequence[Record]) -> tuple[Record, ...]:

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvfp4.bench import provenance
-from nvfp4.bench.records import Entry, Record
-from nvfp4.bench.roofline import light, limits_of, official_light
-from nvfp4.bench.timing import Protocol
+from nvfp4.bench.records import Conditions, Entry, Record, made
+from nvfp4.bench.timing import Protocol, Samples
 from nvfp4.contest.evaluate import Evaluation
 from nvfp4.errors import InputError
 
@@ -41,29 +39,13 @@ def records(
     if not evaluation.ok or len(timed) != len(evaluation.outcomes):
         raise InputError("contest eval", "--record", "benchmarks that are right", "others", "Record what passes.")
     task = evaluation.task
-    limits = limits_of(str(device["name"]))
     name = "contest-ranked" if evaluation.mode == "leaderboard" else "contest"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    made = []
+    subject, detail = f"submission/{path.stem}", f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    found = []
     for outcome in timed:
-        problem = task.problem(outcome.case, scale_layout="tiled")
-        official = official_light(problem)
-        samples = tuple(round(ns * 1e-3, 4) for ns in outcome.samples)
-        entry = Entry(f"submission/{path.stem}", "nvfp4", f"SHA-256 {digest}", samples, verdict="every result judged")
-        made.append(
-            Record(
-                problem=problem,
-                device=dict(device),
-                clocks=clocks,
-                versions=provenance.versions(),
-                commit=commit or provenance.commit(),
-                time=provenance.now(),
-                protocol=Protocol(name, task.calls, max_samples=max(len(samples), 3)),
-                inputs=outcome.inputs,
-                limits=limits,
-                light=light(problem, limits),
-                entries=(entry,),
-                official_us=None if official is None else round(official * 1e6, 6),
-            )
-        )
-    return tuple(made)
+        taken = Samples(tuple(ns * 1e-9 for ns in outcome.samples))
+        entry = Entry.of(subject, "nvfp4", detail, taken, "every result judged")
+        protocol = Protocol(name, task.calls, max_samples=max(len(outcome.samples), 3))
+        conditions = Conditions(dict(device), clocks, protocol, outcome.inputs, commit=commit)
+        found.append(made(task.problem(outcome.case, scale_layout="tiled"), [entry], conditions))
+    return tuple(found)

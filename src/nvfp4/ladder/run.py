@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from nvfp4.backends.base import Operands
-from nvfp4.bench import inputs, provenance, roofline, timing
-from nvfp4.bench.records import Entry, Record
+from nvfp4.bench import inputs, provenance, timing
+from nvfp4.bench.records import NOT_CHECKED, Conditions, Entry, Record, made
 from nvfp4.bench.timing import Call, CudaTimer
 from nvfp4.check.verdict import Expected, expected, judge
 from nvfp4.executors import emulated
@@ -160,7 +159,8 @@ def time(
         taken |= timing.compare({name: made}, protocol, timer)
     clocks.append(provenance.clocks())
     steps = [replace(step, samples=taken.get(step.rung.name)) for step in steps]
-    return tuple(steps), _record(problem, steps, package, taken, protocol, tuple(clocks), commit)
+    conditions = Conditions(provenance.describe_device("cuda"), tuple(clocks), protocol, calls, commit=commit)
+    return tuple(steps), _record(problem, steps, taken, conditions)
 
 
 def _package(ladder: Ladder, problem: Problem, operands: list[Operands]) -> tuple[str, list[Call]]:
@@ -180,39 +180,16 @@ def _package(ladder: Ladder, problem: Problem, operands: list[Operands]) -> tupl
     return f"nvfp4/{ladder.package}", [one(x) for x in operands]
 
 
-def _record(
-    problem: Problem,
-    steps: list[Step],
-    package: str,
-    taken: dict[str, timing.Samples],
-    protocol: timing.Protocol,
-    clocks: tuple[dict[str, Any], ...],
-    commit: str | None,
-) -> Record:
-    device = provenance.describe_device("cuda")
-    limits = roofline.limits_of(str(device["name"]))
+def _record(problem: Problem, steps: list[Step], taken: dict[str, timing.Samples], conditions: Conditions) -> Record:
     verdicts = {step.rung.name: step.verdict for step in steps}
     about = {step.rung.name: step.rung.title for step in steps}
     few = min(len(samples.seconds) for samples in taken.values())  # of a record all have the same number
-    entries = tuple(
-        Entry(
+    entries = (
+        Entry.of(
             name, "other", about.get(name, "the package's own kernel"),
-            tuple(round(seconds * 1e6, 4) for seconds in samples.seconds[:few]),
-            round(samples.host_median * 1e6, 3), verdicts.get(name, "not checked"),
+            replace(samples, seconds=samples.seconds[:few]), verdicts.get(name, NOT_CHECKED),
         )
         for name, samples in taken.items()
     )  # fmt: skip
-    return Record(
-        problem=problem,
-        device=device,
-        clocks=clocks,
-        versions=provenance.versions(),
-        commit=commit or provenance.commit(),
-        time=provenance.now(),
-        protocol=protocol,
-        inputs=protocol.calls,
-        limits=limits,
-        light=roofline.light(problem, limits),
-        entries=entries,
-        refusals={step.rung.name: step.failure.splitlines()[0] for step in steps if step.failure},
-    )
+    refusals = {step.rung.name: step.failure.splitlines()[0] for step in steps if step.failure}
+    return made(problem, entries, conditions, refusals)
