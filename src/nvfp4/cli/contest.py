@@ -29,8 +29,8 @@ from nvfp4.errors import InputError
 
 app = typer.Typer(help="The GPU MODE NVFP4 contest: evaluate, bundle and lint submissions.", no_args_is_help=True)
 
-_EMULATED_WORK = 40_000_000
-"""Multiplications of a case that the emulator does within seconds."""
+_EMULATED_WORK = 2_000_000_000
+"""Multiplications of a case that the emulator does within half a minute."""
 
 TaskOption = Annotated[str, typer.Option("--task", help="nvfp4_gemv, nvfp4_gemm, nvfp4_dual_gemm, nvfp4_group_gemm.")]
 
