@@ -116,6 +116,13 @@ def _boundaries(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     return torch.where(upward, below, middle).to(device)
 
 
+def found(flags: torch.Tensor) -> bool:
+    """Whether any of `flags` is set. Waits for a GPU; False while a CUDA graph is captured, when no value is known."""
+    if flags.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    return bool(flags.any())
+
+
 def encode_e2m1(values: torch.Tensor) -> torch.Tensor:
     """Unpacked E2M1 codes of `values`: to nearest, ties to even, saturating at 6; the sign is kept, also of zero.
 
@@ -131,7 +138,7 @@ def encode_e2m1(values: torch.Tensor) -> torch.Tensor:
     if not values.is_floating_point():
         raise InputError("encode_e2m1", "values", "floating point", values.dtype, "Convert with .float().")
     wide = values if values.dtype in (torch.float32, torch.float64) else values.float()
-    if bool(torch.isnan(wide).any()):
+    if found(torch.isnan(wide)):
         raise InputError("encode_e2m1", "values", "no NaN", "a NaN", "E2M1 has no NaN: remove it before encoding.")
     codes = torch.bucketize(wide.abs(), _boundaries(wide.dtype, wide.device), out_int32=True).to(torch.uint8)
     return codes | (torch.signbit(wide).to(torch.uint8) << 3)
@@ -181,7 +188,7 @@ def encode_e4m3(values: torch.Tensor) -> torch.Tensor:
     """
     if not values.is_floating_point():
         raise InputError("encode_e4m3", "values", "floating point", values.dtype, "Convert with .float().")
-    if bool(torch.isnan(values).any()):
+    if found(torch.isnan(values)):
         raise InputError("encode_e4m3", "values", "no NaN", "a NaN", "A NaN scale poisons its whole block: remove it.")
     wide = to_odd_float32(values) if values.dtype == torch.float64 else values.float()
     return wide.clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)

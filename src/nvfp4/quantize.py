@@ -90,7 +90,7 @@ def _amax_scale(amax: torch.Tensor) -> torch.Tensor:
 
 def _plain_scale(amax: torch.Tensor) -> torch.Tensor:
     scale = (amax.double() / _TOP).float()
-    if bool(torch.isinf(scale).any()):
+    if formats.found(torch.isinf(scale)):
         got = f"a largest magnitude of {float(amax.max()):g}"
         raise InputError(_OP, "x", "values whose tensor scale fits float32", got, "Scale x down.")
     return torch.where(amax == 0, torch.ones_like(scale), scale.clamp(min=_FLOAT32_TINY))
@@ -151,6 +151,9 @@ def quantize(
 ) -> NVFP4Tensor:
     """Quantize a float tensor to NVFP4, to nearest even and saturating.
 
+    It waits for a GPU, to refuse what has no NVFP4 form. Not so while a CUDA graph is captured: a replay quantizes
+    whatever it finds, and NaN and infinity get some codes. Call it once before capturing, which makes its tables.
+
     Args:
         x: [rows, K] or [L, rows, K], float16, bfloat16, float32 or float64 (which every mode but the plain ones first
             rounds to float32); K a multiple of 16; any strides. NaN and infinity are refused.
@@ -200,7 +203,7 @@ def _check_input(x: torch.Tensor) -> None:
         raise InputError(
             _OP, "x", f"K a multiple of {formats.BLOCK}", f"K = {x.shape[-1]}", "Pad K with zeros, as F.pad does."
         )
-    if x.numel() and not bool(torch.isfinite(x.abs().amax())):
+    if x.numel() and formats.found(~torch.isfinite(x.abs().amax())):
         got = f"{int(torch.isnan(x).sum())} NaN and {int(torch.isinf(x).sum())} infinite values"
         raise InputError(_OP, "x", "finite values", got, "E2M1 has neither: clean the tensor first.")
 
@@ -218,7 +221,7 @@ def _given_scale(scale: torch.Tensor | float | None, x: torch.Tensor, mode: Mode
         raise InputError(_OP, "tensor_scale", expected, got, "Convert and move it.")
     if not (scale.dim() <= 1 and (scale.numel() == 1 or (x.dim() == 3 and scale.numel() == x.shape[0]))):
         raise InputError(_OP, "tensor_scale", "shape [] or [L]", list(scale.shape), "Pass one, or one for each matrix.")
-    if not bool(((scale > 0) & torch.isfinite(scale)).all()):
+    if formats.found(~((scale > 0) & torch.isfinite(scale))):
         raise InputError(_OP, "tensor_scale", "positive finite values", scale.tolist(), "Compute it as amax / 2688.")
     return scale if x.dim() == 3 and scale.dim() == 1 else scale.reshape(())
 

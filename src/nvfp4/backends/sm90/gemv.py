@@ -24,8 +24,8 @@ MAX_VECTORS = 16
 _CHUNK = 1024  # elements of a row that a warp of the stream kernel takes at a time
 _MAX_STREAM_K = 32 * _CHUNK
 _STREAM_WARPS = 16  # on a multiprocessor: 128 registers a thread
-_MAX_BATCHES = 8  # more are not unrolled, but become another wave of blocks
-_QUEUE_ELEMENTS = 640 * 1024  # for a multiprocessor: from here on, queues beat registers
+_MAX_BATCHES = 16  # more are not unrolled, but become another wave of blocks
+_QUEUE_ELEMENTS = 1024 * 1024  # for a multiprocessor: from here on, queues beat registers
 
 _SEGMENT = 512  # elements of K in a segment of the tensor-core kernel
 _RESERVED_SHARED = 1024  # of every block, by the driver
@@ -42,8 +42,10 @@ class StreamPlan:
         chunks: Chunks of 1024 elements of a row that a warp takes.
         rows: Rows of a batch; a power of two.
         batches: Batches of a warp.
-        preload: Batches that are loaded before the previous kernel has finished (1 or 2).
+        preload: Batches that are under way before the previous kernel has finished.
         blocks: Blocks that must fit on a multiprocessor together.
+        ahead: Batches that are decoded by then (with a `preload` of 2 or more); they wait in shared memory.
+        wanted: Blocks for each matrix, which share its rows equally; 0 for as few as take them.
     """
 
     arch: str
@@ -54,16 +56,22 @@ class StreamPlan:
     batches: int
     preload: int
     blocks: int
+    ahead: int = 0
+    wanted: int = 0
 
-    @property
-    def block_rows(self) -> int:
-        """Rows of A that a block takes."""
-        return self.rows * self.batches * self.warps_r
+    def grid(self, problem: Problem) -> int:
+        """Blocks for each matrix."""
+        return self.wanted or ceil_div(problem.m, self.rows * self.batches * self.warps_r)
 
     def describe(self) -> str:
         """One line for people."""
         warps = f"{self.warps_k}x{self.warps_r} warps of {self.batches}x{self.rows} rows x {self.chunks} chunks"
-        return f"dp4a from registers, {warps}, {self.preload} preloaded, {self.blocks} blocks an SM [{self.arch}]"
+        early = f"{self.preload} preloaded, {self.ahead} decoded" if self.ahead else f"{self.preload} preloaded"
+        return f"dp4a from registers, {warps}, {early}, {self.blocks} blocks an SM [{self.arch}]"
+
+    def shared_bytes(self, problem: Problem) -> int:
+        """Dynamic shared memory of a block: what is decoded, 16 bytes for each block of codes, and its scales."""
+        return self.warps_k * self.warps_r * self.ahead * self.rows * self.chunks * 32 * 34
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,8 @@ class MmaPlan:
         tile = 16 * problem.n * 4
         sums = ceil_div(self.rows, 16) * tile if self.split > 1 else 0
         queues = warps * self.depth * 16 * (self.steps * 72 + 64)
-        return segments * self.steps * 256 * problem.n + zeros + queues + self.turns * self.flush * warps * tile + sums
+        partial = 0 if self.split > 1 and self.warps_k == 1 else self.turns * self.flush * warps * tile
+        return segments * self.steps * 256 * problem.n + zeros + queues + partial + sums
 
 
 GemvPlan = StreamPlan | QueuePlan | MmaPlan
@@ -152,42 +161,42 @@ GemvPlan = StreamPlan | QueuePlan | MmaPlan
 # Measured on an H200 (docs/optimisation-log.md), for 132 multiprocessors. Plans without `arch`:
 # one NVFP4 vector, by (M, K, L) ...
 _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
-    (7168, 16384, 1): (QueuePlan, (8, 1, 2, 4, 3, 256, 2)),
+    (7168, 16384, 1): (StreamPlan, (16, 1, 1, 4, 14, 3, 1, 1, 132)),
     (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 33, 2)),
-    (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 2, 4)),
+    (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1, 132)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
 _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
-    (7168, 16384, 1): (4, 6, 1, 2, 55, 1, 1, 2),
-    (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4),
-    (4096, 14336, 1): (7, 2, 1, 2, 32, 1, 1, 4),
-    (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4),
-    (4096, 7168, 1): (7, 2, 1, 2, 32, 1, 1, 4),
-    (7168, 2048, 1): (4, 2, 1, 2, 28, 2, 1, 4),
+    (7168, 16384, 1): (4, 4, 1, 2, 55, 1, 1, 2),
+    (28672, 4096, 1): (2, 7, 1, 2, 109, 2, 1, 2),
+    (4096, 14336, 1): (8, 2, 1, 3, 32, 1, 1, 2),
+    (8192, 7168, 1): (4, 4, 1, 3, 63, 1, 1, 2),
+    (4096, 7168, 1): (7, 2, 1, 3, 32, 1, 1, 2),
+    (7168, 2048, 1): (4, 4, 1, 2, 55, 1, 1, 4),
     (7168, 16384, 2): (4, 7, 2, 1, 109, 1, 1, 2),
     (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4),
-    (4096, 14336, 2): (7, 4, 2, 1, 63, 1, 1, 2),
+    (4096, 14336, 2): (14, 2, 1, 1, 32, 1, 1, 2),
     (8192, 7168, 2): (7, 4, 1, 1, 63, 1, 1, 2),
-    (4096, 7168, 2): (7, 4, 2, 1, 63, 1, 1, 2),
+    (4096, 7168, 2): (14, 1, 1, 1, 16, 2, 1, 2),
     (7168, 2048, 2): (4, 2, 1, 2, 28, 2, 1, 4),
-    (7168, 16384, 4): (4, 4, 1, 1, 55, 1, 1, 4),
-    (28672, 4096, 4): (1, 7, 1, 2, 109, 2, 1, 4),
+    (7168, 16384, 4): (4, 7, 2, 1, 109, 1, 1, 2),
+    (28672, 4096, 4): (2, 7, 1, 1, 109, 2, 1, 2),
     (4096, 14336, 4): (7, 4, 2, 1, 63, 1, 1, 2),
     (8192, 7168, 4): (7, 4, 2, 1, 125, 1, 1, 2),
-    (4096, 7168, 4): (7, 4, 2, 1, 63, 1, 1, 2),
+    (4096, 7168, 4): (14, 2, 1, 1, 32, 1, 1, 2),
     (7168, 2048, 4): (4, 2, 1, 2, 28, 2, 1, 4),
-    (7168, 16384, 8): (2, 7, 2, 1, 109, 1, 1, 4),
-    (28672, 4096, 8): (1, 14, 1, 2, 218, 1, 1, 4),
-    (4096, 14336, 8): (7, 4, 2, 1, 63, 1, 1, 2),
-    (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 1, 2),
-    (4096, 7168, 8): (7, 4, 2, 1, 63, 1, 1, 2),
+    (7168, 16384, 8): (2, 10, 8, 2, 478, 1, 3, 2),
+    (28672, 4096, 8): (1, 28, 2, 1, 435, 1, 1, 2),
+    (4096, 14336, 8): (7, 4, 8, 1, 274, 1, 5, 2),
+    (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 2, 2),
+    (4096, 7168, 8): (1, 18, 8, 1, 274, 1, 1, 4),
     (7168, 2048, 8): (4, 4, 1, 2, 55, 1, 1, 4),
     (7168, 16384, 16): (2, 10, 8, 1, 479, 1, 1, 2),
-    (28672, 4096, 16): (2, 14, 2, 1, 435, 1, 1, 2),
+    (28672, 4096, 16): (1, 28, 2, 1, 435, 1, 1, 2),
     (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2),
-    (8192, 7168, 16): (2, 8, 2, 1, 125, 1, 1, 2),
+    (8192, 7168, 16): (1, 18, 4, 1, 274, 1, 1, 2),
     (4096, 7168, 16): (1, 18, 8, 1, 274, 1, 1, 2),
-    (7168, 2048, 16): (2, 7, 2, 1, 109, 1, 1, 2),
+    (7168, 2048, 16): (1, 15, 4, 2, 239, 1, 1, 4),
 }
 
 
@@ -258,12 +267,12 @@ def _fitting(capability: Capability, problem: Problem, found: QueuePlan) -> Queu
 def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
     """Warps for all of a row; rows and batches such that all blocks are resident at once, each with the same work."""
     all_chunks = max(ceil_div(problem.k, _CHUNK), 1)
-    chunks = 1 if all_chunks <= 8 else 2
+    chunks = 1 if all_chunks <= _STREAM_WARPS else 2
     warps_k = ceil_div(all_chunks, chunks)
     warps_r = max(1, min(4, 8 // warps_k))
     blocks = max(1, _STREAM_WARPS // (warps_k * warps_r))
     slots = capability.sms * blocks
-    rows = 8 // chunks
+    rows = 4 // chunks
     # Fewer rows at a time where there are not enough for every block.
     while rows > 1 and (rows > problem.m or ceil_div(problem.m, rows * warps_r) * problem.l < slots):
         rows //= 2
@@ -271,7 +280,10 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
         warps_r = max(1, min(warps_r, ceil_div(problem.m * problem.l, slots)))
     needed = ceil_div(problem.m * problem.l, slots * rows * warps_r)
     waves = ceil_div(needed, _MAX_BATCHES)
-    return StreamPlan(capability.arch, warps_k, warps_r, chunks, rows, max(1, ceil_div(needed, waves)), 1, blocks)
+    batches = max(1, ceil_div(needed, waves))
+    return StreamPlan(
+        capability.arch, warps_k, warps_r, chunks, rows, batches, preload=min(3, batches), blocks=blocks, ahead=1
+    )
 
 
 # Clusters of 1, 2, 4 and 8 blocks that an H200 holds at a time, one block on each multiprocessor: its multiprocessors
@@ -385,6 +397,7 @@ def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
     }
     if isinstance(plan, StreamPlan):
         own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "BATCHES": plan.batches, "PRELOAD": plan.preload}
+        own["AHEAD"] = plan.ahead
     elif isinstance(plan, QueuePlan):
         own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "DEPTH": plan.depth}
     else:
@@ -429,14 +442,12 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
     )
     kernel = Kernel(f"{name}.cu", f"nvfp4_{name}", values, plan.arch)
     block = (32 * plan.warps_k * plan.warps_r, 1, 1)
-    if isinstance(plan, StreamPlan):
-        grid = (ceil_div(problem.m, plan.block_rows), problem.l, 1)
-        return (Launch(kernel, grid, block, args, programmatic=True),)
-    if isinstance(plan, QueuePlan):
-        rows, more = divmod(problem.m, plan.grid)
+    if not isinstance(plan, MmaPlan):
+        blocks = plan.grid(problem) if isinstance(plan, StreamPlan) else plan.grid
+        rows, more = divmod(problem.m, blocks)
         launch = Launch(
             kernel,
-            (plan.grid, problem.l, 1),
+            (blocks, problem.l, 1),
             block,
             (*args, Scalar("i32", rows), Scalar("i32", more)),
             shared_bytes=plan.shared_bytes(problem),

@@ -73,3 +73,37 @@ __device__ __forceinline__ float dot16(u32 low, u32 high, const Factors16& x, u3
     }
     return __int_as_float(sum);
 }
+
+// The same in two parts, of which the first does without the factors: codes become bytes of 12 + twice their value, 0..24.
+struct BiasedTables {
+    u32 positive, negative;  // the first halves; not known to the compiler, as e2m1_table()
+};
+
+__device__ __forceinline__ BiasedTables biased_tables(u32 table) { return {0x0C0C0C0Cu + table, 0x0C0C0C0Cu - table}; }
+
+// From the two words that hold the 16 codes. Either look-up gives zero where the other one has the byte.
+__device__ __forceinline__ u32x4 e2m1x16_to_biased(u32 low, u32 high, const BiasedTables& tables) {
+    u32 bytes[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const u32 codes = i < 2 ? low : high, flipped = codes ^ E2M1_SIGNS;
+        bytes[i] = prmt_b32_selector(tables.positive, 0x18141210u, i % 2 ? codes >> 16 : codes) |
+                   prmt_b32_selector(tables.negative, 0x00040608u, i % 2 ? flipped >> 16 : flipped);
+    }
+    return {bytes[0], bytes[1], bytes[2], bytes[3]};
+}
+
+// Where a sum starts for it to end at DOT_BIAS plus four times that of the products.
+__device__ __forceinline__ i32 biased_start(const Factors16& x) {
+    i32 twelve = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) twelve = dp4a_s32_s32(x.plus[i], 0x0C0C0C0Cu, twelve);
+    return DOT_BIAS_BITS - twelve;
+}
+
+__device__ __forceinline__ float dot16_biased(u32x4 bytes, const Factors16& x, i32 start) {
+    i32 sum = dp4a_s32_s32(bytes.x, x.plus[0], start);
+    sum = dp4a_s32_s32(bytes.y, x.plus[1], sum);
+    sum = dp4a_s32_s32(bytes.z, x.plus[2], sum);
+    return __int_as_float(dp4a_s32_s32(bytes.w, x.plus[3], sum));
+}

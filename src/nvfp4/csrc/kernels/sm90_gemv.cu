@@ -9,11 +9,12 @@
 // Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of two batches of A: 128 with 8 rows and
 // chunks.
 
-#include "pipeline/sm90_gemv.cuh"
+#include "pipeline/sm90_gemv_lanes.cuh"
 #include "ptx/griddepcontrol.cuh"
 
 constexpr int BATCHES = CONFIG_BATCHES;  // of ROWS rows, for each warp
-constexpr int PRELOAD = CONFIG_PRELOAD;  // 1 or 2 batches are under way before the previous kernel has finished
+constexpr int PRELOAD = CONFIG_PRELOAD;  // batches that are under way before the previous kernel has finished
+constexpr int AHEAD = CONFIG_AHEAD;      // batches that are decoded before that, into shared memory
 
 constexpr int BLOCK_ROWS = ROWS * WARPS_R * BATCHES;
 
@@ -43,6 +44,44 @@ __device__ __forceinline__ void load_batch(Batch& batch, const u8* codes, const 
     }
 }
 
+// Decoded batches: a lane's 16 bytes for each block of 16 codes, then its scales.
+constexpr int PIECES = ROWS * CHUNKS;
+constexpr int SCALES_AT = PIECES * 32 * 32, AHEAD_BYTES = SCALES_AT + PIECES * 32 * 2;
+
+// What can be done without x: codes as bytes.
+__device__ __forceinline__ void decode_ahead(const Batch& batch, u32 at, const BiasedTables& tables, int lane) {
+#pragma unroll
+    for (int p = 0; p < PIECES; p++) {
+        const Piece& piece = batch.pieces[p / CHUNKS][p % CHUNKS];
+        st_shared_v4_b32(at + (2 * p) * 512 + lane * 16, e2m1x16_to_biased(piece.codes.x, piece.codes.y, tables));
+        st_shared_v4_b32(at + (2 * p + 1) * 512 + lane * 16, e2m1x16_to_biased(piece.codes.z, piece.codes.w, tables));
+        st_shared_b16(at + SCALES_AT + (p * 32 + lane) * 2, piece.scales);
+    }
+}
+
+__device__ __forceinline__ void compute_decoded(u32 at, const Lane& x, const i32 (&starts)[CHUNKS][2], float* partial, int skip,
+                                                int warp_k, int lane) {
+    float sums[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        sums[r] = 0.0f;
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            const int p = r * CHUNKS + chunk;
+            const u32 pair = e4m3x2_to_f16x2(ld_shared_b16(at + SCALES_AT + (p * 32 + lane) * 2));
+            const u32x4 low = ld_shared_v4_b32(at + (2 * p) * 512 + lane * 16);
+            const u32x4 high = ld_shared_v4_b32(at + (2 * p + 1) * 512 + lane * 16);
+            const float first = dot16_biased(low, x.factors[chunk][0], starts[chunk][0]);
+            const float second = dot16_biased(high, x.factors[chunk][1], starts[chunk][1]);
+            sums[r] = fmaf(fmaf(first, x.scale[chunk][0], x.bias[chunk][0]), cvt_f32_f16(pair), sums[r]);
+            sums[r] = fmaf(fmaf(second, x.scale[chunk][1], x.bias[chunk][1]), cvt_f32_f16(pair >> 16), sums[r]);
+        }
+    }
+    const float sum = reduce_lanes(sums, lane);
+    const int row = lane / LANES_PER_ROW;
+    if (lane % LANES_PER_ROW == 0 && row >= skip) partial[(row - skip) * WARPS_K + warp_k] = sum;
+}
+
 // `skip` rows at the front belong to another batch.
 __device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x, float* partial, int skip, int warp_k,
                                               int lane) {
@@ -58,41 +97,67 @@ __device__ __forceinline__ void compute_batch(const Batch& batch, const Lane& x,
     if (lane % LANES_PER_ROW == 0 && row >= skip) partial[(row - skip) * WARPS_K + warp_k] = sum;
 }
 
-// grid (ceil(M / BLOCK_ROWS), L)
+// grid (blocks, L): `rows` rows for each block, one more for the first `more`; AHEAD_BYTES for each warp and decoded batch
+// of dynamic shared memory
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     nvfp4_sm90_gemv(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
-                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m) {
+                const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m, i32 rows, i32 more) {
     const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, bias};
     __shared__ float partial[BLOCK_ROWS * WARPS_K];
+    extern __shared__ __align__(128) u8 memory[];
     griddepcontrol_launch_dependents();
     if (!EARLY) griddepcontrol_wait();
     const int lane = threadIdx.x % 32, warp_k = threadIdx.x / 32 % WARPS_K, warp_r = threadIdx.x / 32 / WARPS_K;
-    const int l = blockIdx.y, block_row = blockIdx.x * BLOCK_ROWS, first = block_row + warp_r * ROWS * BATCHES;
+    const int l = blockIdx.y, block = blockIdx.x;
+    const int begin = block * rows + (block < more ? block : more), end = begin + rows + (block < more ? 1 : 0);
+    const int first = begin + warp_r * ROWS * BATCHES;
     const u8* codes = args.a_codes + static_cast<i64>(l) * args.m * (K / 2);
     const u8* scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS);
     float* mine = partial + warp_r * ROWS * BATCHES * WARPS_K;
 
-    // A batch that would pass the end of the matrix moves back, and leaves out the rows that it then repeats.
-    const int last = args.m - ROWS;
-    Batch batches[2];
+    // A batch that would pass the block's end moves back, and leaves out the rows that it then repeats.
+    const int last = end > ROWS ? end - ROWS : 0;
+    constexpr int BUFFERS = PRELOAD < 2 ? 2 : PRELOAD;
+    Batch batches[BUFFERS];
     auto load = [&](int i) {
         const int row = first + i * ROWS;
-        if (i < BATCHES) load_batch(batches[i % 2], codes, scales, row < last ? row : last, warp_k, lane);
+        if (i < BATCHES) load_batch(batches[i % BUFFERS], codes, scales, row < last ? row : last, warp_k, lane);
     };
-    load(0);
-    if (PRELOAD == 2) load(1);
+    auto skipped = [&](int i) {
+        const int row = first + i * ROWS;
+        return row < last ? 0 : row - last;
+    };
+#pragma unroll
+    for (int i = 0; i < PRELOAD; i++) load(i);
     if (warp_r == 0) prefetch_vectors(args, l, warp_k, lane);
+    const u32 table = e2m1_table(), decoded = shared_address(memory) + threadIdx.x / 32 * (AHEAD * AHEAD_BYTES);
+    const BiasedTables tables = biased_tables(table);
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) {
+        decode_ahead(batches[i % BUFFERS], decoded + i * AHEAD_BYTES, tables, lane);
+        load(i + PRELOAD);
+    }
     if (EARLY) griddepcontrol_wait();
     Lane x;
-    load_x(x, args, l, warp_k, lane);
+    decode_x(x, load_x(args, l, warp_k, lane), table);
+    if constexpr (AHEAD > 0) {
+        i32 starts[CHUNKS][2];
 #pragma unroll
-    for (int i = 0; i < BATCHES; i++) {
-        const int row = first + i * ROWS;
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            starts[chunk][0] = biased_start(x.factors[chunk][0]);
+            starts[chunk][1] = biased_start(x.factors[chunk][1]);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            compute_decoded(decoded + i * AHEAD_BYTES, x, starts, mine + i * ROWS * WARPS_K, skipped(i), warp_k, lane);
+        }
+    }
+#pragma unroll
+    for (int i = AHEAD; i < BATCHES; i++) {
         if (PRELOAD == 1) load(i + 1);
-        compute_batch(batches[i % 2], x, mine + i * ROWS * WARPS_K, row < last ? 0 : row - last, warp_k, lane);
-        if (PRELOAD == 2) load(i + 2);
+        compute_batch(batches[i % BUFFERS], x, mine + i * ROWS * WARPS_K, skipped(i), warp_k, lane);
+        if (PRELOAD > 1) load(i + PRELOAD);
     }
     __syncthreads();
-    const int left = args.m - block_row;
-    finish<32 * WARPS>(partial, left < BLOCK_ROWS ? left : BLOCK_ROWS, block_row, l, args);
+    finish<32 * WARPS>(partial, end - begin, begin, l, args);
 }

@@ -182,7 +182,8 @@ __device__ __forceinline__ void store(void* y, i64 index, float value) {
 
 // The sums of a warp for one tile over its segments: sums[c][i] of rows g, g, g + 8, g + 8 and tokens 8c + 2t, 8c + 2t
 // + 1.
-template <typename Open, typename Close>
+// HALF: rows 8 to 15 of the tile do not exist; their sums may be anything.
+template <bool HALF, typename Open, typename Close>
 __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_at, const u32& slot, int warp_k,
                                          int lane, const Open& open_segment, const Close& close_segment) {
     const int g = lane / 4, t = lane % 4;
@@ -196,23 +197,29 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
-                const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
+                const Piece low = read_piece(slot, step, 0, lane);
+                const Piece high = HALF ? low : read_piece(slot, step, 1, lane);
                 if (step == SEGMENT - 1) close_segment();
-                float blocks[4] = {};
+                // The lanes' first blocks add to even columns only, the second ones to odd columns: two chains for nothing.
+                float blocks[2][4] = {};
 #pragma unroll
                 for (int word = 0; word < 4; word++) {
                     u32 r[4], q[4];  // of rows g and g + 8
                     decode(r, low, word);
-                    decode(q, high, word);
+                    if constexpr (HALF) {
+                        q[0] = r[0], q[1] = r[1], q[2] = r[2], q[3] = r[3];
+                    } else {
+                        decode(q, high, word);
+                    }
                     const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
                     const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
-                    multiply(blocks, first, b.x, b.y);
-                    multiply(blocks, second, b.z, b.w);
+                    multiply(blocks[word / 2], first, b.x, b.y);
+                    multiply(blocks[word / 2], second, b.z, b.w);
                 }
-                sums[0][0] = fmaf(blocks[0], cvt_f32_f16(low.scales), sums[0][0]);
-                sums[0][1] = fmaf(blocks[1], cvt_f32_f16(low.scales >> 16), sums[0][1]);
-                sums[0][2] = fmaf(blocks[2], cvt_f32_f16(high.scales), sums[0][2]);
-                sums[0][3] = fmaf(blocks[3], cvt_f32_f16(high.scales >> 16), sums[0][3]);
+                sums[0][0] = fmaf(blocks[0][0], cvt_f32_f16(low.scales), sums[0][0]);
+                sums[0][1] = fmaf(blocks[1][1], cvt_f32_f16(low.scales >> 16), sums[0][1]);
+                sums[0][2] = fmaf(blocks[0][2], cvt_f32_f16(high.scales), sums[0][2]);
+                sums[0][3] = fmaf(blocks[1][3], cvt_f32_f16(high.scales >> 16), sums[0][3]);
                 x_first += move_first;
                 x_second += move_second;
             }
@@ -242,13 +249,18 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
-                const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
+                const Piece low = read_piece(slot, step, 0, lane);
+                const Piece high = HALF ? low : read_piece(slot, step, 1, lane);
                 if (step == SEGMENT - 1) close_segment();
 #pragma unroll
                 for (int word = 0; word < 4; word++) {
                     u32 r[4], q[4];  // of rows g and g + 8
                     decode(r, low, word);
-                    decode(q, high, word);
+                    if constexpr (HALF) {
+                        q[0] = r[0], q[1] = r[1], q[2] = r[2], q[3] = r[3];
+                    } else {
+                        decode(q, high, word);
+                    }
                     const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
 #pragma unroll
                     for (int c = 0; c < COLUMN_TILES; c++) {
@@ -264,10 +276,17 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) sums[c][i] += more[c][i];
+            for (int i = 0; i < 4; i++) sums[c][i] = TWO_CHAINS ? sums[c][i] + more[c][i] : sums[c][i];
         }
     }
 }
+
+// Sums of neighbouring rows that a lane adds over the warps: four where they stay in shared memory. Where a result follows,
+// a lane for each gets it out soonest.
+constexpr int WIDTH = SPLIT > 1 ? 4 : 1;
+struct alignas(4 * WIDTH) Sums {
+    float values[WIDTH];
+};
 
 // grid (clusters of rows, L, SPLIT), cluster (1, 1, SPLIT)
 extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
@@ -319,7 +338,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     auto close_segment = [&] {
         __syncwarp();
         from.copy_next(slot, lane);
-        slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
+        if (DEPTH > 1) slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
     };
     const float scale = UNIT * tensor_scale(args.a_tensor, args.a_tensor_stride, l);
     const float x_scale = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
@@ -347,8 +366,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll 1
         for (int tile = begin; flush < FLUSH && tile < tiles; tile += WARPS_R, flush++) {
             float sums[COLUMN_TILES][4] = {};
-            add_tile(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
-            float* const mine = group + (flush * WARPS_K + warp_k) * TILE_FLOATS;
+            if (tile_row(first, tile) + row_in_tile(8) < end) {
+                add_tile<false>(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
+            } else {
+                add_tile<true>(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
+            }
+            // A warp that shares its tile with no other leaves the sums where the cluster wants them.
+            float* const mine = DIRECT ? block_sums + tile * TILE_FLOATS : group + (flush * WARPS_K + warp_k) * TILE_FLOATS;
 #pragma unroll
             for (int c = 0; c < COLUMN_TILES; c++) {
 #pragma unroll
@@ -358,18 +382,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                 }
             }
         }
+        if (DIRECT) continue;
         // The warps of a group meet once for FLUSH tiles: the partial sums of two such runs have places of their own.
         meet();
-        for (int i = warp_k * 32 + lane; i < flush * TILE_FLOATS; i += 32 * WARPS_K) {
+        for (int i = (warp_k * 32 + lane) * WIDTH; i < flush * TILE_FLOATS; i += 32 * WIDTH * WARPS_K) {
             const int tile = begin + i / TILE_FLOATS * WARPS_R, of_tile = i % TILE_FLOATS;
             const float* const from_warps = group + i / TILE_FLOATS * (WARPS_K * TILE_FLOATS) + of_tile;
-            float sum = from_warps[0];
+            Sums sums = *reinterpret_cast<const Sums*>(from_warps);
 #pragma unroll
-            for (int w = 1; w < WARPS_K; w++) sum += from_warps[w * TILE_FLOATS];
+            for (int w = 1; w < WARPS_K; w++) {
+                const Sums others = *reinterpret_cast<const Sums*>(from_warps + w * TILE_FLOATS);
+#pragma unroll
+                for (int j = 0; j < WIDTH; j++) sums.values[j] += others.values[j];
+            }
             if constexpr (SPLIT == 1) {
-                finish(tile, of_tile % 16, of_tile / 16, sum);
+#pragma unroll
+                for (int j = 0; j < WIDTH; j++) finish(tile, of_tile % 16 + j, of_tile / 16, sums.values[j]);
             } else {
-                block_sums[tile * TILE_FLOATS + of_tile] = sum;
+                *reinterpret_cast<Sums*>(block_sums + tile * TILE_FLOATS + of_tile) = sums;
             }
         }
         if (TURNS == 1) meet();
@@ -378,15 +408,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         barrier_cluster_arrive_release();
         barrier_cluster_wait_acquire();
         for (int i = rank * THREADS + threadIdx.x; i < tiles * TILE_FLOATS; i += SPLIT * THREADS) {
+            const int tile = i / TILE_FLOATS, index = i % 16;
+            // What is read is used before this thread arrives at the last barrier.
+            if (tile_row(first, tile) + row_in_tile(index) >= end) continue;
             float sum = 0.0f;
 #pragma unroll
             for (int block = 0; block < SPLIT; block++) {
                 sum += ld_shared_cluster_f32(mapa_shared_cluster_u32(shared_address(block_sums + i), block));
             }
-            finish(i / TILE_FLOATS, i % 16, i / 16 % N, sum);
+            finish(tile, index, i / 16 % N, sum);
         }
         // No block leaves while another may still read its shared memory.
-        barrier_cluster_arrive_release();
+        barrier_cluster_arrive_relaxed();
         barrier_cluster_wait_acquire();
     }
 }

@@ -9,7 +9,7 @@
 // A segment is in registers only while it is computed: 20 a chunk for x, 5 a row and chunk for A, 64 with 4 rows and 1
 // chunk, so that twice as many warps hide each other's waits as with loads into registers.
 
-#include "pipeline/sm90_gemv.cuh"
+#include "pipeline/sm90_gemv_lanes.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_small.cuh"
 #include "ptx/griddepcontrol.cuh"
@@ -142,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     if (warp_r == 0) prefetch_vectors(args, l, warp_k, lane);
     if (EARLY) griddepcontrol_wait();
     Lane x;
-    load_x(x, args, l, warp_k, lane);
+    decode_x(x, load_x(args, l, warp_k, lane), e2m1_table());
 
     u32 slot = queue;
 #pragma unroll 1

@@ -6,6 +6,7 @@
 #include "ptx/cp_async_small.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/ld_stream.cuh"
+#include "ptx/st.cuh"
 #include "ptx/types.cuh"
 
 // From the plan.
@@ -43,7 +44,9 @@ constexpr int TILES = CONFIG_TILES;                        // of a cluster, at m
 constexpr int TILE_FLOATS = 16 * N;                        // sums of a tile: [token][row]
 constexpr int QUEUE_BYTES = WARPS * DEPTH * SLOT_BYTES;
 constexpr int TURNS = CONFIG_TURNS;
-constexpr int PARTIAL_BYTES = TURNS * FLUSH * WARPS * TILE_FLOATS * 4;  // of each warp, for FLUSH tiles, two in turn
+constexpr bool DIRECT = SPLIT > 1 && WARPS_K == 1;  // a warp has all of the block's sums of a tile
+// Of each warp, for FLUSH tiles, two in turn.
+constexpr int PARTIAL_BYTES = DIRECT ? 0 : TURNS * FLUSH * WARPS * TILE_FLOATS * 4;
 constexpr int SUM_BYTES = SPLIT > 1 ? TILES * TILE_FLOATS * 4 : 0;
 constexpr int X_BYTES = (BLOCK_STEPS * N + (DIAGONAL ? 1 : 0)) * 256;  // and a step of zeros, for DIAGONAL
 // Dynamic shared memory: x, queues, partial sums, sums of the block.
@@ -93,6 +96,7 @@ struct Source {
     int base;
     const u8* code_at;
     const u8* scale_at;
+    bool whole;  // all of the tile exists
 
     // 8 or 16 lanes take a row's 128 or 256 bytes of codes, so that an instruction copies 4 or 2 rows.
     static constexpr int ROW_LANES = SEGMENT * 4, COPY_ROWS = 32 / ROW_LANES;
@@ -109,6 +113,7 @@ struct Source {
     // Finds the tile's first segment.
     __device__ __forceinline__ void locate(int lane) {
         base = tile_row(first, tile);
+        whole = !RAGGED && base + row_in_tile(15) < end;
         code_at = codes + static_cast<i64>(base + lane / ROW_LANES) * (K / 2) + (element / 2 + lane % ROW_LANES * 16);
         scale_at = scales + scale_offset<A_LAYOUT>(base + scale_row(lane), element / 16 + scale_block(lane), BLOCKS);
     }
@@ -153,7 +158,7 @@ struct Source {
     // Starts the copies of the next segment into `slot`, if there is one, and moves on.
     __device__ __forceinline__ void copy_next(u32 slot, int lane) {
         if (tile < tiles) {
-            if (!RAGGED && base + row_in_tile(15) < end) {
+            if (whole) {
                 copy<true>(slot, lane);
             } else {
                 copy<false>(slot, lane);

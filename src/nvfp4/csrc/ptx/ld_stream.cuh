@@ -23,7 +23,3 @@ __device__ __forceinline__ u32 ld_shared_b16(u32 address) {
     asm volatile("ld.shared.b16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
     return value;
 }
-
-__device__ __forceinline__ void st_shared_b32(u32 address, u32 value) {
-    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}

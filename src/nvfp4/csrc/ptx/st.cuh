@@ -9,8 +9,16 @@ __device__ __forceinline__ void st_shared_v4_b32(u32 address, u32x4 value) {
                  : "memory");
 }
 
+__device__ __forceinline__ void st_shared_b32(u32 address, u32 value) {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
 __device__ __forceinline__ void st_shared_f32(u32 address, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
+__device__ __forceinline__ void st_shared_b16(u32 address, u32 value) {
+    asm volatile("st.shared.b16 [%0], %1;" ::"r"(address), "h"(static_cast<u16>(value)) : "memory");
 }
 
 __device__ __forceinline__ void st_global_v2_f32(void* address, float x, float y) {
