@@ -61,36 +61,54 @@ def test_fuzzed_on_the_gpu():
         assert verdict.ok, (seed, str(verdict))
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("rows", [1, 4])
-def test_layers_that_feed_each_other(rows):
-    """Early loads, no synchronisation, eager and captured: the bits of a run that waits for every layer."""
-    hopper()
-    problem = Problem(Op.GEMV, 2048, rows, 2048, 1, Format(), Format("fp16", ""))
+def layers(problem: Problem, count: int) -> list[NVFP4Tensor]:
+    """Weights that keep values of order one in range from layer to layer."""
     weights = []
-    for seed in range(4):
+    for seed in range(count):
         weight = inputs.make(problem, "uniform", seed, "cuda").a[0]
         assert isinstance(weight, NVFP4Tensor)
-        scale = torch.tensor(2.0**-10, device="cuda")
+        scale = torch.tensor(2.0**-10 * (2048 / problem.k) ** 0.5, device="cuda")
         weights.append(NVFP4Tensor(weight.codes, weight.scales, scale, scale_layout=weight.scale_layout))
-    start = torch.randn(rows, 2048, device="cuda", generator=torch.Generator("cuda").manual_seed(3)).half()
+    return weights
 
-    def chain(wait: bool) -> torch.Tensor:
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("early", ["settled", "fresh"])
+@pytest.mark.parametrize(
+    ("rows", "kind", "size"),
+    [(1, "fp16", 2048), (4, "fp16", 2048), (16, "bf16", 2048), (1, "nvfp4", 4096), (4, "nvfp4", 2048)],
+)
+def test_layers_that_feed_each_other(rows, kind, size, early):
+    """No synchronisation, eager and captured: the bits of a run that waits for every layer.
+
+    NVFP4 activations are quantized between the layers, in the graph too. Settled weights are loaded before the
+    previous kernel has finished; fresh ones are captured without a run before, and are not.
+    """
+    hopper()
+    activations = Format() if kind == "nvfp4" else Format(kind, "")
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float16
+    weights = layers(Problem(Op.GEMV, size, rows, size, 1, Format(), activations), 4)
+    start = torch.randn(rows, size, device="cuda", generator=torch.Generator("cuda").manual_seed(3)).to(dtype)
+
+    def chain(weights: list[NVFP4Tensor], wait: bool) -> torch.Tensor:
         x = start
         for weight in weights * 3:
-            x = nvfp4.gemv(weight, x, backend="sm90")
+            vector = nvfp4.quantize(x) if kind == "nvfp4" else x
+            x = nvfp4.gemv(weight, vector, backend="sm90", out_dtype=dtype)
             if wait:
                 torch.cuda.synchronize()
         return x
 
-    want = chain(wait=True)
+    want = chain(weights, wait=True)
     assert torch.isfinite(want).all()
     assert want.any()
     for _ in range(100):
-        assert torch.equal(chain(wait=False), want)
+        assert torch.equal(chain(weights, wait=False), want)
+    if early == "fresh":
+        weights = layers(Problem(Op.GEMV, size, rows, size, 1, Format(), activations), 4)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = chain(wait=False)
+        captured = chain(weights, wait=False)
     for _ in range(100):
         captured.zero_()
         graph.replay()
