@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from nvfp4.backends.sm90 import BACKEND
 from nvfp4.check import inputs
@@ -72,6 +73,32 @@ def test_emulated_however_the_work_is_cut(grid):
     BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(Op.GEMM, 13, 256, 1472, l=2, a=SCALED, b=TILED),
+        Problem(Op.GEMM, 30, 130, 1088, a=TILED, b=LINEAR, out_dtype="fp32"),
+        Problem(Op.DUAL_GEMM, 9, 128, 1344, a=BF16, b=TILED),
+        Problem(Op.GROUP_GEMM, 40, 136, 832, a=FP16, b=SCALED, stacked=4),
+        Problem(Op.GROUP_DUAL_GEMM, 21, 64, 832, a=LINEAR, b=LINEAR, groups=((16, 64, 832), (5, 40, 320))),
+    ],
+    ids=str,
+)
+def test_tiles_that_a_block_makes_for_itself_are_those_that_all_make_together(problem):
+    """Bit for bit, over more chunks than the ring of tiles has room for."""
+    found = []
+    for makes in (False, True):
+        operands, outputs = poison_outputs(inputs.make(problem, "all-scales", 5, "cpu"))
+        plan = replace(
+            BACKEND.plan(FEW, problem), tokens=16 if problem.a.kind != "nvfp4" else 32, makes=makes, tiles=8, chunks=2
+        )
+        BACKEND.run(plan, problem, operands)
+        verdict = judge(problem, operands, outputs)
+        assert verdict.ok, verdict
+        found.append([out.clone() for out in operands.out])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm90.launching import activation_map, code_map, gemm_kernel
+from nvfp4.backends.sm90.launching import code_map, gemm_kernel, operand_map
 from nvfp4.backends.sm90.plan import THREADS, GemmPlan
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Op, Problem
@@ -26,9 +26,10 @@ def launches(
     """
     if 0 in (problem.m, problem.n, problem.l):
         return ()
-    sums, counters, multiplied = extra
+    sums, counters, *made = extra
     dual = problem.op is Op.DUAL_GEMM
     activations, weights = parts(operands.a[0]), [parts(operand) for operand in operands.b]
+    operand = made[0] if made else None
     scales: list[Pointer | Scalar] = []
     for x in (activations, *weights):
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]
@@ -43,12 +44,12 @@ def launches(
         block=(THREADS, 1, 1),
         shared_bytes=plan.shared_bytes,
         args=(
-            activation_map(multiplied, plan.tokens),
+            operand_map(plan, activations, operand),
             *(code_map(x) for x in weights),
             Pointer(activations.data),
             *(Pointer(x.scales) for x in (activations, *weights)),
             *scales,
-            *(Pointer(tensor) for tensor in (operands.out[0], multiplied, sums, counters)),
+            *(Pointer(tensor) for tensor in (operands.out[0], operand, sums, counters)),
             *(Scalar("i32", size) for size in sizes),
         ),
         programmatic=True,

@@ -8,7 +8,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm90.launching import activation_map, code_map, gemm_kernel
+from nvfp4.backends.sm90.launching import code_map, gemm_kernel, operand_map
 from nvfp4.backends.sm90.plan import MAX_LISTED, THREADS, GemmPlan, capacity, table_bytes
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
@@ -36,7 +36,7 @@ def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
 def _list(
     plan: GemmPlan, problem: Problem, operands: Operands, extra: Sequence[torch.Tensor], early: bool
 ) -> tuple[Launch, ...]:
-    sums, counters, *multiplied = extra
+    sums, counters, *made = extra
     present = [i for i, (m, n, _) in enumerate(problem.groups) if m and n]
     result: list[Launch] = []
     for start in range(0, len(present), MAX_LISTED):
@@ -44,6 +44,7 @@ def _list(
         room = capacity(len(chosen))
         a = [parts(operands.a[i]) for i in chosen]
         b = [parts(weights) for i in chosen for weights in operands.weights(i)]
+        operand = tuple(made[i] if made else None for i in chosen)
         room_b = room * problem.op.matrices
         sizes = [problem.groups[i] for i in chosen]
         launch = Launch(
@@ -52,7 +53,7 @@ def _list(
             block=(THREADS, 1, 1),
             shared_bytes=plan.shared_bytes + table_bytes(problem),
             args=(
-                TensorMapArray(tuple(activation_map(multiplied[i], plan.tokens) for i in chosen), room),
+                TensorMapArray(tuple(operand_map(plan, x, y) for x, y in zip(a, operand, strict=True)), room),
                 TensorMapArray(tuple(code_map(x) for x in b), room_b),
                 PointerArray(tuple(x.data for x in a), room),
                 PointerArray(tuple(x.scales for x in a), room),
@@ -60,7 +61,7 @@ def _list(
                 PointerArray(tuple(x.tensor_scale for x in a), room),
                 PointerArray(tuple(x.tensor_scale for x in b), room_b),
                 PointerArray(tuple(operands.out[i] for i in chosen), room),
-                PointerArray(tuple(multiplied[i] for i in chosen), room),
+                PointerArray(operand, room),
                 *(ScalarArray("i32", tuple(size[j] for size in sizes), room) for j in range(3)),
                 Pointer(sums),
                 Pointer(counters),
@@ -78,15 +79,16 @@ def _stacked(
 ) -> tuple[Launch, ...]:
     if 0 in (problem.m, problem.n):
         return ()
-    sums, counters, multiplied = extra
+    sums, counters, *made = extra
     a, b = parts(operands.a[0]), [parts(weights) for weights in operands.b]
+    operand = made[0] if made else None
     launch = Launch(
         kernel=_kernel(plan, problem, capacity(problem.stacked), early),
         grid=(plan.grid, 1, 1),
         block=(THREADS, 1, 1),
         shared_bytes=plan.shared_bytes + table_bytes(problem),
         args=(
-            activation_map(multiplied, plan.tokens),
+            operand_map(plan, a, operand),
             TensorMapArray(tuple(code_map(x) for x in b), len(b)),
             Pointer(a.data),
             Pointer(a.scales),
@@ -94,7 +96,7 @@ def _stacked(
             Pointer(a.tensor_scale),
             PointerArray(tuple(x.tensor_scale for x in b), len(b)),
             ScalarArray("i32", tuple(x.tensor_stride for x in b), len(b)),
-            *(Pointer(tensor) for tensor in (operands.offsets, operands.out[0], multiplied, sums, counters)),
+            *(Pointer(tensor) for tensor in (operands.offsets, operands.out[0], operand, sums, counters)),
             *(Scalar("i32", size) for size in (problem.stacked, problem.m, problem.n, problem.k)),
         ),
         programmatic=True,

@@ -18,15 +18,16 @@ _WARPGROUPS = 2  # that multiply
 
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
-    """Memory beside the operands: sums and counters of shared tiles, and the operand that activations are made to."""
+    """Memory beside the operands: sums and counters of shared tiles, and what all blocks make of activations."""
     registers = plan.blocks * plan.tokens // 2
     slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
     pieces = [
         Piece((slots * _WARPGROUPS * 128 * registers,), torch.float32),
         Piece((plan.grid * _WARPGROUPS + 1,), torch.int32, zeroed=True),
     ]
-    kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
-    pieces += [Piece(tuple(x.shape), kind) for x in operands.a]
+    if not plan.makes:
+        kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
+        pieces += [Piece(tuple(x.shape), kind) for x in operands.a]
     return Scratch(tuple(pieces))
 
 
@@ -42,6 +43,7 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
         "CHUNKS": plan.chunks,
         "TILES": plan.tiles,
         "ACTIVATIONS": _ACTIVATIONS[problem.a.kind],
+        "MAKES": int(plan.makes),
         "A_LAYOUT": SCALES[problem.a.scale_layout or "linear"],
         "B_LAYOUT": SCALES[problem.b.scale_layout],
         "OUT": OUT[problem.out_dtype],
@@ -50,15 +52,21 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
     return Kernel(f"sm90_{name}.cu", entry, values, plan.arch)
 
 
-def activation_map(x: torch.Tensor, tokens: int) -> TensorMap:
-    """16-bit [M, K] or [L, M, K] in boxes of a unit x `tokens`."""
-    *lead, rows, k = x.shape
+def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -> TensorMap:
+    """What all blocks make of activations, 16-bit [M, K] or [L, M, K], in boxes of a unit x tokens.
+
+    Where each block makes its own tiles there is none: then any map will do that has the activations' address.
+    """
+    if made is None:
+        return code_map(activations)
+    *lead, rows, k = made.shape
     shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
-    return TensorMap(x, _DTYPE[x.dtype], shape, strides, (UNIT, tokens, 1), swizzle=128, l2_promotion=256)
+    return TensorMap(made, _DTYPE[made.dtype], shape, strides, (UNIT, plan.tokens, 1), swizzle=128, l2_promotion=256)
 
 
 def code_map(x: Parts) -> TensorMap:
     """Codes [N, K/2] or [L, N, K/2] in boxes of a chunk x 128 rows."""
-    *lead, rows, row_bytes = x.data.shape
+    *lead, rows, columns = x.data.shape
+    row_bytes = columns * x.data.element_size()
     shape, strides = (row_bytes, rows, lead[0] if lead else 1), (row_bytes, row_bytes * rows)
     return TensorMap(x.data, "u8", shape, strides, (CHUNK * UNIT // 2, 128, 1), swizzle=128, l2_promotion=256)

@@ -48,6 +48,7 @@ class GemmPlan:
         tiles: Stages of activations (64 elements along K each), 4 or 8.
         band: Tiles of tokens that share a pass over the weights.
         grid: Thread blocks: at most one for each multiprocessor, as they wait for one another.
+        makes: Each block makes its tiles of activations for itself; else all of them make all, before they multiply.
     """
 
     arch: str
@@ -57,6 +58,7 @@ class GemmPlan:
     tiles: int
     band: int
     grid: int
+    makes: bool = False
 
     @property
     def shared_bytes(self) -> int:
@@ -70,7 +72,8 @@ class GemmPlan:
         """One line for people."""
         tile = f"{_BLOCK_ROWS}x{self.blocks} weight rows x {self.tokens} tokens"
         stages = f"{self.chunks} stages of weights, {self.tiles} of activations"
-        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, stream-K over {self.grid} blocks [{self.arch}]"
+        made = "its own tiles" if self.makes else "tiles by all blocks"
+        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, stream-K over {self.grid} blocks [{self.arch}]"
 
 
 def capacity(groups: int) -> int:
@@ -95,15 +98,17 @@ def _even(rows: int, tiles: int) -> int:
     return ceil_div(ceil_div(rows, tiles), step) * step
 
 
-def _unit_time(blocks: int, tokens: int, bf16: bool) -> float:
+def _unit_time(blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
     """Microseconds of a unit on an H200 at 1.75 GHz.
 
     The matrix unit takes 8 cycles a column; the register file serves it and what the schedulers issue, 1.32 cycles for
     each of 332 instructions (396 where weights are decoded to bf16). One block reads the activations twice as often for
-    its work as two, and takes 1.2 times as long. Measured: docs/optimisation-log.md.
+    its work as two, and takes 1.2 times as long. A block that makes its own tiles issues about as many instructions for
+    it as there are tokens. Measured: docs/optimisation-log.md.
     """
-    cycles = max(8.0 * tokens, 4.5 * tokens + 1.32 * (396 if bf16 else 332))
-    return (1.0 if blocks == 2 else 0.6) * cycles / 1750
+    share = 1.0 if blocks == 2 else 0.6
+    issued = share * (396 if bf16 else 332) + (tokens if makes else 0)
+    return max(share * 8.0 * tokens, share * 4.5 * tokens + 1.32 * issued) / 1750
 
 
 def _handing_over(tiles: int, chunks: int, grid: int) -> int:
@@ -116,12 +121,17 @@ def _handing_over(tiles: int, chunks: int, grid: int) -> int:
 
 _HAND_OVER = (0.0, 5.0, 14.0)  # microseconds, for none, one or two shared tiles of 256 x 128 sums
 
+_TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
 
-def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool) -> float:
+MAKER_TOKENS = {"nvfp4": 32, "fp16": 16, "bf16": 16}
+"""Most tokens of a tile that a block can make for itself as fast as it multiplies them, by kind of activations."""
+
+
+def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
     """Microseconds of a launch on an H200, less what does not depend on the plan; fitted to all benchmark shapes."""
     busiest = ceil_div(tiles * chunks, grid)
     handing_over = _HAND_OVER[_handing_over(tiles, chunks, grid)] * blocks * tokens / 256
-    return busiest * CHUNK * _unit_time(blocks, tokens, bf16) + handing_over
+    return busiest * CHUNK * _unit_time(blocks, tokens, bf16, makes) + handing_over + (0 if makes else _TOGETHER)
 
 
 def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
@@ -163,17 +173,19 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     elif len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    best: tuple[float, int, int, int] | None = None
+    best: tuple[float, int, int, int, bool] | None = None
     for tokens in sorted(widths, reverse=True):
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
         for blocks in (2,) if dual else (2, 1):
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else _grids(tiles, chunks, capability.sms):
-                candidate = (_time(tiles, chunks, grid, blocks, tokens, bf16), tokens, blocks, grid)
-                best = candidate if best is None or candidate[0] < best[0] else best
+                for makes in (False, True) if tokens <= MAKER_TOKENS[problem.a.kind] else (False,):
+                    time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
+                    if best is None or time < best[0]:
+                        best = (time, tokens, blocks, grid, makes)
     assert best is not None
-    _, tokens, blocks, grid = best
+    _, tokens, blocks, grid, makes = best
     room = _SHARED_BYTES - table_bytes(problem)
-    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in (4, 3, 2)]
-    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid) for stage in stages]
+    stages = [(chunks, tiles) for tiles in ((8,) if makes else (8, 4)) for chunks in (4, 3, 2)]
+    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid, makes) for stage in stages]
     return next(found for found in plans if found.shared_bytes <= room)

@@ -138,11 +138,13 @@ __device__ __forceinline__ u32x4 decode_piece(const u32 (&words)[4], u32 scales)
             decode_pair_f16<N>(words[2], prmt_b32<0x1010>(s23, s23)), decode_pair_f16<N>(words[3], prmt_b32<0x3232>(s23, s23))};
 }
 
-// Of 16-bit activations: `values` are those eight of each block.
+// Of 16-bit activations: pair N of eight of them, 4 bytes of that piece; and the piece, from the eights of all four blocks.
+template <int N>
+__device__ __forceinline__ u32 eight_pair(const u32x4& v) {
+    return prmt_b32<N % 2 == 0 ? 0x5410 : 0x7632>(N < 2 ? v.x : v.y, N < 2 ? v.z : v.w);
+}
+
 template <int N>
 __device__ __forceinline__ u32x4 permute_piece(const u32x4 (&values)[4]) {
-    const auto pair = [](const u32x4& v) {
-        return prmt_b32<N % 2 == 0 ? 0x5410 : 0x7632>(N < 2 ? v.x : v.y, N < 2 ? v.z : v.w);
-    };
-    return {pair(values[0]), pair(values[1]), pair(values[2]), pair(values[3])};
+    return {eight_pair<N>(values[0]), eight_pair<N>(values[1]), eight_pair<N>(values[2]), eight_pair<N>(values[3])};
 }

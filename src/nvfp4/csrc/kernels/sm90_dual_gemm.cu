@@ -18,7 +18,7 @@
 constexpr int TOKENS = PLAN_TOKENS, ROWS = 128, BAND = PLAN_BAND;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT>;
+using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 struct TileIndex {
@@ -52,6 +52,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 
     const int units = k / UNIT;
     const Tiling tiling(m, n);
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         Operands<2> o;
@@ -65,12 +66,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.activations = &a_map;
         o.token = index.token * TOKENS;
         o.activation_batch = 0;
+        o.source = all;
         o.units = units;
         return o;
     };
 
     u32* const counter = counters + WORKSPACE_GROUPS * grid_blocks();
-    const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(m) * units * HALVES, counter, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
         const TileIndex index = tiling.at(tile);
@@ -86,5 +87,5 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
         return StreamK(Tiling(rows, columns).count(), chunks_of(depth));
     };
-    run_roles<S, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
+    run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

@@ -14,13 +14,14 @@
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind: ACTIVATIONS_*), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind: ACTIVATIONS_*), PLAN_MAKES (each block makes its
+// own tiles of them: a_map and operand are not used), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
 // PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended.
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = PLAN_BAND;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 struct TileIndex {
@@ -54,6 +55,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 
     const int units = k / UNIT;
     const Tiling tiling(m, n);
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         Operands<BLOCKS> o;
@@ -68,12 +70,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.activations = &a_map;
         o.token = index.token * TOKENS;
         o.activation_batch = index.l;
+        o.source = all;
         o.units = units;
         return o;
     };
 
     u32* const counter = counters + WORKSPACE_GROUPS * grid_blocks();
-    const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(l * m) * units * HALVES, counter, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
         const TileIndex index = tiling.at(tile);
@@ -93,5 +95,5 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
         return StreamK(Tiling(rows, columns).count() * l, chunks_of(depth));
     };
-    run_roles<S, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
+    run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

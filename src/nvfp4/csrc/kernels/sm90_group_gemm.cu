@@ -17,14 +17,14 @@
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
 // PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended (list form only: the stacked form must first know the offsets).
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
 static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
@@ -111,7 +111,7 @@ __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table,
         asm volatile("" : "+r"(depth), "+r"(last));
         return StreamK(table.first_tile[last], chunks_of(depth));
     };
-    run_roles<S, EARLY_WEIGHTS>(
+    run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(
         stages, work, workspace, [&](int tile) { return operands(find(table, tile, groups)); }, share,
         [&](auto count, int tile, int from, int begin, int end, auto& sum, int warpgroup) {
             store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
@@ -164,6 +164,10 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         table.fill(groups, rows, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
     }
     __syncthreads();
+    const auto activations_of = [&](int g) {
+        return Activations{a_data.value[g], a_scales.value[g], operand.value[g], static_cast<u32>(m.value[g]),
+                           static_cast<u32>(k.value[g] / UNIT)};
+    };
     const auto operands = [&](const TileIndex& index) {
         const int g = index.group;
         Operands<BLOCKS> o;
@@ -178,6 +182,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.activations = &a_maps.value[g];
         o.token = index.token;
         o.activation_batch = 0;
+        o.source = activations_of(g);
         o.units = k.value[g] / UNIT;
         return o;
     };
@@ -195,8 +200,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto locate = [&](u32& index) {
         int g = 0;
         for (u32 size; index >= (size = halves_of(g)); ++g) index -= size;
-        return Activations{a_data.value[g], a_scales.value[g], operand.value[g], static_cast<u32>(m.value[g]),
-                           static_cast<u32>(k.value[g] / UNIT)};
+        return activations_of(g);
     };
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters + WORKSPACE_GROUPS * grid_blocks(), locate);
     run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, store);
@@ -226,6 +230,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         table.fill(groups, rows, [&](int) { return (n + ROWS - 1) / ROWS; });
     }
     __syncthreads();
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(tokens), static_cast<u32>(units)};
     const auto operands = [&](const TileIndex& index) {
         Operands<BLOCKS> o;
 #pragma unroll
@@ -239,6 +244,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.activations = &a_map;
         o.token = index.token;
         o.activation_batch = 0;
+        o.source = all;
         o.units = units;
         return o;
     };
@@ -251,7 +257,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
                                            tensor_scale(a_tensor_scale, 0, 0), scale_b);
     };
-    const Activations all{a_data, a_scales, operand, static_cast<u32>(tokens), static_cast<u32>(units)};
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
                                               [&](u32&) { return all; });
     run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);

@@ -35,9 +35,19 @@ struct Activations {
     template <int LAYOUT>
     __device__ __forceinline__ const u8* scale(u32 index) const {
         const u32 row_of_all = index / HALVES / units, unit = index / HALVES - row_of_all * units;
-        const u32 matrix = row_of_all < rows ? 0 : row_of_all / rows, row = row_of_all - matrix * rows;
+        const u32 matrix = row_of_all < rows ? 0 : row_of_all / rows;
+        return scale<LAYOUT>(matrix, row_of_all - matrix * rows, unit);
+    }
+
+    // The same of a unit of a matrix; whether it is there, and its number of all.
+    template <int LAYOUT>
+    __device__ __forceinline__ const u8* scale(int matrix, int row, int unit) const {
         const int blocks = static_cast<int>(4 * units);
         return scales + matrix * scale_matrix_bytes<LAYOUT>(rows, blocks) + scale_offset<LAYOUT>(row, 4 * unit, blocks);
+    }
+    __device__ __forceinline__ bool has(u32 row, u32 unit) const { return row < rows && unit < units; }
+    __device__ __forceinline__ u64 unit_of(u32 matrix, u32 row, u32 unit) const {
+        return (static_cast<u64>(matrix) * rows + row) * units + unit;
     }
 };
 
@@ -67,7 +77,7 @@ struct ActivationShare {
 
     __device__ __forceinline__ void write() const {
 #pragma unroll 1
-        for (u32 base = first(); base < halves; base += BATCH * step()) {
+        for (u32 base = first(); base - threadIdx.x % 32 < halves; base += BATCH * step()) {  // whole warps
             if constexpr (NVFP4) {
                 write_decoded(base);
             } else {
@@ -79,7 +89,7 @@ struct ActivationShare {
     }
 
     __device__ __forceinline__ void write_decoded(u32 base) const {
-        u32 words[BATCH][4], scale[BATCH];
+        u32 words[BATCH][4] = {}, scale[BATCH] = {};
         u8* to[BATCH];
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
@@ -94,16 +104,13 @@ struct ActivationShare {
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
-            if (to[i] == nullptr) continue;
-            st_global_v4_b32(to[i], decode_piece<0>(words[i], scale[i]));
-            st_global_v4_b32(to[i] + 16, decode_piece<1>(words[i], scale[i]));
-            st_global_v4_b32(to[i] + 32, decode_piece<2>(words[i], scale[i]));
-            st_global_v4_b32(to[i] + 48, decode_piece<3>(words[i], scale[i]));
+            store_half(to[i], decode_piece<0>(words[i], scale[i]), decode_piece<1>(words[i], scale[i]),
+                       decode_piece<2>(words[i], scale[i]), decode_piece<3>(words[i], scale[i]));
         }
     }
 
     __device__ __forceinline__ void write_permuted(u32 base) const {
-        u32x4 values[BATCH][4];
+        u32x4 values[BATCH][4] = {};
         u8* to[BATCH];
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
@@ -119,12 +126,29 @@ struct ActivationShare {
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
-            if (to[i] == nullptr) continue;
-            st_global_v4_b32(to[i], permute_piece<0>(values[i]));
-            st_global_v4_b32(to[i] + 16, permute_piece<1>(values[i]));
-            st_global_v4_b32(to[i] + 32, permute_piece<2>(values[i]));
-            st_global_v4_b32(to[i] + 48, permute_piece<3>(values[i]));
+            store_half(to[i], permute_piece<0>(values[i]), permute_piece<1>(values[i]), permute_piece<2>(values[i]),
+                       permute_piece<3>(values[i]));
         }
+    }
+
+    // The four pieces of a half to `to`, if there is one. Lanes 2 i and 2 i + 1 have the halves of one unit: they exchange pieces, so that
+    // both write to the same sector of 32 bytes at a time. A whole warp.
+    static __device__ __forceinline__ void store_half(u8* to, const u32x4& p0, const u32x4& p1, const u32x4& p2, const u32x4& p3) {
+        const bool odd = threadIdx.x % 2 != 0;
+        const u32x4 q0 = exchange(select(odd, p0, p1)), q2 = exchange(select(odd, p2, p3));
+        if (to == nullptr) return;
+        u8* const unit = to - (odd ? 64 - 16 : 0);
+        st_global_v4_b32(unit, select(odd, q0, p0));
+        st_global_v4_b32(unit + 32, select(odd, q2, p2));
+        st_global_v4_b32(unit + 64, select(odd, p1, q0));
+        st_global_v4_b32(unit + 96, select(odd, p3, q2));
+    }
+    static __device__ __forceinline__ u32x4 select(bool first, const u32x4& a, const u32x4& b) {
+        return {first ? a.x : b.x, first ? a.y : b.y, first ? a.z : b.z, first ? a.w : b.w};
+    }
+    static __device__ __forceinline__ u32x4 exchange(const u32x4& v) {
+        return {__shfl_xor_sync(0xFFFFFFFFu, v.x, 1), __shfl_xor_sync(0xFFFFFFFFu, v.y, 1), __shfl_xor_sync(0xFFFFFFFFu, v.z, 1),
+                __shfl_xor_sync(0xFFFFFFFFu, v.w, 1)};
     }
 
     // Returns when the shares of all blocks may be read by the copy engine. For one thread of each block.

@@ -1,14 +1,15 @@
 // The roles of the Hopper GEMM kernels, and the shared memory between them.
 //
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
-//   warpgroup 2       its first warp loads
+//   warpgroup 2       its first warp loads; the others make tiles of activations, if each block makes its own
 //
-// Before they part, all of them write their share of the operand that activations are made to (pipeline/sm90_activations.cuh).
+// The operand that activations are made to is written by all blocks together before the roles part (pipeline/sm90_activations.cuh),
+// or tile by tile by each block for itself (pipeline/sm90_makers.cuh).
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
 //
-//   chunk_full, tile_full     loader -> multipliers       chunk_empty, tile_empty   multipliers -> loader
+//   chunk_full, tile_full     loader (makers) -> multipliers     chunk_empty, tile_empty   multipliers -> loader (makers)
 //
 // Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
 //
@@ -22,6 +23,7 @@
 #include "epilogue/tile_store.cuh"
 #include "mma/wgmma.cuh"
 #include "pipeline/sm90_activations.cuh"
+#include "pipeline/sm90_makers.cuh"
 #include "pipeline/stream_k.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_bulk.cuh"
@@ -41,12 +43,13 @@ __device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
 
 constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
-template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_>
+template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
     static constexpr bool NVFP4 = ACTIVATIONS_ == ACTIVATIONS_NVFP4;  // activations; decoded to fp16
     static constexpr bool BF16 = ACTIVATIONS_ == ACTIVATIONS_BF16;
+    static constexpr bool MAKES = MAKES_;  // each block its own tiles
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -55,8 +58,9 @@ struct Shape {
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
     // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups.
-    static constexpr int LOAD_REGISTERS = 40;
-    static constexpr int MULTIPLY_REGISTERS = 232;
+    static constexpr int LOAD_REGISTERS = MAKES ? 136 : 40;
+    static constexpr int MULTIPLY_REGISTERS = MAKES ? 184 : 232;
+    static constexpr int MAKERS = 96;  // threads
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
@@ -74,6 +78,7 @@ struct Shape {
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
+    static_assert(!MAKES || TOKENS <= (NVFP4 ? 32 : 16), "registers and time of the makers");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 
@@ -97,7 +102,7 @@ struct Stages {
             mbarrier_init_shared_b64(chunk_empty(stage), 4 * S::MULTIPLIERS);  // a lane of each warp
         }
         for (u32 stage = 0; stage < S::TILES; ++stage) {
-            mbarrier_init_shared_b64(tile_full(stage), 1);
+            mbarrier_init_shared_b64(tile_full(stage), S::MAKES ? S::MAKERS / 32 : 1);  // a lane of each warp that makes it
             mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
         }
         fence_mbarrier_init_release_cluster();
@@ -112,8 +117,9 @@ struct Operands {
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    const TensorMap* activations;           // 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
+    const TensorMap* activations;           // made by all blocks: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
     int token, activation_batch;            // first token of the tile
+    Activations source;                     // for a block that makes its own tiles
     int units;                              // K / 64
 };
 
@@ -210,11 +216,23 @@ struct Loader {
         ++weights.count;
     }
 
-    // The first weights, for which there is room at once. `operands(tile)` describes a tile.
+    // The first `most` chunks of weights, for which there is room at once. `operands(tile)` describes a tile.
     template <class Describe>
-    __device__ __forceinline__ void begin(Describe operands) {
+    __device__ __forceinline__ void begin(Describe operands, u32 most) {
 #pragma unroll 1
-        while (weights.count < S::CHUNKS && position < work.last) load_weights(operands);
+        while (weights.count < most && position < work.last) load_weights(operands);
+    }
+
+    // The other weights, where the makers take care of the activations.
+    template <class Describe>
+    __device__ __forceinline__ void run_weights(Describe operands) {
+        if (position < work.last) wait_barrier(stages.tile_full(0), 0);  // more at once would keep the first activations waiting
+        begin(operands, S::CHUNKS);
+#pragma unroll 1
+        while (position < work.last) {
+            wait_barrier(stages.chunk_empty(weights.stage()), weights.parity() ^ 1);
+            load_weights(operands);
+        }
     }
 
     // Everything else.
@@ -245,6 +263,45 @@ struct Loader {
         }
     }
 };
+
+// The makers: three warps.
+template <class S, int A_LAYOUT, class Describe>
+__device__ __forceinline__ void make_tiles(const Stages<S>& stages, const StreamK& work, Describe operands) {
+    const int thread = static_cast<int>(threadIdx.x) - S::LOADER - 32;
+    using Part = ChunkPart<S::NVFP4, A_LAYOUT, S::TOKENS, S::MAKERS>;
+    Part parts[2];  // of the next chunks
+    int next = work.position;
+    const auto load = [&](Part& part) {
+        if (next >= work.last) return;
+        const int tile = next / work.chunks, chunk = next - tile * work.chunks;
+        const Operands<S::BLOCKS> o = operands(tile);
+        part.load(thread, o.source, o.activation_batch, o.token, chunk * CHUNK);
+        ++next;
+    };
+    Position<S> place;
+    const u32 chunks = work.last - work.position;
+    const auto write = [&](const Part& part) {
+        if (place.count >= chunks) return;
+        const u32 first = place.first_tile();
+        for (u32 u = 0; u < CHUNK; ++u) wait_barrier(stages.tile_empty(first + u), place.tile_parity() ^ 1);
+        part.write(thread, stages.tile(first));
+        fence_proxy_async_shared_cta();
+        __syncwarp();
+        if (thread % 32 == 0) {
+            for (u32 u = 0; u < CHUNK; ++u) mbarrier_arrive_shared_b64(stages.tile_full(first + u));
+        }
+        ++place.count;
+    };
+    load(parts[0]);
+    load(parts[1]);
+#pragma unroll 1
+    while (place.count < chunks) {
+        write(parts[0]);
+        load(parts[0]);
+        write(parts[1]);
+        load(parts[1]);
+    }
+}
 
 // One multiplier warpgroup's way through the rings.
 template <class S>
@@ -413,24 +470,32 @@ __device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work
 
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
 // the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store`, with the warpgroup behind.
-template <class S, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
+template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
     const u32 warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);  // the same for the warp, as the compiler should know
     Loader<S> loader(stages, work());
     const bool loads = warp == S::LOADER / 32;
-    if (EARLY_WEIGHTS && loads) loader.begin(operands);
-    share.prefetch();
+    constexpr u32 FIRST = S::MAKES ? 1 : S::CHUNKS;  // chunks of weights
+    if (EARLY_WEIGHTS && loads) loader.begin(operands, FIRST);
+    if constexpr (!S::MAKES) share.prefetch();
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
-    if (!EARLY_WEIGHTS && loads) loader.begin(operands);
-    share.write();
+    if (!EARLY_WEIGHTS && loads) loader.begin(operands, FIRST);
+    if constexpr (!S::MAKES) share.write();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
-        if (!loads) return;
-        if (threadIdx.x == S::LOADER) share.await();
-        __syncwarp();
-        loader.run(operands);
+        if constexpr (S::MAKES) {
+            if (loads) {
+                loader.run_weights(operands);
+            } else {
+                make_tiles<S, A_LAYOUT>(stages, loader.work, operands);
+            }
+        } else if (loads) {
+            if (threadIdx.x == S::LOADER) share.await();
+            __syncwarp();
+            loader.run(operands);
+        }
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>(warp / 4);
