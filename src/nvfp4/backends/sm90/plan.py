@@ -121,6 +121,8 @@ def _handing_over(tiles: int, chunks: int, grid: int) -> int:
 
 _HAND_OVER = (0.0, 5.0, 14.0)  # microseconds, for none, one or two shared tiles of 256 x 128 sums
 
+_APART = 1.09
+
 _TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
 
 MAKER_TOKENS = {"nvfp4": 32, "fp16": 16, "bf16": 16}
@@ -129,9 +131,12 @@ MAKER_TOKENS = {"nvfp4": 32, "fp16": 16, "bf16": 16}
 
 def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
     """Microseconds of a launch on an H200, less what does not depend on the plan; fitted to all benchmark shapes."""
-    busiest = ceil_div(tiles * chunks, grid)
-    handing_over = _HAND_OVER[_handing_over(tiles, chunks, grid)] * blocks * tokens / 256
-    return busiest * CHUNK * _unit_time(blocks, tokens, bf16, makes) + handing_over + (0 if makes else _TOGETHER)
+    busiest, shared = ceil_div(tiles * chunks, grid), _handing_over(tiles, chunks, grid)
+    together = 0 if makes else _TOGETHER
+    # Blocks that begin their tiles at different places of K do not find one another's operands in L2.
+    apart = _APART if shared and busiest > 2 * chunks else 1.0
+    loop = busiest * CHUNK * _unit_time(blocks, tokens, bf16, makes) * apart
+    return loop + _HAND_OVER[shared] * blocks * tokens / 256 + together
 
 
 def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
