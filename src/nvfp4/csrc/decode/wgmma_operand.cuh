@@ -15,6 +15,7 @@
 #include "decode/e4m3.cuh"
 #include "decode/scale_layout.cuh"
 #include "ptx/bf16x2.cuh"
+#include "ptx/cvt.cuh"
 #include "ptx/f16x2.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/prmt.cuh"
@@ -51,12 +52,6 @@ __device__ __forceinline__ u32 decode_pair_f16(u32 w, u32 scale) {
     return mul_rn_f16x2((I < 2 ? codes << 8 : codes) & F16_CODE, scale);
 }
 
-// A scale, in both halves.
-__device__ __forceinline__ u32 both_f16(u32 scale) {
-    const u32 pair = e4m3x2_to_f16x2(scale);
-    return prmt_b32<0x1010>(pair, pair);
-}
-
 // The same of codes times 2^-126, in bf16: s at bit 15, e e m at bits 8..6. A nibble times 2^12 + 2^6 has both there, between others.
 template <int I>
 __device__ __forceinline__ u32 decode_pair_bf16(u32 w, u32 scale) {
@@ -65,11 +60,10 @@ __device__ __forceinline__ u32 decode_pair_bf16(u32 w, u32 scale) {
     return mul_rn_bf16x2(spread & 0x81C081C0u, scale);
 }
 
-// A scale times 2^118, in both halves. s eeee mmm at bits 15 and 10..4 of a bf16 is the scale times 2^-120; 2^238 takes two multiplications.
+// An fp16 scale times 2^118, in both halves.
 __device__ __forceinline__ u32 both_bf16(u32 scale) {
-    const u32 spread = scale * 0x00100010u;
-    const u32 tiny = (spread & 0x07F007F0u) | ((spread << 4) & 0x80008000u);
-    return mul_rn_bf16x2(mul_rn_bf16x2(tiny, 0x7F007F00u), 0x77007700u);  // 2^127 * 2^111
+    const float wide = cvt_f32_f16(scale) * __uint_as_float((127 + 118) << 23);
+    return cvt_rn_bf16x2_f32(wide, wide);
 }
 
 // Weights: 128 rows of a chunk, and where their scales lie in shared memory.
@@ -111,15 +105,16 @@ struct RawWeights {
     template <int I, bool BF16>
     __device__ __forceinline__ void decode(u32 (&a)[4]) const {
         constexpr int FIRST = I % 2 * 2;
+        const u32 scales = e4m3x2_to_f16x2(scale[0] | scale[1] << 8);  // of both rows at once
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const u32 word = I < 2 ? codes[r].x : codes[r].y;
             if constexpr (BF16) {
-                const u32 both = both_bf16(scale[r]);
+                const u32 both = both_bf16(scales >> 16 * r);
                 a[r] = decode_pair_bf16<FIRST>(word, both);
                 a[2 + r] = decode_pair_bf16<FIRST + 1>(word, both);
             } else {
-                const u32 both = both_f16(scale[r]);
+                const u32 both = r == 0 ? prmt_b32<0x1010>(scales, scales) : prmt_b32<0x3232>(scales, scales);
                 a[r] = decode_pair_f16<FIRST>(word, both);
                 a[2 + r] = decode_pair_f16<FIRST + 1>(word, both);
             }

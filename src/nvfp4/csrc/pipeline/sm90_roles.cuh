@@ -1,7 +1,9 @@
 // The roles of the Hopper GEMM kernels, and the shared memory between them.
 //
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
-//   warpgroup 2       its first warp loads; the others make tiles of activations, if each block makes its own
+//   warpgroup 2       loads: a thread of its first warp tiles of activations, one of its second codes, its third warp linear scales. One warp
+//                     would be slower than the multipliers, as each wait and each copy takes it a latency. If each block makes its own
+//                     tiles, the first warp loads weights, and the others make tiles
 //
 // The operand that activations are made to is written by all blocks together before the roles part (pipeline/sm90_activations.cuh),
 // or tile by tile by each block for itself (pipeline/sm90_makers.cuh).
@@ -58,8 +60,8 @@ struct Shape {
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
     // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups.
-    static constexpr int LOAD_REGISTERS = MAKES ? 136 : 40;
-    static constexpr int MULTIPLY_REGISTERS = MAKES ? 184 : 232;
+    static constexpr int LOAD_REGISTERS = MAKES ? 136 : 56;
+    static constexpr int MULTIPLY_REGISTERS = MAKES ? 184 : 224;
     static constexpr int MAKERS = 96;  // threads
 
     static constexpr int TILE_BYTES = TOKENS * 128;
@@ -138,131 +140,109 @@ struct Position {
     __device__ __forceinline__ u32 tile_parity() const { return S::TILES == CHUNK ? count % 2 : count / 2 % 2; }
 };
 
-// Weights of one chunk: codes, and scales. A whole warp.
+// What the copy engine brings of a chunk of weights: codes, and tiled scales. One thread.
 template <class S>
-__device__ __forceinline__ void load_weight_chunk(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o,
-                                                  int chunk) {
-    const u32 full = stages.chunk_full(stage), lane = threadIdx.x % 32;
+__device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o, int chunk) {
+    const u32 full = stages.chunk_full(stage);
     constexpr bool TILED = S::WEIGHT_LAYOUT == SCALES_TILED;
-    if (lane == 0) {
-        mbarrier_arrive_expect_tx_shared_b64(full, S::CODES_BYTES + (TILED ? S::SCALES_BYTES : 0));
+    mbarrier_arrive_expect_tx_shared_b64(full, S::CODES_BYTES + (TILED ? S::SCALES_BYTES : 0));
 #pragma unroll
-        for (int b = 0; b < S::BLOCKS; ++b) {
-            cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * WEIGHT_CODES_BYTES, o.weight_codes[b],
-                                                           chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
-            if constexpr (TILED) {
-                // A block of rows beyond the matrix has no scales; its rows are dropped, whatever they multiply. Units beyond K
-                // have none either; their codes are zeros, and so must be the products: any finite scales will do.
-                const int row = min(o.weight_row[b], (o.weight_rows - 1) / 128 * 128), first = chunk * CHUNK;
-                const u8* from = o.weight_scales[b] + static_cast<i64>(row / 128) * o.units * TILE_SCALES_BYTES;
-                const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES;
-                if (first + CHUNK <= o.units) {
-                    cp_async_bulk_shared_global_mbarrier(to, from + static_cast<i64>(first) * TILE_SCALES_BYTES,
-                                                         WEIGHT_SCALES_BYTES, full);
-                } else {
+    for (int b = 0; b < S::BLOCKS; ++b) {
+        cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * WEIGHT_CODES_BYTES, o.weight_codes[b],
+                                                       chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
+        if constexpr (TILED) {
+            // A block of rows beyond the matrix has no scales; its rows are dropped, whatever they multiply. Units beyond K
+            // have none either; their codes are zeros, and so must be the products: any finite scales will do.
+            const int row = min(o.weight_row[b], (o.weight_rows - 1) / 128 * 128), first = chunk * CHUNK;
+            const u8* from = o.weight_scales[b] + static_cast<i64>(row / 128) * o.units * TILE_SCALES_BYTES;
+            const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES;
+            if (first + CHUNK <= o.units) {
+                cp_async_bulk_shared_global_mbarrier(to, from + static_cast<i64>(first) * TILE_SCALES_BYTES,
+                                                     WEIGHT_SCALES_BYTES, full);
+            } else {
 #pragma unroll 1
-                    for (int u = 0; u < CHUNK; ++u) {
-                        const i64 unit = min(first + u, o.units - 1);
-                        cp_async_bulk_shared_global_mbarrier(to + u * TILE_SCALES_BYTES, from + unit * TILE_SCALES_BYTES,
-                                                             TILE_SCALES_BYTES, full);
-                    }
+                for (int u = 0; u < CHUNK; ++u) {
+                    const i64 unit = min(first + u, o.units - 1);
+                    cp_async_bulk_shared_global_mbarrier(to + u * TILE_SCALES_BYTES, from + unit * TILE_SCALES_BYTES,
+                                                         TILE_SCALES_BYTES, full);
                 }
             }
         }
-    }
-    if constexpr (!TILED) {
-        // 16 bytes of each row; or four times 4 where rows are not 16-byte aligned, or rows or units are not there.
-        const i64 pitch = 4 * o.units;
-        const bool whole = o.units % CHUNK == 0 && chunk * CHUNK < o.units;
-#pragma unroll
-        for (int b = 0; b < S::BLOCKS; ++b) {
-            const int row = o.weight_row[b] + static_cast<int>(lane);
-            const u8* from = o.weight_scales[b] + row * pitch + 16 * chunk;
-            const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES + lane * 16;
-            if (whole && o.weight_row[b] + WEIGHT_ROWS <= o.weight_rows) {
-#pragma unroll
-                for (int i = 0; i < WEIGHT_ROWS / 32; ++i) cp_async_cg_shared_global_16(to + i * 512, from + i * 32 * pitch, 16);
-                continue;
-            }
-#pragma unroll 1
-            for (int i = 0; i < WEIGHT_ROWS / 32; ++i) {
-#pragma unroll 1
-                for (int unit = 0; unit < CHUNK; ++unit) {
-                    const bool there = row + i * 32 < o.weight_rows && chunk * CHUNK + unit < o.units;
-                    const u8* piece = there ? from + i * 32 * pitch + 4 * unit : o.weight_scales[b];
-                    cp_async_ca_shared_global_4(to + i * 512 + 4 * unit, piece, there ? 4 : 0);
-                }
-            }
-        }
-        cp_async_mbarrier_arrive_noinc_shared_b64(full);
     }
 }
 
-// The loader, a warp: first `begin`, then `run`.
+// Linear scales of a chunk of weights. A whole warp.
 template <class S>
-struct Loader {
-    Stages<S> stages;
-    StreamK work;
-    int position;  // next chunk of weights, over all tiles
-    Position<S> weights;
-
-    __device__ __forceinline__ Loader(const Stages<S>& s, const StreamK& w) : stages(s), work(w), position(w.position) {}
-
-    template <class Describe>
-    __device__ __forceinline__ void load_weights(Describe operands) {
-        const int tile = position / work.chunks;
-        load_weight_chunk(stages, weights.stage(), operands(tile), position - tile * work.chunks);
-        ++position;
-        ++weights.count;
-    }
-
-    // The first `most` chunks of weights, for which there is room at once. `operands(tile)` describes a tile.
-    template <class Describe>
-    __device__ __forceinline__ void begin(Describe operands, u32 most) {
-#pragma unroll 1
-        while (weights.count < most && position < work.last) load_weights(operands);
-    }
-
-    // The other weights, where the makers take care of the activations.
-    template <class Describe>
-    __device__ __forceinline__ void run_weights(Describe operands) {
-        if (position < work.last) wait_barrier(stages.tile_full(0), 0);  // more at once would keep the first activations waiting
-        begin(operands, S::CHUNKS);
-#pragma unroll 1
-        while (position < work.last) {
-            wait_barrier(stages.chunk_empty(weights.stage()), weights.parity() ^ 1);
-            load_weights(operands);
+__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o, int chunk) {
+    const u32 full = stages.chunk_full(stage), lane = threadIdx.x % 32;
+    // 16 bytes of each row; or four times 4 where rows are not 16-byte aligned, or rows or units are not there.
+    const i64 pitch = 4 * o.units;
+    const bool whole = o.units % CHUNK == 0 && chunk * CHUNK < o.units;
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; ++b) {
+        const int row = o.weight_row[b] + static_cast<int>(lane);
+        const u8* from = o.weight_scales[b] + row * pitch + 16 * chunk;
+        const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES + lane * 16;
+        if (whole && o.weight_row[b] + WEIGHT_ROWS <= o.weight_rows) {
+#pragma unroll
+            for (int i = 0; i < WEIGHT_ROWS / 32; ++i) cp_async_cg_shared_global_16(to + i * 512, from + i * 32 * pitch, 16);
+            continue;
         }
-    }
-
-    // Everything else.
-    template <class Describe>
-    __device__ __forceinline__ void run(Describe operands) {
-        Position<S> place;
-        Segment segment;
-        while (work.next(segment)) {
-            const Operands<S::BLOCKS> o = operands(segment.tile);
-            for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
 #pragma unroll 1
-                for (u32 u = 0; u < CHUNK; ++u) {
-                    const u32 tile = place.first_tile() + u;
-                    wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                    if (threadIdx.x % 32 == 0) {
-                        mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
-                        cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
-                                                                       (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
-                                                                       o.activation_batch, stages.tile_full(tile));
-                    }
-                }
-                // The chunk before this one is about to be left by its last reader.
-                if (place.count > 0 && position < work.last) {
-                    wait_barrier(stages.chunk_empty(weights.stage()), weights.parity() ^ 1);
-                    load_weights(operands);
-                }
+        for (int i = 0; i < WEIGHT_ROWS / 32; ++i) {
+#pragma unroll 1
+            for (int unit = 0; unit < CHUNK; ++unit) {
+                const bool there = row + i * 32 < o.weight_rows && chunk * CHUNK + unit < o.units;
+                const u8* piece = there ? from + i * 32 * pitch + 4 * unit : o.weight_scales[b];
+                cp_async_ca_shared_global_4(to + i * 512 + 4 * unit, piece, there ? 4 : 0);
             }
         }
     }
-};
+    cp_async_mbarrier_arrive_noinc_shared_b64(full);
+}
+
+// Parts of weights, each of which a warp of its own may load: what the copy engine brings (`load_weight_codes`), and linear scales.
+constexpr int PART_CODES = 1, PART_SCALES = 2, PART_ALL = PART_CODES | PART_SCALES;
+constexpr u32 ALL_CHUNKS = 0xFFFFFFFFu;
+
+// The block's chunks of weights from `first` to `end`, in turn, as there is room. A whole warp. `operands(tile)` describes a tile.
+template <class S, int PARTS, class Describe>
+__device__ __forceinline__ void load_weights(const Stages<S>& stages, StreamK work, Describe operands, u32 first, u32 end) {
+    Position<S> place{first};
+    work.position += static_cast<int>(first);
+    Segment segment;
+    while (work.next(segment)) {
+        const Operands<S::BLOCKS> o = operands(segment.tile);
+        for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+            if (place.count == end) return;
+            const u32 stage = place.stage();
+            wait_barrier(stages.chunk_empty(stage), place.parity() ^ 1);
+            if ((PARTS & PART_CODES) && threadIdx.x % 32 == 0) load_weight_codes(stages, stage, o, chunk);
+            if ((PARTS & PART_SCALES) && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_linear_scales(stages, stage, o, chunk);
+        }
+    }
+}
+
+// All tiles of activations, by one thread.
+template <class S, class Describe>
+__device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work, Describe operands) {
+    Position<S> place;
+    Segment segment;
+    while (work.next(segment)) {
+        const Operands<S::BLOCKS> o = operands(segment.tile);
+        for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+#pragma unroll 1
+            for (u32 u = 0; u < CHUNK; ++u) {
+                const u32 tile = place.first_tile() + u;
+                wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+                mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
+                cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
+                                                               (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
+                                                               o.activation_batch, stages.tile_full(tile));
+            }
+        }
+    }
+}
 
 // The makers: three warps.
 template <class S, int A_LAYOUT, class Describe>
@@ -474,28 +454,37 @@ template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe,
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
     const u32 warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);  // the same for the warp, as the compiler should know
-    Loader<S> loader(stages, work());
-    const bool loads = warp == S::LOADER / 32;
-    constexpr u32 FIRST = S::MAKES ? 1 : S::CHUNKS;  // chunks of weights
-    if (EARLY_WEIGHTS && loads) loader.begin(operands, FIRST);
+    const u32 role = warp - S::LOADER / 32;
+    const auto load = [&](u32 first, u32 end) {
+        if constexpr (S::MAKES) {
+            if (role == 0) load_weights<S, PART_ALL>(stages, work(), operands, first, end);
+        } else {
+            if (role == 1) load_weights<S, PART_CODES>(stages, work(), operands, first, end);
+            if (role == 2 && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_weights<S, PART_SCALES>(stages, work(), operands, first, end);
+        }
+    };
+    // Chunks of weights, at most so many as there is room for at once; more would keep the first activations waiting.
+    constexpr u32 FIRST = S::MAKES ? 1 : S::CHUNKS;
+    if (EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (!S::MAKES) share.prefetch();
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
-    if (!EARLY_WEIGHTS && loads) loader.begin(operands, FIRST);
+    if (!EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (!S::MAKES) share.write();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if constexpr (S::MAKES) {
-            if (loads) {
-                loader.run_weights(operands);
-            } else {
-                make_tiles<S, A_LAYOUT>(stages, loader.work, operands);
+            const StreamK all = work();
+            if (role > 0) {
+                make_tiles<S, A_LAYOUT>(stages, all, operands);
+            } else if (all.position < all.last) {
+                wait_barrier(stages.tile_full(0), 0);
             }
-        } else if (loads) {
-            if (threadIdx.x == S::LOADER) share.await();
-            __syncwarp();
-            loader.run(operands);
+        } else if (threadIdx.x == S::LOADER) {
+            share.await();
+            load_tiles(stages, work(), operands);
         }
+        load(FIRST, ALL_CHUNKS);
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>(warp / 4);
