@@ -25,7 +25,7 @@ _CHUNK = 1024  # elements of a row that a warp of the stream kernel takes at a t
 _MAX_STREAM_K = 32 * _CHUNK
 _STREAM_WARPS = 16  # on a multiprocessor: 128 registers a thread
 _MAX_BATCHES = 16  # more are not unrolled, but become another wave of blocks
-_QUEUE_ELEMENTS = 1024 * 1024  # for a multiprocessor: from here on, queues beat registers
+_QUEUE_ELEMENTS = 640 * 1024  # for a multiprocessor: from here on, queues beat registers
 
 _SEGMENT = 512  # elements of K in a segment of the tensor-core kernel
 _RESERVED_SHARED = 1024  # of every block, by the driver
@@ -45,7 +45,6 @@ class StreamPlan:
         preload: Batches that are under way before the previous kernel has finished.
         blocks: Blocks that must fit on a multiprocessor together.
         ahead: Batches that are decoded by then (with a `preload` of 2 or more); they wait in shared memory.
-        wanted: Blocks for each matrix, which share its rows equally; 0 for as few as take them.
     """
 
     arch: str
@@ -57,11 +56,10 @@ class StreamPlan:
     preload: int
     blocks: int
     ahead: int = 0
-    wanted: int = 0
 
     def grid(self, problem: Problem) -> int:
-        """Blocks for each matrix."""
-        return self.wanted or ceil_div(problem.m, self.rows * self.batches * self.warps_r)
+        """Blocks for each matrix, which share its rows equally: as few as take them."""
+        return ceil_div(problem.m, self.rows * self.batches * self.warps_r)
 
     def describe(self) -> str:
         """One line for people."""
@@ -161,16 +159,16 @@ GemvPlan = StreamPlan | QueuePlan | MmaPlan
 # Measured on an H200 (docs/optimisation-log.md), for 132 multiprocessors. Plans without `arch`:
 # one NVFP4 vector, by (M, K, L) ...
 _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
-    (7168, 16384, 1): (StreamPlan, (16, 1, 1, 4, 14, 3, 1, 1, 132)),
+    (7168, 16384, 1): (QueuePlan, (8, 1, 2, 4, 3, 256, 2)),
     (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 33, 2)),
-    (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1, 132)),
+    (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
 _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
     (7168, 16384, 1): (4, 4, 1, 2, 55, 1, 1, 2),
-    (28672, 4096, 1): (2, 7, 1, 2, 109, 2, 1, 2),
+    (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4),
     (4096, 14336, 1): (8, 2, 1, 3, 32, 1, 1, 2),
-    (8192, 7168, 1): (4, 4, 1, 3, 63, 1, 1, 2),
+    (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4),
     (4096, 7168, 1): (7, 2, 1, 3, 32, 1, 1, 2),
     (7168, 2048, 1): (4, 4, 1, 2, 55, 1, 1, 4),
     (7168, 16384, 2): (4, 7, 2, 1, 109, 1, 1, 2),
@@ -267,7 +265,13 @@ def _fitting(capability: Capability, problem: Problem, found: QueuePlan) -> Queu
 def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
     """Warps for all of a row; rows and batches such that all blocks are resident at once, each with the same work."""
     all_chunks = max(ceil_div(problem.k, _CHUNK), 1)
-    chunks = 1 if all_chunks <= _STREAM_WARPS else 2
+
+    def resident(chunks: int) -> int:
+        warps = ceil_div(all_chunks, chunks)
+        return _STREAM_WARPS // warps * warps
+
+    # Two for a warp where rows are too long otherwise, or of a length that leaves too few warps.
+    chunks = 1 if all_chunks <= 8 or resident(1) >= resident(2) else 2
     warps_k = ceil_div(all_chunks, chunks)
     warps_r = max(1, min(4, 8 // warps_k))
     blocks = max(1, _STREAM_WARPS // (warps_k * warps_r))
