@@ -149,7 +149,7 @@ def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
 
-_UNEVEN = 0.25
+_UNEVEN = 0.1
 """How much the probabilities of experts deviate, of their mean."""
 
 
@@ -184,7 +184,9 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
         for blocks in (2,) if dual else (2, 1):
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else _grids(tiles, chunks, capability.sms):
-                for makes in (False, True) if tokens <= MAKER_TOKENS[problem.a.kind] else (False,):
+                # A stack multiplies the same tokens with so many weights that they had better be made once.
+                may_make = tokens <= MAKER_TOKENS[problem.a.kind] and not problem.stacked
+                for makes in (False, True) if may_make else (False,):
                     time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
                     if best is None or time < best[0]:
                         best = (time, tokens, blocks, grid, makes)
