@@ -1,13 +1,15 @@
 // y[l, m] = sum over k of A[l, m, k] * x[l, k], both NVFP4, for matrices of which a multiprocessor has a few hundred kilobytes
 // at most: A goes straight into registers (pipeline/sm90_gemv.cuh: operands, arithmetic).
 //
-// A batch of ROWS rows is loaded while the one before is computed: two batches of 16-byte loads for each of some 500
-// threads keep enough bytes in flight, and nothing is handed from thread to thread. Little happens at the start and at the
-// end of such a kernel, which is what counts when it takes less than ten microseconds; sm90_gemv_queue.cu streams longer
-// ones faster.
+// PRELOAD batches of ROWS rows are under way in registers while another is computed, and nothing is handed from thread to
+// thread. Little happens at the start and at the end of such a kernel, which is what counts when it takes less than ten
+// microseconds; sm90_gemv_queue.cu streams longer ones faster.
 //
-// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of two batches of A: 128 with 8 rows and
-// chunks.
+// Nothing can be multiplied before the previous kernel has ended and x is read. But codes can be decoded: AHEAD batches
+// become bytes in shared memory meanwhile (e2m1x16_to_biased), and their registers take the batches that follow.
+//
+// Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of PRELOAD batches of A: 128 with 3 batches of 4
+// rows and chunks.
 
 #include "pipeline/sm90_gemv_lanes.cuh"
 #include "ptx/griddepcontrol.cuh"

@@ -1,4 +1,5 @@
-// One NVFP4 vector times NVFP4 rows: what the kernels of the Hopper GEMV share, sm90_gemv.cu and sm90_gemv_queue.cu.
+// One NVFP4 vector times NVFP4 rows: what sm90_gemv.cu and sm90_gemv_queue.cu compute, and how A and
+// x come in; what a lane does with them is in pipeline/sm90_gemv_lanes.cuh.
 //
 //   a_codes   [L, M, K/2]  u8, two E2M1 codes a byte        a_scales  [L, M, K/16] E4M3, or 128x4 tiles (A_LAYOUT)
 //   x_codes   [L, K/2]                                      x_scales  [L, K/16], or tiles (X_LAYOUT)
