@@ -145,6 +145,8 @@ def test_what_cannot_be_evaluated(tmp_path):
         run(tmp_path / "none.py")
     with pytest.raises(InputError, match="one of test"):
         run(SUBMISSIONS / "honest.py", mode="nothing")
+    with pytest.raises(InputError, match="test with --emulate"):
+        run(SUBMISSIONS / "honest.py", mode="leaderboard", emulate=True)
 
 
 def test_emulation_wants_a_bundle():

@@ -43,10 +43,9 @@ def _chosen(task: Task, mode: str, path: Path | None, *, emulate: bool) -> tuple
     """The cases, and how many are left out because the emulator would take too long."""
     if path is not None:
         return case_files.load(task, path), 0
-    every = task.tests if mode == "test" else task.benchmarks
     if not emulate:
-        return every, 0
-    unique = tuple(dict.fromkeys(every))
+        return task.tests if mode == "test" else task.benchmarks, 0
+    unique = tuple(dict.fromkeys(task.tests))
     small = tuple(case for case in unique if _work(case) <= _EMULATED_WORK)
     small = small or (min(unique, key=_work),)
     return small, len(unique) - len(small)
@@ -61,7 +60,7 @@ def evaluate_command(
         Path | None, typer.Option(help="Run the evaluator of this checkout of gpu-mode/reference-kernels instead.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda or cpu.")] = "auto",
-    emulate: Annotated[bool, typer.Option("--emulate", help="Run the kernels of a bundle of ours in the emulator.")] = (
+    emulate: Annotated[bool, typer.Option("--emulate", help="Run the tests of a bundle of ours in the emulator.")] = (
         False
     ),
     official_only: Annotated[

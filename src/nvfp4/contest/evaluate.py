@@ -7,9 +7,10 @@ returns is judged here (`judge`). Modes: ``test`` checks every test case, on the
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from nvfp4.bench.roofline import Limits, datasheet, light
 from nvfp4.bench.timing import geomean
 from nvfp4.contest import cases, hard
+from nvfp4.contest.channel import Message
 from nvfp4.contest.judge import Inputs, Judge
 from nvfp4.contest.process import Failure, Worker, compile_step
 from nvfp4.contest.report import ExitCode, Report, Stats, enough, stats
@@ -32,6 +34,9 @@ _PROBE_EVERY = 4
 _TAIL_SECONDS, _TAIL_SAMPLES = 300e-6, 3
 """Work that goes on so long after everything in our queue has ended, in so many samples, is work on the side."""
 _CPU_INPUTS = 4
+_NEW_SAMPLES, _NEW_FACTOR, _NEW_JUDGED = 3, 1.5, 8
+"""A submission that takes so many times as long when the inputs of all calls are new, in each of so many samples,
+remembers results; so many results of such a sample, nobody knows which, are judged."""
 
 
 @dataclass(frozen=True)
@@ -259,10 +264,10 @@ class _Run:
         for data in kinds:
             answer = self.worker().command("test", line=self.task.line(case), data=data, seed=case.seed)
             notes.update(answer["notes"])
-            self._accept(Inputs(case, data, case.seed), answer, 0)
+            self.accept(Inputs(case, data, case.seed), answer, 0)
         return Outcome(case, checked=len(kinds), notes=tuple(sorted(notes)))
 
-    def _accept(self, what: Inputs, answer: dict[str, list[list[int]]], index: int) -> None:
+    def accept(self, what: Inputs, answer: Message, index: int) -> None:
         """Fetch the results of call `index`, and judge them."""
         worker = self.worker()
         files = [worker.scratch / Path(name).name for name in worker.command("fetch", index=index)["files"]]
@@ -291,7 +296,10 @@ class _Run:
             series.take(probe=self.random.randrange(_PROBE_EVERY) == 0)
         found = stats(series.times)
         samples = tuple(series.times)
+        remembers = series.remembers(found.mean)
         outcome = Outcome(case, stats=found, checked=series.judged, notes=series.notes(), samples=samples, inputs=sets)
+        if remembers is not None:
+            return replace(outcome, error=remembers, kind="cheat")
         return self._faults(case, outcome, found)
 
     def _faults(self, case: Case, outcome: Outcome, found: Stats) -> Outcome:
@@ -349,29 +357,58 @@ class _Series:
 
     def take(self, *, probe: bool) -> None:
         """One sample, with new values in one set of inputs, nobody knows which."""
-        index = self.run.random.randrange(len(self.seeds))
-        self.seeds[index] = self.run.random.randrange(1 << 40)
-        self._right[index] = None
+        answer, order = self._sample([self.run.random.randrange(len(self.seeds))], probe=probe)
+        self._judge(answer, order, range(len(order)))
+        if not probe:
+            self.times.append(answer["ns"] / self.calls)
+
+    def remembers(self, mean: float) -> str | None:
+        """What says that the submission keeps results of inputs that it was given before; None when nothing does.
+
+        Results kept by a checksum of the operands, or of some of their bytes, are right in every sample: only the time
+        tells.
+
+        Args:
+            mean: Nanoseconds per call of samples in which all sets of inputs but one are known.
+        """
+        if len(self.seeds) == 1:  # then every sample has new inputs only
+            return None
+        fastest = math.inf
+        for _ in range(_NEW_SAMPLES):
+            answer, order = self._sample(range(len(self.seeds)), probe=False)
+            self._judge(answer, order, self.run.random.sample(range(len(order)), min(_NEW_JUDGED, len(order))))
+            fastest = min(fastest, answer["ns"] / self.calls)
+            if fastest <= _NEW_FACTOR * mean:
+                return None
+        times = f"{fastest / 1e3:.2f} us when all inputs are new, {mean / 1e3:.2f} us when it has seen them before"
+        return f"it remembers results: {times}"
+
+    def _sample(self, renewed: Sequence[int], *, probe: bool) -> tuple[Message, list[int]]:
+        """One sample, with new values in the sets `renewed`; the worker's answer, and the set of each call."""
+        for index in renewed:
+            self.seeds[index] = self.run.random.randrange(1 << 40)
+            self._right[index] = None
         order = [i % len(self.seeds) for i in range(self.calls)]
         if self.run.task.op is not Op.GEMV:
             self.run.random.shuffle(order)
-        answer = self.run.worker().command("sample", refresh=[[index, self.seeds[index]]], order=order, probe=probe)
+        refresh = [[index, self.seeds[index]] for index in renewed]
+        answer = self.run.worker().command("sample", refresh=refresh, order=order, probe=probe)
         self._notes.update(answer["notes"])
         self._tails += answer["tail"] > _TAIL_SECONDS
         if self._tails >= _TAIL_SAMPLES:
             raise Failure("cheat", "the device went on working after all results were due: work on the side")
-        self._judge(answer["digests"], order, answer)
-        if not probe:
-            self.times.append(answer["ns"] / self.calls)
+        return answer, order
 
-    def _judge(self, digests: list[list[int]], order: Sequence[int], answer: dict[str, list[list[int]]]) -> None:
-        for call, index in enumerate(order):
-            if self._right[index] != digests[call]:
+    def _judge(self, answer: Message, order: Sequence[int], calls: Iterable[int]) -> None:
+        """Judge the results of `calls`, unless they have the fingerprints of ones that were right."""
+        for call in calls:
+            index, digests = order[call], answer["digests"][call]
+            if self._right[index] != digests:
                 # New values; or other bits than the last time, which is allowed if they are right, too.
                 if self._right[index] is not None:
                     self._notes.add("results differ from run to run")
-                self.run._accept(Inputs(self.case, hard.OFFICIAL, self.seeds[index]), answer, call)
-                self._right[index] = digests[call]
+                self.run.accept(Inputs(self.case, hard.OFFICIAL, self.seeds[index]), answer, call)
+                self._right[index] = digests
                 self.judged += 1
 
 
@@ -403,6 +440,9 @@ def evaluate(
         raise InputError("contest eval", "submission", "a file", str(path), "Pass the path of a submission.py.")
     if options.mode not in MODES:
         raise InputError("contest eval", "mode", "one of " + ", ".join(MODES), repr(options.mode), "Name one of them.")
+    if options.emulate and options.mode != "test":
+        remedy = "Run --mode test; the emulator's own time says nothing about a GPU's."
+        raise InputError("contest eval", "mode", "test with --emulate", repr(options.mode), remedy)
     if options.device not in ("cpu", "cuda"):
         raise InputError("contest eval", "device", "cuda or cpu", repr(options.device), "Name one of them.")
     if options.device == "cuda" and not options.emulate and not torch.cuda.is_available():
