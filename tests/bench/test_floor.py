@@ -33,6 +33,16 @@ def test_plans():
         floor.plan(known("cpu"))
 
 
+def test_calls_by_themselves_are_read_by_loads_too():
+    what = known("sm_90a")
+    assert floor.plans(what, alone=False) == {"read-floor": floor.plan(what)}
+    chain, *others = floor.plans(what, alone=True).values()
+    assert chain == floor.plan(what)
+    assert len({plan.blocks for plan in others}) == len(others) > 1
+    assert not any(plan.bulk for plan in others)
+    assert not any(plan.programmatic for plan in floor.plans(known("sm_80"), alone=True).values())
+
+
 def test_launch_as_data():
     plan = floor.plan(known("sm_90a"))
     data = torch.zeros(4096, dtype=torch.uint8)

@@ -7,7 +7,7 @@ import pytest
 
 from nvfp4.bench import plots, records, tables
 from nvfp4.bench.records import Entry
-from nvfp4.contest.tasks import GEMM
+from nvfp4.contest.tasks import DUAL_GEMM, GEMM, GEMV
 from nvfp4.errors import InputError
 from nvfp4.problem import Format, Op, Problem
 
@@ -92,6 +92,55 @@ def test_rendering_replaces_what_is_between_markers_and_is_idempotent():
 def test_a_table_without_records_says_so():
     assert "No records yet." in tables.render(DOCUMENT, ())
     assert "No records yet." in tables.generate("nvidia-h200/gemm/graph", contest_records())
+
+
+def test_gemv_beside_the_read_floor():
+    text = tables.generate("nvidia-h200/gemv-floor", contest_records())
+    head, _, first, *rest = rows(text)
+    assert head == [
+        "shape", "ours", "read floor", "ours / floor", "cublas", "ours / best peer", "GB/s", "of 4.8 TB/s",
+    ]  # fmt: skip
+    assert len(rest) == 2
+    cells = dict(zip(head, first, strict=True))
+    ours, reader = float(cells["ours"].strip("*")), float(cells["read floor"])
+    assert float(cells["ours / floor"]) == pytest.approx(ours / reader, rel=0.02)
+    moved = GEMV.problem(GEMV.benchmarks[0]).bytes
+    assert float(cells["GB/s"]) == pytest.approx(moved / ours / 1e3, rel=0.01)
+    assert cells["ours / best peer"] == "0.50"
+
+
+def test_gemv_rows_are_sorted_by_type_and_number():
+    def one(n, kind, k=256):
+        problem = Problem(Op.GEMV, 512, n, k, 1, Format(), Format(kind, ""))
+        mine, peer = entry("nvfp4/sm90", "nvfp4", 3.0), entry(f"cublas-{kind}", "peer", 2.0)
+        return record(problem, mine, peer)
+
+    text = tables.generate(
+        "nvidia-h200/gemv-rows", [one(16, "fp16"), one(1, "bf16"), one(1, "fp16", 512), one(1, "fp16")]
+    )
+    head, _, *body = rows(text)
+    assert [row[:3] for row in body] == [
+        ["512 x 256", "1", "fp16"], ["512 x 512", "1", "fp16"], ["512 x 256", "16", "fp16"], ["512 x 256", "1", "bf16"],
+    ]  # fmt: skip
+    cells = dict(zip(head, body[0], strict=True))
+    assert cells["read floor"] == cells["ours / floor"] == ""
+    assert (cells["ours"], cells["cublas"], cells["ours / best peer"]) == ("3.00", "**2.00**", "1.50")
+
+
+def test_strategies_are_compared_with_the_plainest():
+    made = []
+    for case, us in zip(DUAL_GEMM.benchmarks, (80.0, 40.0, 20.0, 10.0), strict=True):
+        parts = [entry("products + SiLU", "other", us), entry("fused", "other", us / 2)]
+        one = record(DUAL_GEMM.problem(case), *parts)
+        made.append(dataclasses.replace(one, protocol=dataclasses.replace(one.protocol, name="strategies")))
+    head, _, *body = rows(text := tables.generate("nvidia-h200/strategies-dual_gemm", made))
+    assert head[2:] == [*(tables.shape_text(r.problem) for r in made), "speed-up"]
+    cells = {row[0]: row[2:] for row in body}
+    assert cells["products + SiLU"] == ["80.0", "40.0", "20.0", "10.0", "1.00"]
+    assert cells["fused"] == ["**40.0**", "**20.0**", "**10.0**", "**5.00**", "2.00"]
+    assert cells["parallel queues"] == [""] * 5
+    assert "*outside the rules: work in other queues" in text
+    assert "No FP4 matrix units here" in text
 
 
 @pytest.mark.parametrize("name", ["h200", "nvidia-h200/conv", "nvidia-h200/gemm/vibes", "a/b/c/d"])

@@ -6,7 +6,7 @@ The kernel (``csrc/kernels/read_floor.cu``) runs through the same executors as e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -65,6 +65,25 @@ def plan(capability: Capability) -> FloorPlan:
     if capability.compute >= (9, 0):
         return FloorPlan(bulk=True, blocks=capability.sms)
     return FloorPlan(bulk=False, blocks=4 * capability.sms, programmatic=False)
+
+
+_ALONE = (2, 4, 8, 16)
+"""Blocks for each multiprocessor, of which one number or another reads a size fastest in a call by itself."""
+
+
+def plans(capability: Capability, *, alone: bool) -> dict[str, FloorPlan]:
+    """The readers to time, by name; the fastest of them is the floor.
+
+    Args:
+        capability: The device.
+        alone: Whether calls are timed one by one. Then large shared memory costs more than it brings (on an H200, 24.4
+            us for 66 MB, and 22.8 with vector loads), and vector loads are timed beside the best plan for a chain.
+    """
+    found = {"read-floor": plan(capability)}
+    loads = FloorPlan(bulk=False, blocks=0, programmatic=capability.compute >= (9, 0))
+    if alone:
+        found |= {f"read-floor-loads-{n}": replace(loads, blocks=n * capability.sms) for n in _ALONE}
+    return found
 
 
 def read_bytes(problem: Problem) -> int:

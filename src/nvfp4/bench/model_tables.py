@@ -11,8 +11,6 @@ from nvfp4.bench import sweep, tables
 from nvfp4.bench.records import Entry, Record, newest
 from nvfp4.bench.timing import geomean, paired_ratio
 
-NONE = "No records yet.\n"
-
 
 def sweep_table(records: Iterable[Record], device: str, protocol: str) -> str:
     """Rows of every weight and M: time, rate and ratios."""
@@ -58,7 +56,7 @@ def _newest(records: Iterable[Record], device: str, protocol: str) -> list[Recor
 
 def _table(head: Sequence[str], left: Callable[[Record], list[str]], records: Sequence[Record]) -> str:
     if not records:
-        return NONE
+        return tables.NONE
     peers = list(dict.fromkeys(entry.name for record in records for entry in record.entries if entry.role == "peer"))
     others = list(dict.fromkeys(entry.name for record in records for entry in record.entries if entry.role == "other"))
     columns = [

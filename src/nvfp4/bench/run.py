@@ -40,7 +40,7 @@ class Settings:
     Attributes:
         backends: Names of our backends; None for every one that takes the problem.
         peers: Names of peers; None for every one that takes the problem.
-        floor: Whether the read floor runs too (sm_90 and later as bulk copies, else as loads).
+        floor: Whether the read floor runs too (see `floor.plans`).
         protocol: Name of the timing protocol, one of `timing.PROTOCOLS`.
         max_samples: Most samples of a subject; None for the protocol's own.
         calls: Calls of a sample; None for the protocol's own.
@@ -144,6 +144,16 @@ class _Subject:
     prepare: Prepare
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """A read floor, ready to be timed."""
+
+    name: str
+    detail: str
+    calls: list[Call]
+    verdict: str
+
+
 def _backend_subjects(problem: Problem, env: Environment, names: tuple[str, ...] | None) -> Iterator[_Subject | str]:
     """A subject for each backend that takes the problem; ``name: reasons`` for the others."""
     for name in backends.installed() if names is None else names:
@@ -173,18 +183,18 @@ def _peer_subjects(problem: Problem, env: Environment, names: tuple[str, ...] | 
             yield _Subject(peer.name, role, peer.about, functools.partial(peer.prepare, problem))
 
 
-def _floor_calls(problem: Problem, env: Environment, count: int) -> tuple[str, list[Call], str]:
-    """Plan, calls and verdict of the read floor on buffers of the operands' size."""
-    plan = floor.plan(env.capability)
+def _floor_calls(problem: Problem, env: Environment, count: int, alone: bool) -> Iterator[_Reader]:
+    """The read floors on buffers of the operands' size, which they share."""
     size = floor.read_bytes(problem)
     generator = torch.Generator(device=env.device).manual_seed(7)
     buffers = [
         torch.randint(0, 256, (size,), dtype=torch.uint8, device=env.device, generator=generator) for _ in range(count)
     ]
-    made = floor.calls(plan, buffers, env.capability.arch)
-    buffer, partials = made[0]()
-    right = floor.combine(partials) == floor.checksum(buffer)
-    return plan.describe(), list(made), "bit-equal" if right else "wrong: it did not read every byte"
+    for name, plan in floor.plans(env.capability, alone=alone).items():
+        made = floor.calls(plan, buffers, env.capability.arch)
+        buffer, partials = made[0]()
+        right = floor.combine(partials) == floor.checksum(buffer)
+        yield _Reader(name, plan.describe(), list(made), "bit-equal" if right else "wrong: it did not read every byte")
 
 
 def _memory(problem: Problem, subjects: list[_Subject], with_floor: bool) -> int:
@@ -249,8 +259,9 @@ def run(problem: Problem, settings: Settings, env: Environment, progress: Progre
     details = {subject.name: (subject.role, subject.detail) for subject in subjects}
     if settings.floor:
         try:
-            detail, calls["read-floor"], verdicts["read-floor"] = _floor_calls(problem, env, count)
-            details["read-floor"] = ("floor", detail)
+            for reader in _floor_calls(problem, env, count, protocol.calls == 1):
+                calls[reader.name], verdicts[reader.name] = reader.calls, reader.verdict
+                details[reader.name] = ("floor", reader.detail)
         except Exception as error:
             refusals["read-floor"] = _reason(error)
     if not calls:

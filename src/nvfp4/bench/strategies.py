@@ -317,7 +317,7 @@ def strategies(op: Op) -> tuple[Strategy, ...]:
         Strategy("parallel queues", f"pre-tiled, {what} side by side{then}", _parallel, rules=_QUEUES),
     ]  # fmt: skip
     if not many:
-        about = f"pre-tiled, {what}{then}, compiled with max-autotune"
+        about = f"pre-tiled, {what}{then}, compiled with max-autotune (no CUDA graph)"
         found.append(Strategy("torch.compile", about, _compile))
     found.append(
         Strategy(

@@ -6,12 +6,14 @@ A marker names what it shows, and everything up to its end is generated::
     <!-- /table -->
 
 The name is ``DEVICE/TABLE[/PROTOCOL]``: the device as its driver calls it, in lower case with dashes; an operation,
-``summary`` for those of the contest, ``sweep`` for M from 32 to 8192, or ``mixtures`` of experts; one of the timing
-protocols (``back-to-back`` when left out). Rendering is idempotent, and a test compares what is committed.
+``summary`` for those of the contest, ``gemv-floor`` and ``gemv-rows`` for GEMV beside the read floor,
+``strategies-OPERATION``, ``sweep`` for M from 32 to 8192, or ``mixtures`` of experts; one of the timing protocols
+(``back-to-back`` when left out). Rendering is idempotent, and a test compares what is committed.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,6 +26,8 @@ from nvfp4.errors import InputError
 from nvfp4.problem import Op, Problem
 
 _MARKER = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- /table -->)", re.DOTALL)
+NONE = "No records yet.\n"
+"""Instead of a table without rows."""
 _ROLE_ORDER = {"nvfp4": 0, "peer": 1, "other": 2, "floor": 3}
 
 
@@ -93,7 +97,7 @@ def select(records: Iterable[Record], device: str, op: Op, protocol: str) -> tup
 def markdown(records: Sequence[Record]) -> str:
     """One table of microseconds: a row for each record, a column for each subject that any of them timed."""
     if not records:
-        return "No records yet.\n"
+        return NONE
     roles: dict[str, str] = {}
     for record in records:
         for entry in record.entries:
@@ -155,7 +159,7 @@ def summary(records: Iterable[Record], device: str, protocol: str) -> str:
         cells = [str(op), names[0], times[0], f"{light:.0%}", names[1], times[1], f"**{ratio:.2f}**"]
         lines.append("| " + " | ".join(cells) + " |")
     if not shown:
-        return "No records yet.\n"
+        return NONE
     note = "Speed of light and ratio are geometric means over the contest's benchmark shapes.\n"
     return "\n".join(lines) + "\n\n" + note + caption(shown)
 
@@ -175,22 +179,30 @@ def lines(record: Record) -> list[str]:
 FASTER = "bold: the faster of our best and the best peer that computes the same"
 
 
-def caption(records: Sequence[Record], bold: str = FASTER) -> str:
-    """What the figures of a table are, and where and when they were taken; `bold` says what bold figures are."""
+def caption(records: Sequence[Record], bold: str = FASTER, *, brackets: bool = True) -> str:
+    """What the figures of a table are, and where and when they were taken.
+
+    Args:
+        records: Those of the table.
+        bold: What bold figures are.
+        brackets: Whether fractions of the speed of light stand in brackets.
+    """
     first = records[0]
     days = sorted({record.time[:10] for record in records})
     commits = sorted({_short(record.commit) for record in records})
     protocol = first.protocol
+    chain = f"{protocol.calls} distinct inputs back to back, cold L2"
     how = {
-        "back-to-back": f"{protocol.calls} distinct inputs back to back, cold L2",
+        "back-to-back": chain,
+        "strategies": chain,
         "graph": f"{protocol.calls} distinct inputs in a CUDA graph, cold L2",
         "event-pair": "one call between two events, cold L2",
     }[protocol.name]
     driver = f", driver {first.device['driver']}" if "driver" in first.device else ""
     versions = ", ".join(f"{name} {first.versions[name]}" for name in ("torch", "cuda") if name in first.versions)
+    notes = ["in brackets the fraction of the speed of light"] * brackets + [bold] * bool(bold)
     return (
-        f"Microseconds per call, median ({how}); in brackets the fraction of the speed of light; "
-        f"{bold}. {first.device['name']}{driver}, {versions}; "
+        f"{'; '.join([f'Microseconds per call, median ({how})', *notes])}. {first.device['name']}{driver}, {versions}; "
         f"{', '.join(days)}, commit {', '.join(commits)}.\n"
     )
 
@@ -206,15 +218,19 @@ def generate(name: str, records: Iterable[Record]) -> str:
     Raises:
         InputError: The name is not ``DEVICE/TABLE[/PROTOCOL]``.
     """
-    from nvfp4.bench import model_tables
+    from nvfp4.bench import gemv_tables, model_tables, strategy_tables
 
     parts = name.split("/")
     operations = {op.value: op for op in Op}
     others: dict[str, Callable[[Iterable[Record], str, str], str]] = {
         "summary": summary,
+        "gemv-floor": gemv_tables.floor_table,
+        "gemv-rows": gemv_tables.rows_table,
         "sweep": model_tables.sweep_table,
         "mixtures": model_tables.mixture_table,
     }
+    for op in operations.values():
+        others[f"strategies-{op}"] = functools.partial(strategy_tables.strategies_table, op)
     known = (*operations, *others)
     if len(parts) not in (2, 3) or parts[1] not in known or (len(parts) == 3 and parts[2] not in PROTOCOLS):
         expected = f"DEVICE/TABLE[/PROTOCOL], table one of {', '.join(known)}"
