@@ -67,7 +67,7 @@ def plan(capability: Capability) -> FloorPlan:
     return FloorPlan(bulk=False, blocks=4 * capability.sms, programmatic=False)
 
 
-_ALONE = (2, 4, 8, 16)
+_ALONE = (4, 8, 16, 32)
 """Blocks for each multiprocessor, of which one number or another reads a size fastest in a call by itself."""
 
 
