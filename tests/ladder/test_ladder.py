@@ -108,9 +108,20 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(app, ["ladder", "gemv", "--emulate", "--shape", "30x1024"])
     assert result.exit_code == 0, result.output
     assert result.stdout.count("bit-equal") == len(rungs.GEMV.rungs)
+    assert "there is no sm_90a GPU" not in result.stderr
     shown = CliRunner().invoke(app, ["ladder", "matmul", "--show", "hopper_2"])
     assert shown.stdout.startswith("// hopper_2: the 128-byte swizzle")
     assert CliRunner().invoke(app, ["ladder", "matmul", "--show", "gemv_1"]).exit_code != 0
+
+
+def test_without_its_gpu_a_ladder_is_emulated(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = CliRunner().invoke(app, ["ladder", "gemv", "--shape", "30x1024"])
+    assert result.exit_code == 0, result.output
+    assert "there is no sm_90a GPU here" in result.stderr
+    assert result.stdout.count("bit-equal") == len(rungs.GEMV.rungs)
+    refused = CliRunner().invoke(app, ["ladder", "gemv", "--record", str(tmp_path / "r.jsonl")])
+    assert isinstance(refused.exception, InputError)
 
 
 @pytest.mark.gpu

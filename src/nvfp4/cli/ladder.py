@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
 
 from nvfp4.bench.records import Record, append
 from nvfp4.cli import output
+from nvfp4.device import capability
 from nvfp4.errors import InputError
 from nvfp4.jit import source
 from nvfp4.ladder import pages, run, rungs
@@ -19,7 +21,7 @@ def ladder(
     what: Annotated[str, typer.Argument(help="gemv or matmul.")],
     arch: Annotated[str, typer.Option(help="Of the matmul: sm_90a or sm_100a.")] = "sm_90a",
     emulate: Annotated[
-        bool, typer.Option("--emulate", help="In the emulator, at a small size, with counters.")
+        bool, typer.Option("--emulate", help="In the emulator, at a small size, with counters; so without its GPU.")
     ] = False,
     shape: Annotated[str, typer.Option(help="MxNxK (GEMV: MxK); the ladder's own by default.")] = "",
     show: Annotated[str, typer.Option(help="Print the source of a rung, such as gemv_3, and stop.")] = "",
@@ -41,18 +43,18 @@ def ladder(
         return
     sizes = _shape(shape)
     found: Record | None = None
+    if not emulate and not _gpu_of(chosen):
+        if record is not None:
+            remedy = "Only times are recorded; --counters keeps what the emulator counts."
+            raise InputError("nvfp4 ladder", "--record", f"a GPU of {chosen.arch}", "none", remedy)
+        emulate = True
+        note = f"there is no {chosen.arch} GPU here: in the emulator, at a small size"
+        output.error_console.print(f"[yellow]{note}[/]", highlight=False)
     if emulate:
         steps = run.emulate(chosen, sizes)
         if counters is not None:
             pages.save_counters(counters, chosen, steps)
     else:
-        import torch
-
-        from nvfp4.device import capability
-
-        if not torch.cuda.is_available() or capability("cuda").arch != chosen.arch:
-            remedy = "Use --emulate to run it in the emulator."
-            raise InputError("nvfp4 ladder", "device", f"a GPU of {chosen.arch}", "none", remedy)
         with output.Steps("ladder", 1) as progress:
             steps, found = run.time(chosen, sizes, commit=commit or None, progress=progress.now)
     if record is not None and found is not None:
@@ -62,6 +64,11 @@ def ladder(
     else:
         output.console.print(_table(chosen, sizes, steps, found))
     raise typer.Exit(0 if all(step.ok for step in steps) else 1)
+
+
+def _gpu_of(chosen: rungs.Ladder) -> bool:
+    """Whether the GPU at hand is one that the ladder is for."""
+    return torch.cuda.is_available() and capability("cuda").arch == chosen.arch
 
 
 def _shape(text: str) -> tuple[int, int, int] | None:
@@ -76,22 +83,15 @@ def _shape(text: str) -> tuple[int, int, int] | None:
     return (numbers[0], 1, numbers[1]) if len(numbers) == 2 else (numbers[0], numbers[1], numbers[2])
 
 
-_COUNTED = ("instructions", "global MB", "sectors", "shared wavefronts", "waits")
-
-
 def _table(
     chosen: rungs.Ladder, sizes: tuple[int, int, int] | None, steps: tuple[run.Step, ...], found: Record | None
 ) -> Table:
     emulated = found is None
     problem = chosen.problem(sizes or (chosen.small if emulated else chosen.shape))
     table = Table(title=f"{chosen.name}, {output.shape(problem)}, {chosen.arch}" + (" emulated" if emulated else ""))
-    counted = (
-        ("instructions", "global MB", "sectors", "shared wavefronts", "waits")
-        if emulated
-        else ("median", "light", "expected")
-    )
-    for name in ("rung", "step", *counted, "verdict"):
-        table.add_column(name, justify="right" if name in counted and name != "expected" else "left", overflow="fold")
+    numbers = pages.COUNTED if emulated else ("median", "speed of light")
+    for name in ("rung", "step", *numbers, *(() if emulated else ("expected",)), "verdict"):
+        table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for step in steps:
         cells = _counted(step) if emulated else _timed(step, found)
         verdict = step.failure.split("\n")[0][:200] or step.verdict
@@ -104,13 +104,7 @@ def _table(
 
 
 def _counted(step: run.Step) -> list[str]:
-    if step.counters is None:
-        return [""] * len(_COUNTED)
-    counts = step.counters
-    moved = (counts["global_load_bytes"] + counts["async_copy_bytes"]) / 1e6
-    waits = counts["mbarrier_waits"] + counts["barrier_waits"]
-    others = (counts["global_sectors"], counts["shared_wavefronts"], waits)
-    return [f"{counts['steps']:,}", f"{moved:.2f}", *(f"{number:,}" for number in others)]
+    return pages.counts(step.counters) if step.counters is not None else [""] * len(pages.COUNTED)
 
 
 def _timed(step: run.Step, found: Record | None) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from nvfp4.bench.records import Entry, Record
 from nvfp4.bench.tables import shape_text
 from nvfp4.errors import InputError
-from nvfp4.ladder.run import PROTOCOL, SHOWN, Step
+from nvfp4.ladder.run import PROTOCOL, Step
 from nvfp4.ladder.rungs import LADDERS, Ladder
 from nvfp4.report import charts
 
@@ -21,9 +21,10 @@ COUNTERS = "ladder-counters.json"
 
 
 def newest(ladder: Ladder, records: Sequence[Record]) -> Record | None:
-    """The latest record of a ladder."""
+    """The latest record of a ladder, on a device that it is for: the naive rung is on more than one."""
     names = {rung.name for rung in ladder.rungs}
-    found = [r for r in records if r.protocol.name == PROTOCOL and names & {entry.name for entry in r.entries}]
+    of_ladders = [r for r in records if r.protocol.name == PROTOCOL and r.device["arch"] == ladder.arch]
+    found = [r for r in of_ladders if names & {entry.name for entry in r.entries}]
     return max(found, key=lambda record: record.time, default=None)
 
 
@@ -62,6 +63,18 @@ def _time(us: float) -> str:
     return f"{us / 1000:.1f} ms" if us >= 1000 else f"{us:.1f} us" if us < 100 else f"{us:.0f} us"
 
 
+COUNTED = ("warp instructions", "MB from memory", "sectors", "shared wavefronts", "waits at barriers")
+"""What `counts` gives."""
+
+
+def counts(of: dict[str, int]) -> list[str]:
+    """What the emulator counted for a rung (`Step.counters`), for people."""
+    moved = (of["global_load_bytes"] + of["async_copy_bytes"]) / 1e6
+    waits = of["mbarrier_waits"] + of["barrier_waits"]
+    others = (of["global_sectors"], of["shared_wavefronts"], waits)
+    return [f"{of['steps']:,}", f"{moved:.2f}", *(f"{number:,}" for number in others)]
+
+
 Rows = tuple[list[str], list[list[str]], tuple[int, ...]]
 """Head, rows, and the columns that are numbers."""
 
@@ -84,8 +97,8 @@ def rung_rows(ladder: Ladder, record: Record | None) -> Rows:
 
 def counter_rows(ladder: Ladder, counted: Counted) -> Rows:
     """What the emulator counted for each rung."""
-    head = ["rung", "warp instructions", "MB from memory", "sectors", "shared wavefronts", "waits at barriers"]
-    rows = [[rung.name, *_counts(counted[rung.name])] for rung in ladder.rungs if rung.name in counted]
+    head = ["rung", *COUNTED]
+    rows = [[rung.name, *counts(counted[rung.name])] for rung in ladder.rungs if rung.name in counted]
     return head, rows, tuple(range(1, len(head)))
 
 
@@ -100,14 +113,6 @@ def _measured(record: Record, entry: Entry | None) -> list[str]:
     if entry is None:
         return ["", ""]
     return [_time(entry.median_us), f"{record.light.fraction(entry.samples.median):.0%}"]
-
-
-def _counts(counts: dict[str, int]) -> list[str]:
-    assert set(SHOWN) <= set(counts)
-    moved = (counts["global_load_bytes"] + counts["async_copy_bytes"]) / 1e6
-    waits = counts["mbarrier_waits"] + counts["barrier_waits"]
-    others = (counts["global_sectors"], counts["shared_wavefronts"], waits)
-    return [f"{counts['steps']:,}", f"{moved:.2f}", *(f"{number:,}" for number in others)]
 
 
 def _markdown(found: Rows, names: set[str]) -> str:

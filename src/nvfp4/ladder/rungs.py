@@ -7,7 +7,7 @@ in 128x4 tiles, which its tensor cores want) and write fp16.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -127,6 +127,15 @@ def _gemv(name: str, threads: int, rows: Callable[[int], int], *, shared_row: bo
     return build
 
 
+def _naive(data: Data, arch: str) -> Launch:
+    """The product by a thread for each result, scales as they come."""
+    problem = data.problem
+    constants = (("CONFIG_SCALES", ("linear", "tiled").index(problem.a.scale_layout)),)
+    kernel = Kernel("ladder/matmul_0.cu", "matmul_0", constants, arch)
+    grid = (_ceil(problem.n, 16), _ceil(problem.m, 16), 1)
+    return Launch(kernel, grid, (16, 16, 1), (*_pointers(data), *_sizes(data, "mnk")))
+
+
 def _matmul(name: str, tile: tuple[int, int], threads: int, shared: int = 0, *, blocks: int = 0) -> Build:
     """A product of `tile` results a block; with `blocks` the grid has as many at most, and tiles are dealt out."""
 
@@ -134,9 +143,8 @@ def _matmul(name: str, tile: tuple[int, int], threads: int, shared: int = 0, *, 
         problem = data.problem
         across, down = _ceil(problem.n, tile[1]), _ceil(problem.m, tile[0])
         grid = (min(across * down, blocks), 1, 1) if blocks else (across, down, 1)
-        block = (16, 16, 1) if name == "matmul_0" else (threads, 1, 1)
         kernel = Kernel(f"ladder/{name}.cu", name, (), arch)
-        return Launch(kernel, grid, block, (*_pointers(data), *_sizes(data, "mnk")), shared_bytes=shared)
+        return Launch(kernel, grid, (threads, 1, 1), (*_pointers(data), *_sizes(data, "mnk")), shared_bytes=shared)
 
     return build
 
@@ -230,7 +238,7 @@ NAIVE = Rung(
     "matmul_0", "naive: a thread for each result",
     "Every thread decodes a row of A and a row of B, byte after byte.",
     "40 ms: 60 G products of about 20 instructions",
-    _matmul("matmul_0", (16, 16), 256), (1, 1, 16),
+    _naive, (1, 1, 16),
 )  # fmt: skip
 
 HOPPER = Ladder(
@@ -300,9 +308,10 @@ BLACKWELL = Ladder(
     about="C = A B^T on Blackwell's tensor cores, which take NVFP4 as it is",
     arch="sm_100a",
     shape=(2048, 4096, 7168),
-    small=(512, 384, 1792),
+    small=(256, 256, 1792),
     package="sm100",
     rungs=(
+        replace(NAIVE, predicted="17 instructions for each product, as on Hopper", tile=(1, 1, 64)),
         Rung(
             "blackwell_1", "tcgen05.mma, tiles copied by the threads",
             "Nothing is decoded any more: codes go to shared memory, scales to tensor memory, and one thread starts "

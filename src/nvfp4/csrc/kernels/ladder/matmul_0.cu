@@ -2,9 +2,12 @@
 //
 //   a_codes [M, K/2], a_scales [M, K/16] E4M3        b_codes [N, K/2], b_scales [N, K/16]        c [M, N] fp16
 //
+// On both ladders: scales lie in rows for Hopper, in 128x4 tiles for Blackwell (CONFIG_SCALES).
+//
 // Every thread decodes a row of A and a row of B for one result: each code is decoded M or N times over. The right answer, in
 // the fewest lines, to compare everything else with.
 #include "decode/e4m3.cuh"
+#include "decode/scale_layout.cuh"
 #include "ptx/cvt.cuh"
 #include "ptx/st.cuh"
 #include "ptx/types.cuh"
@@ -26,9 +29,8 @@ extern "C" __global__ void matmul_0(const u8* a_codes, const u8* a_scales, const
             const u32 x = a[i], y = b[i];
             dot += e2m1_to_f32(x & 15) * e2m1_to_f32(y & 15) + e2m1_to_f32(x >> 4) * e2m1_to_f32(y >> 4);
         }
-        const i64 at = block;
-        sum += dot * e4m3_to_f32(a_scales[row * static_cast<i64>(k / 16) + at]) *
-               e4m3_to_f32(b_scales[column * static_cast<i64>(k / 16) + at]);
+        sum += dot * e4m3_to_f32(a_scales[scale_offset<CONFIG_SCALES>(row, block, k / 16)]) *
+               e4m3_to_f32(b_scales[scale_offset<CONFIG_SCALES>(column, block, k / 16)]);
     }
     st_global_b16(c + static_cast<i64>(row) * n + column, cvt_rn_f16_f32(sum));
 }
