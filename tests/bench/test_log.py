@@ -90,6 +90,7 @@ def test_the_command(tmp_path):
     table = CliRunner().invoke(app, ["log", str(path)])
     assert "4 runs" in table.output
     assert "012345678" in table.output
+    assert " / ".join(f"{shape['median_us']:.3g}" for shape in run["shapes"]) in table.output
     assert CliRunner().invoke(app, ["log", str(path), "--subject", "sm100"]).output.strip().startswith("0 runs")
     assert [shape["plan"] for shape in run["shapes"]] == ["plan of nvfp4/sm90"] * len(run["shapes"])
     shapes = CliRunner().invoke(app, ["log", str(path), "--op", "gemv", "--shapes"])

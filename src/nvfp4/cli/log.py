@@ -15,6 +15,9 @@ from nvfp4.bench.tables import shape_text
 from nvfp4.cli import output
 from nvfp4.errors import InputError
 
+_MOST_TIMES = 6
+"""Times that are shown one by one without --shapes."""
+
 
 def log(
     source: Annotated[Path, typer.Argument(help="A JSONL file of records, or a directory of them.")] = Path(
@@ -23,7 +26,7 @@ def log(
     op: Annotated[list[str] | None, typer.Option(help="Operation(s); all by default.")] = None,
     subject: Annotated[str, typer.Option(help="Only subjects whose name contains this, such as sm90.")] = "",
     best: Annotated[bool, typer.Option("--best", help="Only runs that were the fastest so far.")] = False,
-    shapes: Annotated[bool, typer.Option("--shapes", help="Show the time of each shape, and its plan.")] = False,
+    shapes: Annotated[bool, typer.Option("--shapes", help="Name each shape and its plan.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """The optimisation log: commit, device, times, fraction of the speed of light, change since the best."""
@@ -37,7 +40,8 @@ def log(
         output.emit([_json(run) for run in found])
         return
     table = Table(title=f"{len(found)} runs")
-    columns = ["time", "commit", "device", "subject", "operation", "shapes", "geomean", "speed of light", "change"]
+    times = "microseconds a shape"
+    columns = ["time", "commit", "device", "subject", "operation", times, "geomean", "speed of light", "change"]
     for name in columns:
         right = name in ("geomean", "speed of light", "change")
         table.add_column(name, justify="right" if right else "left", overflow="fold")
@@ -47,19 +51,33 @@ def log(
 
 
 def _cells(run: Run, shapes: bool) -> list[str]:
-    count = f"{len(run.shapes)} of the contest" if run.complete else str(len(run.shapes))
     change = "wrong" if run.wrong else "" if run.change is None else f"{run.change:+.1%}"
     return [
         run.time.replace("T", " ").rstrip("Z"),
         run.commit.partition("+")[0][:9] + ("+" if run.commit.endswith("+changes") else ""),
         run.device,
         run.subject,
-        f"{run.op}\n[dim]{run.formats}, {run.protocol}[/]" if shapes else f"{run.op} ({run.protocol})",
-        _each(run) if shapes else count,
+        f"{run.op}\n[dim]{run.formats}, {run.protocol}[/]" if shapes else _operation(run),
+        _each(run) if shapes else _times(run),
         output.duration(run.geomean_us * 1e-6),
         f"{run.fraction:.0%}",
         change + (" best" if run.best and run.change is not None else ""),
     ]
+
+
+def _operation(run: Run) -> str:
+    problem = run.shapes[0].problem
+    others = sorted({problem.a.kind, problem.b.kind} - {"nvfp4"})
+    return f"{', '.join((run.op, *others))} ({run.protocol})"
+
+
+def _times(run: Run) -> str:
+    """The times alone; the contest's shapes in the contest's order, of many others the range."""
+    times = [f"{shape.median_us:.3g}" if shape.median_us < 100 else f"{shape.median_us:.0f}" for shape in run.shapes]
+    if run.complete or len(times) <= _MOST_TIMES:
+        return " / ".join(times)
+    medians = [shape.median_us for shape in run.shapes]
+    return f"{len(times)} other shapes, {min(medians):.3g} to {max(medians):.3g}"
 
 
 def _each(run: Run) -> str:
