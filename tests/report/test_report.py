@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nvfp4.bench import strategies
+from nvfp4.bench.log import runs
 from nvfp4.bench.records import load
 from nvfp4.cli import app
 from nvfp4.errors import InputError
@@ -45,6 +46,9 @@ def test_what_the_records_say_is_there(made, records):
             assert rung.name in text
             assert rung.why in text
     assert "products are cuBLAS fp16" in text, "what stands in for FP4 products on a Hopper"
+    for run in runs(records):
+        assert run.brief in text
+        assert run.device in text
     newest = strategies.newest(records)
     assert newest, "strategies are among the records"
     for record in newest:

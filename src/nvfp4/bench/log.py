@@ -17,6 +17,8 @@ from nvfp4.problem import Problem
 
 ROLE = "nvfp4"
 """Whose entries the log is about."""
+_MOST_TIMES = 6
+"""Times that are told one by one in brief."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ class Run:
         return str(self.shapes[0].problem.op)
 
     @property
+    def what(self) -> str:
+        """The operation, and the type of operands that are not NVFP4."""
+        problem = self.shapes[0].problem
+        others = sorted({problem.a.kind, problem.b.kind} - {"nvfp4"})
+        return ", ".join((self.op, *others))
+
+    @property
     def geomean_us(self) -> float:
         """Geometric mean of the medians, which is how the contest scores its benchmark shapes."""
         return geomean([shape.median_us for shape in self.shapes])
@@ -95,6 +104,15 @@ class Run:
     def times(self) -> str:
         """The shapes with their times, for people."""
         return ", ".join(f"{shape_text(shape.problem)}: {shape.median_us:.2f}" for shape in self.shapes)
+
+    @property
+    def brief(self) -> str:
+        """The times alone in microseconds, the contest's shapes in its order; of many others their range."""
+        times = [f"{x.median_us:.3g}" if x.median_us < 100 else f"{x.median_us:.0f}" for x in self.shapes]
+        if self.complete or len(times) <= _MOST_TIMES:
+            return " / ".join(times)
+        medians = [shape.median_us for shape in self.shapes]
+        return f"{len(times)} other shapes, {min(medians):.3g} to {max(medians):.3g}"
 
 
 def _formats(problem: Problem) -> str:

@@ -15,9 +15,6 @@ from nvfp4.bench.tables import shape_text
 from nvfp4.cli import output
 from nvfp4.errors import InputError
 
-_MOST_TIMES = 6
-"""Times that are shown one by one without --shapes."""
-
 
 def log(
     source: Annotated[Path, typer.Argument(help="A JSONL file of records, or a directory of them.")] = Path(
@@ -57,27 +54,12 @@ def _cells(run: Run, shapes: bool) -> list[str]:
         run.commit.partition("+")[0][:9] + ("+" if run.commit.endswith("+changes") else ""),
         run.device,
         run.subject,
-        f"{run.op}\n[dim]{run.formats}, {run.protocol}[/]" if shapes else _operation(run),
-        _each(run) if shapes else _times(run),
+        f"{run.op}\n[dim]{run.formats}, {run.protocol}[/]" if shapes else f"{run.what} ({run.protocol})",
+        _each(run) if shapes else run.brief,
         output.duration(run.geomean_us * 1e-6),
         f"{run.fraction:.0%}",
         change + (" best" if run.best and run.change is not None else ""),
     ]
-
-
-def _operation(run: Run) -> str:
-    problem = run.shapes[0].problem
-    others = sorted({problem.a.kind, problem.b.kind} - {"nvfp4"})
-    return f"{', '.join((run.op, *others))} ({run.protocol})"
-
-
-def _times(run: Run) -> str:
-    """The times alone; the contest's shapes in the contest's order, of many others the range."""
-    times = [f"{shape.median_us:.3g}" if shape.median_us < 100 else f"{shape.median_us:.0f}" for shape in run.shapes]
-    if run.complete or len(times) <= _MOST_TIMES:
-        return " / ".join(times)
-    medians = [shape.median_us for shape in run.shapes]
-    return f"{len(times)} other shapes, {min(medians):.3g} to {max(medians):.3g}"
 
 
 def _each(run: Run) -> str:

@@ -197,21 +197,21 @@ def _log(records: Sequence[Record]) -> str:
     for run in reversed(runs(records)):
         change = "" if run.change is None else f"{run.change:+.1%}"
         kind = "n wrong" if run.wrong else "n good" if run.best and run.change is not None else "n"
-        count = f"{len(run.shapes)} of the contest" if run.complete else str(len(run.shapes))
         rows.append(
             [
                 _cell(run.time.replace("T", " ").rstrip("Z")),
                 _cell(f"<code>{escape(run.commit.partition('+')[0][:9])}</code>"),
                 _cell(escape(run.subject)),
-                _cell(f"{escape(run.op)}<br><small>{escape(run.protocol)}</small>"),
-                f'<td title="{escape(run.times, quote=True)}">{count}</td>',
+                _cell(f"{escape(run.device)}<br><small>{escape(run.protocol)}</small>"),
+                _cell(escape(run.what)),
+                f'<td title="{escape(run.times, quote=True)}">{escape(run.brief)}</td>',
                 _cell(_us(run.geomean_us * 1e-6), "n"),
                 _cell(_part(run.fraction), "n"),
                 _cell("wrong" if run.wrong else change, kind),
             ]
         )
-    head = ["time (UTC)", "commit", "subject", "operation", "shapes", "geomean, us", "speed of light", "change"]
-    return _table(head, rows, numbers=(5, 6, 7))
+    head = ["time (UTC)", "commit", "subject", "device", "operation", "us a shape", "geomean, us", "speed of light"]
+    return _table([*head, "change"], rows, numbers=(6, 7, 8))
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
