@@ -202,8 +202,8 @@ def _log(records: Sequence[Record]) -> str:
                 _cell(run.time.replace("T", " ").rstrip("Z")),
                 _cell(f"<code>{escape(run.commit.partition('+')[0][:9])}</code>"),
                 _cell(escape(run.subject)),
-                _cell(f"{escape(run.device)}<br><small>{escape(run.protocol)}</small>"),
-                _cell(escape(run.what)),
+                _cell(escape(run.device), "whole"),
+                _cell(f"{escape(run.what)}<br><small>{escape(run.protocol)}</small>", "whole"),
                 f'<td title="{escape(run.times, quote=True)}">{escape(run.brief)}</td>',
                 _cell(_us(run.geomean_us * 1e-6), "n"),
                 _cell(_part(run.fraction), "n"),
@@ -232,7 +232,7 @@ p{margin:6px 0 12px}small,.dim{color:var(--dim);font-size:12.5px}
 td{min-width:64px}nav{position:sticky;top:0;background:var(--paper);padding-top:10px;padding-bottom:10px;z-index:1;
  border-bottom:1px solid var(--line);overflow-x:auto;white-space:nowrap}
 nav a{color:var(--dim);text-decoration:none;margin-right:18px}nav a:hover{color:var(--ours)}
-section{scroll-margin-top:48px}
+td.whole{white-space:nowrap}section{scroll-margin-top:48px}
 button{font:inherit;font-size:13px;color:var(--ink);background:none;border:1px solid var(--line);border-radius:6px;
  padding:5px 12px;cursor:pointer;white-space:nowrap}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
