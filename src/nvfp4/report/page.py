@@ -201,8 +201,7 @@ def _log(records: Sequence[Record]) -> str:
             [
                 _cell(run.time.replace("T", " ").rstrip("Z")),
                 _cell(f"<code>{escape(run.commit.partition('+')[0][:9])}</code>"),
-                _cell(escape(run.subject)),
-                _cell(escape(run.device), "whole"),
+                _cell(f"{escape(run.subject)}<br><small>{escape(run.device)}</small>"),
                 _cell(f"{escape(run.what)}<br><small>{escape(run.protocol)}</small>", "whole"),
                 f'<td title="{escape(run.times, quote=True)}">{escape(run.brief)}</td>',
                 _cell(_us(run.geomean_us * 1e-6), "n"),
@@ -210,8 +209,8 @@ def _log(records: Sequence[Record]) -> str:
                 _cell("wrong" if run.wrong else change, kind),
             ]
         )
-    head = ["time (UTC)", "commit", "subject", "device", "operation", "us a shape", "geomean, us", "speed of light"]
-    return _table([*head, "change"], rows, numbers=(6, 7, 8))
+    head = ["time (UTC)", "commit", "subject", "operation", "us a shape", "geomean, us", "speed of light", "change"]
+    return _table(head, rows, numbers=(5, 6, 7))
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
