@@ -312,3 +312,21 @@ def test_emulate_a_triton_nvfp4_gemm_for_blackwell(tmp_path, monkeypatch):
     assert "clean" in result.output
     with np.load(tmp_path / "out.npz") as saved:
         assert np.array_equal(saved["arg4"], values["a"] @ values["b"].T)
+
+
+def test_files_that_cannot_be_written_are_named(tmp_path):
+    nowhere = tmp_path / "none" / "file"
+    for command in (
+        ("contest", "bundle", "nvfp4_gemv", "--strategy", "sm80", "-o"),
+        ("ladder", "gemv", "--emulate", "--shape", "30x1024", "--counters"),
+    ):
+        result = _shell(*command, str(nowhere))
+        assert result.returncode == 2
+        assert result.stderr.count("error:") == 1
+        assert str(nowhere) in result.stderr.replace("\n", "")
+        assert "Traceback" not in result.stderr
+
+
+def test_brackets_in_errors_are_shown(capsys):
+    output.show_error("expected [rows, k], got nvfp4[linear]")
+    assert capsys.readouterr().err == "error: expected [rows, k], got nvfp4[linear]\n"

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from nvfp4.cli import bench, check, contest, doctor, emulate, explain, ladder, log, report, solve
-from nvfp4.cli.output import error_console
+from nvfp4.cli.output import show_error
 from nvfp4.errors import NVFP4Error
 
 app = typer.Typer(
@@ -34,5 +34,10 @@ def main() -> None:
     try:
         app()
     except NVFP4Error as error:
-        error_console.print(f"[bold red]error:[/] {error}", highlight=False, markup=True)
+        show_error(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # no file that was named to us
+            raise
+        show_error(f"{error.filename}: {error.strerror}")
         sys.exit(2)

@@ -85,7 +85,7 @@ def evaluate_command(
     try:
         lines, left_out = _chosen(chosen, mode, cases, emulate=emulate)
     except InputError as error:
-        output.error_console.print(f"[bold red]error:[/] {error}", highlight=False)
+        output.show_error(str(error))
         raise typer.Exit(int(ExitCode.BAD_CASES)) from None
     if reference is not None:
         for line in official.missing():
@@ -98,6 +98,8 @@ def evaluate_command(
     if record is not None and (device != "cuda" or mode not in ("benchmark", "leaderboard")):
         remedy = "Use --mode benchmark or leaderboard on a GPU."
         raise InputError("contest eval", "--record", "benchmarks on a GPU", f"{mode} on {device}", remedy)
+    if record is not None:
+        output.file_for_results("--record", record)
     broken = _broken_rules(submission, chosen)
     options = Options(
         device=device,
@@ -124,7 +126,7 @@ def evaluate_command(
         for finding in broken:
             output.error_console.print(f"the contest would reject it: {finding}", style="yellow", markup=False)
     if report.broken is not None:
-        output.error_console.print(f"[bold red]error:[/] POPCORN_FD: {report.broken}", highlight=False)
+        output.show_error(f"POPCORN_FD: {report.broken}")
         raise typer.Exit(int(ExitCode.NO_CHANNEL))
     raise typer.Exit(int(result.exit_code))
 

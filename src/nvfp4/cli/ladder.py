@@ -50,6 +50,9 @@ def ladder(
         emulate = True
         note = f"there is no {chosen.arch} GPU here: in the emulator, at a small size"
         output.error_console.print(f"[yellow]{note}[/]", highlight=False)
+    for option, path in (("--record", record), ("--counters", counters)):
+        if path is not None:
+            output.file_for_results(option, path)
     if emulate:
         steps = run.emulate(chosen, sizes)
         if counters is not None:

@@ -6,9 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nvfp4.errors import InputError
@@ -52,6 +54,22 @@ class Steps:
         """One step is over."""
         self._done += 1
         self._bar.update(self._task, completed=self._done)
+
+
+def show_error(text: str) -> None:
+    """Print an error as it is: what stands in brackets is no markup."""
+    error_console.print("[bold red]error:[/]", escape(text), highlight=False)
+
+
+def file_for_results(option: str, path: Path) -> Path:
+    """`path`, if a file can be put there: asked before work whose results would be lost.
+
+    Raises:
+        InputError: Its directory is not there.
+    """
+    if not path.parent.is_dir():
+        raise InputError("nvfp4", option, "a file in a directory that exists", str(path), f"Make {path.parent} first.")
+    return path
 
 
 def emit(data: Any) -> None:

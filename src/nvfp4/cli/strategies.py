@@ -24,6 +24,8 @@ def show(
     as_json: bool,
 ) -> None:
     """Compare the strategies of each problem; exit code 1 when one of them gives a wrong answer."""
+    if record is not None:
+        output.file_for_results("--record", record)
     found: list[Comparison] = []
     with output.Steps("strategies", len(problems)) as steps:
         for problem in problems:
