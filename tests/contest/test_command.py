@@ -55,6 +55,9 @@ def test_lint_tells_what_is_wrong(tmp_path):
     assert result.exit_code == 1
     assert "line 1" in result.output
     assert "3 errors" in result.output
+    found = json.loads(nvfp4("lint", path, "--json").output)
+    assert sum(finding["error"] for finding in found) == 3
+    assert {finding["line"] for finding in found} == {0, 1}
 
 
 def test_exit_codes_are_the_contests(tmp_path, cases):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -236,13 +237,17 @@ def _summary(made: Bundle, target: Path) -> str:
 def lint_command(
     file: Annotated[Path, typer.Argument(help="The submission.py.")],
     task: TaskOption = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a submission against the contest's rules; exit code 1 when it breaks one."""
     found = rules.check_file(file, task_of(task) if task else None)
-    for finding in found:
-        output.console.print(str(finding), highlight=False, markup=False)
     errors = sum(finding.error for finding in found)
-    output.console.print(f"{errors} errors, {len(found) - errors} warnings")
+    if as_json:
+        output.emit([asdict(finding) for finding in found])
+    else:
+        for finding in found:
+            output.console.print(str(finding), highlight=False, markup=False)
+        output.console.print(f"{errors} errors, {len(found) - errors} warnings")
     raise typer.Exit(1 if errors else 0)
 
 

@@ -22,6 +22,10 @@ Capture = Callable[[int, object], None]
 """Called with (number of the call, its result) in queue order; copies what it wants to look at later."""
 
 _LIMIT_PERSISTING_L2 = 6  # CU_LIMIT_PERSISTING_L2_CACHE_SIZE, cuda.h
+_TICKS = 2.0e9
+"""Ticks of a GPU's clock in a second, or more: the device is held at least as long as asked for."""
+_FIRST_HOLD, _LONGEST_HOLD = 200e-6, 20e-3
+"""Seconds that the device is held at first, and at most: a submission that waits for it would wait as long."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class CudaClock:
         properties = torch.cuda.get_device_properties(self.device)
         # Four times the L2 cache: whatever was left there is gone, on any card.
         self._flush = torch.empty(max(4 * int(properties.L2_cache_size), 64 << 20), dtype=torch.uint8, device=device)
-        self._hold = 200e-6
+        self._hold = _FIRST_HOLD
         self._library = libcuda.library()
         self._persisting = self._persisting_l2()
         self._default = self._raw(self._index)
@@ -156,7 +160,7 @@ class CudaClock:
         # Lines that were marked as persisting survive a flush by writing.
         self._library.cuCtxResetPersistingL2Cache()
         self._flush.fill_(1)
-        self._spin(int(self._hold * 2.0e9))
+        self._spin(int(self._hold * _TICKS))
         started = self._now()
         base.record(begin, self._queue)
         results = []
@@ -179,7 +183,7 @@ class CudaClock:
         ended = self._now()
         self._wait()
         tail = self._now() - ended
-        self._hold = min(max(self._hold, 1.5 * host), 20e-3)
+        self._hold = min(max(self._hold, 1.5 * host), _LONGEST_HOLD)
         return Sample(base.elapsed_time(begin, end) * 1e-3, wall, tail)
 
     def disturbances(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class Inputs:
     seed: int
 
 
-def _tolerated(got: torch.Tensor, want: torch.Tensor, task: Task) -> torch.Tensor:
+def _outside(got: torch.Tensor, want: torch.Tensor, task: Task) -> torch.Tensor:
     """Mask of the elements outside the contest's own tolerance."""
     reference = want.float()
     distance = (got.float() - reference).abs()
@@ -77,7 +77,7 @@ class Judge:
         out = inputs.as_results(self.task, [result.to(self.device) for result in results])
         if what.data == hard.OFFICIAL:
             for got, want in zip(out, wants, strict=True):
-                bad = _tolerated(got, want.rounded, self.task)
+                bad = _outside(got, want.rounded, self.task)
                 if bool(bad.any()):
                     at = bad.nonzero()[0].tolist()
                     values = f"got {float(got[tuple(at)]):.6g}, want {float(want.rounded[tuple(at)]):.6g}"
