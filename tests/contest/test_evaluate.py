@@ -156,6 +156,12 @@ def test_emulation_wants_a_bundle():
     assert "a bundle of ours" in result.failed[0].error
 
 
+def test_large_cases_can_be_spared_the_harder_data():
+    assert [case.work for case in SMALL] == [128 * 128 * 256, 72 * 64 * 256 * 2]
+    result = run(SUBMISSIONS / "honest.py", most_hard=SMALL[1].work)
+    assert [outcome.checked for outcome in result.outcomes] == [1, 9]
+
+
 def test_a_mean_under_the_speed_of_light_is_a_fault(monkeypatch):
     slow = Limits("a device of one megabyte a second", "made up", 1e6, 1e15)
     monkeypatch.setattr(module, "_sheet", lambda device: slow)

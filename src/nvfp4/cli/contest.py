@@ -30,26 +30,20 @@ from nvfp4.errors import InputError
 
 app = typer.Typer(help="The GPU MODE NVFP4 contest: evaluate, bundle and lint submissions.", no_args_is_help=True)
 
-_EMULATED_WORK = 2_000_000_000
-"""Multiplications of a case that the emulator does within half a minute."""
+_EMULATED_HARD = 2_000_000_000
+"""`Case.work` up to which a case is emulated on harder data, too: the reference of those takes longer than the kernel."""
+_LIMIT, _EMULATED_LIMIT = 300.0, 3600.0
+"""Seconds for a step of a submission, and of one in the emulator."""
 
 TaskOption = Annotated[str, typer.Option("--task", help="nvfp4_gemv, nvfp4_gemm, nvfp4_dual_gemm, nvfp4_group_gemm.")]
 
 
-def _work(case: Case) -> int:
-    return sum(m * n * k for m, n, k in case.groups) * case.l
-
-
-def _chosen(task: Task, mode: str, path: Path | None, *, emulate: bool) -> tuple[tuple[Case, ...], int]:
-    """The cases, and how many are left out because the emulator would take too long."""
+def _chosen(task: Task, mode: str, path: Path | None, *, emulate: bool) -> tuple[Case, ...]:
+    """The cases to evaluate; none twice in the emulator, which takes its time."""
     if path is not None:
-        return case_files.load(task, path), 0
-    if not emulate:
-        return task.tests if mode == "test" else task.benchmarks, 0
-    unique = tuple(dict.fromkeys(task.tests))
-    small = tuple(case for case in unique if _work(case) <= _EMULATED_WORK)
-    small = small or (min(unique, key=_work),)
-    return small, len(unique) - len(small)
+        return case_files.load(task, path)
+    every = task.tests if mode == "test" else task.benchmarks
+    return tuple(dict.fromkeys(every)) if emulate else every
 
 
 def evaluate_command(
@@ -69,7 +63,9 @@ def evaluate_command(
     ] = False,
     repeats: Annotated[int, typer.Option(help="Most samples of a benchmark; 0 for the task's own number.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of the run, as POPCORN_SEED.")] = None,
-    limit: Annotated[float, typer.Option(help="Seconds that the submission may take for one step.")] = 300.0,
+    limit: Annotated[
+        float, typer.Option(help=f"Seconds for one step; 0 for {_LIMIT:.0f}, in the emulator {_EMULATED_LIMIT:.0f}.")
+    ] = 0.0,
     record: Annotated[Path | None, typer.Option(help="Append times of right benchmarks to this JSONL file.")] = None,
     commit: Annotated[str, typer.Option(help="What the records name as the commit; git is asked by default.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -83,8 +79,9 @@ def evaluate_command(
     if mode not in MODES:
         raise InputError("contest eval", "--mode", "one of " + ", ".join(MODES), repr(mode), "Name one of them.")
     seed = config.popcorn_seed() if seed is None else seed
+    limit = limit or (_EMULATED_LIMIT if emulate else _LIMIT)
     try:
-        lines, left_out = _chosen(chosen, mode, cases, emulate=emulate)
+        lines = _chosen(chosen, mode, cases, emulate=emulate)
     except InputError as error:
         output.show_error(str(error))
         raise typer.Exit(int(ExitCode.BAD_CASES)) from None
@@ -109,6 +106,7 @@ def evaluate_command(
         seed=seed,
         limit=limit,
         strict=not official_only,
+        most_hard=_EMULATED_HARD if emulate else None,
         emulate=emulate,
         repeats=repeats or None,
     )
@@ -123,7 +121,7 @@ def evaluate_command(
     if as_json:
         output.emit(_json(result, broken))
     else:
-        _show(result, left_out)
+        _show(result)
         for finding in broken:
             output.error_console.print(f"the contest would reject it: {finding}", style="yellow", markup=False)
     if report.broken is not None:
@@ -163,7 +161,7 @@ def _json(result: Evaluation, broken: list[rules.Finding]) -> dict[str, object]:
     }
 
 
-def _show(result: Evaluation, left_out: int) -> None:
+def _show(result: Evaluation) -> None:
     timed = result.mode in ("benchmark", "leaderboard")
     table = Table(title=f"{result.task.name}, {result.mode}")
     for name in ("case", "verdict", *(("mean", "error", "speed of light", "runs") if timed else ()), "judged"):
@@ -194,8 +192,6 @@ def _show(result: Evaluation, left_out: int) -> None:
             output.console.print(base64.b64decode(outcome.report).decode(), highlight=False, markup=False)
     if result.score is not None and timed:
         output.console.print(f"score: {output.duration(result.score)} (geometric mean of the means)")
-    if left_out:
-        output.console.print(f"[yellow]{left_out} larger cases were left out: the emulator would take too long[/]")
     output.console.print("[green]pass[/]" if result.ok else f"[red]fail[/] (exit code {int(result.exit_code)})")
 
 

@@ -50,6 +50,7 @@ class Options:
         seed: Of the run (``POPCORN_SEED``); None for the cases' own seeds.
         limit: Seconds that the submission may take for one command, and the whole process to be run as a program.
         strict: Whether harder data and exact comparison decide too.
+        most_hard: `Case.work` of the largest case that is tested on harder data; None for any.
         emulate: Whether the submission is a bundle of ours, whose kernels run in the emulator.
         repeats: Samples at most; None for the task's own.
         threads: Threads of torch in the worker; 0 for torch's choice.
@@ -62,6 +63,7 @@ class Options:
     seed: int | None = None
     limit: float = 300.0
     strict: bool = True
+    most_hard: int | None = None
     emulate: bool = False
     repeats: int | None = None
     threads: int = 0
@@ -249,10 +251,11 @@ class _Run:
 
     def _kinds(self, index: int, case: Case) -> tuple[str, ...]:
         """The contest's data; then all of the hard ones on the smallest case, and one of them, in turn, on others."""
-        if not self.options.strict:
+        most = self.options.most_hard
+        if not self.options.strict or (most is not None and case.work > most):
             return (hard.OFFICIAL,)
         rest = [name for name in hard.NAMES if name != hard.OFFICIAL]
-        sizes = [sum(m * n * k for m, n, k in c.groups) * c.l for c in self.cases]
+        sizes = [case.work for case in self.cases]
         if sizes.index(min(sizes)) == index:
             return (hard.OFFICIAL, *rest)
         return (hard.OFFICIAL, rest[index % len(rest)])

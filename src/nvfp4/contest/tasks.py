@@ -55,6 +55,11 @@ class Case:
         columns = [size if isinstance(size, tuple) else (size,) for size in (self.m, self.n, self.k)]
         return tuple((m, n, k) for m, n, k in zip(*columns, strict=True))
 
+    @property
+    def work(self) -> int:
+        """Multiplications of one product of the operands."""
+        return sum(m * n * k for m, n, k in self.groups) * self.l
+
 
 @dataclass(frozen=True)
 class Task:
