@@ -31,7 +31,7 @@ from nvfp4.errors import InputError
 app = typer.Typer(help="The GPU MODE NVFP4 contest: evaluate, bundle and lint submissions.", no_args_is_help=True)
 
 _EMULATED_HARD = 2_000_000_000
-"""`Case.work` up to which a case is emulated on harder data, too: the reference of those takes longer than the kernel."""
+"""`Case.work` up to which a case is emulated on harder data, too: references of those take longer than kernels."""
 _LIMIT, _EMULATED_LIMIT = 300.0, 3600.0
 """Seconds for a step of a submission, and of one in the emulator."""
 
