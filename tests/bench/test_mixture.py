@@ -8,7 +8,7 @@ import types
 import pytest
 import torch
 
-from nvfp4.bench import mixture, model_tables, records
+from nvfp4.bench import mixture, model_tables, records, tables
 from nvfp4.bench.mixture import Case, Layer
 from nvfp4.bench.run import Environment, Settings
 from nvfp4.errors import InputError
@@ -123,7 +123,7 @@ def test_the_table_has_a_row_for_each_case():
     assert "cublas-loop / ours" in lines[0]
     assert "64 x 64" in text  # gate and up together
     assert "48 x 32" in text
-    assert model_tables.mixture_table(found, "nvidia-h200", "back-to-back") == model_tables.NONE
+    assert model_tables.mixture_table(found, "nvidia-h200", "back-to-back") == tables.NONE
 
 
 class FakeLayer:

@@ -75,7 +75,7 @@ def test_the_sweep_and_mixtures_stay_out_of_the_other_tables():
     assert tables.select(every, "nvidia-h200", Op.GROUP_GEMM, "back-to-back") == ()
     assert len(rows(tables.generate("nvidia-h200/sweep", every))) == 4
     assert len(rows(tables.generate("nvidia-h200/mixtures", every))) == 3
-    assert tables.generate("nvidia-h200/sweep/graph", every) == model_tables.NONE
+    assert tables.generate("nvidia-h200/sweep/graph", every) == tables.NONE
 
 
 @pytest.mark.parametrize("name", ["sweep", "mixtures"])
