@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from tests.backends import sass
 
 from nvfp4 import jit
 from nvfp4.backends.operands import aligned, parts
@@ -36,6 +33,7 @@ COMPILED = [
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
     Problem(Op.GROUP_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
     Problem(Op.GROUP_GEMM, 1024, 512, 256, a=Format("bf16", ""), b=LINEAR, stacked=16),
+    Problem(Op.GROUP_GEMM, 1024, 7168, 2048, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64),
     Problem(Op.GROUP_DUAL_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
     Problem(Op.GROUP_DUAL_GEMM, 128, 2048, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=256),
     Problem(Op.GROUP_DUAL_GEMM, 4096, 512, 256, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32", stacked=16),
@@ -138,16 +136,6 @@ def test_an_empty_result_takes_no_launch():
         assert BACKEND.launches(BACKEND.plan(HOPPER, empty), empty, inputs.make(empty)) == ()
 
 
-def _disassembler() -> str | None:
-    """`cuobjdump` on the path, or the one that comes with Triton."""
-    found = shutil.which("cuobjdump")
-    spec = importlib.util.find_spec("triton")
-    if found is None and spec is not None and spec.origin is not None:
-        beside = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        found = str(beside) if beside.exists() else None
-    return found
-
-
 @pytest.mark.parametrize("problem", COMPILED, ids=str)
 def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem, tmp_path):
     """ptxas reports spills, and says so when it has to wait for each wgmma (C7510 to C7514)."""
@@ -159,13 +147,16 @@ def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem
         assert artifact.resources.local_bytes == 0, f"{launch.kernel}: {artifact.resources}"
         assert artifact.resources.registers * launch.block[0] <= 65536
         assert "serialized" not in artifact.log
-        tool = _disassembler()
+        tool = sass.disassembler()
         if tool is None:
             pytest.skip("no cuobjdump: neither on the path nor in a Triton package")
         (tmp_path / "kernel.cubin").write_bytes(artifact.code)
-        sass = subprocess.run([tool, "-sass", tmp_path / "kernel.cubin"], capture_output=True, text=True).stdout
+        text = sass.listing(tmp_path / "kernel.cubin", tool)
         kind = "BF16" if problem.a.kind == "bf16" else "F32"
-        assert sass.count(f"HGMMA.64x{plan.tokens}x16") >= 16 * plan.blocks
-        assert kind in sass
-        assert "LDL" not in sass
-        assert "STL" not in sass
+        assert text.count(f"HGMMA.64x{plan.tokens}x16") >= 16 * plan.blocks
+        assert kind in text
+        assert "LDL" not in text
+        assert "STL" not in text
+        code = sass.instructions(text)
+        assert len(code) > 1000
+        assert not [f"{launch.kernel}: {zero} / {reader}" for zero, reader in sass.early_readers(code)]

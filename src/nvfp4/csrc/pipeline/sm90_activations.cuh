@@ -91,10 +91,10 @@ struct ActivationShare {
     __device__ __forceinline__ void write_decoded(u32 base) const {
         u32 words[BATCH][4] = {}, scale[BATCH] = {};
         u8* to[BATCH];
+        const u32 distance = step();
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
-            u32 index = base + i * step();
-            to[i] = nullptr;
+            u32 index = base + i * distance;
             if (index >= halves) continue;
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
@@ -104,7 +104,8 @@ struct ActivationShare {
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
-            store_half(to[i], decode_piece<0>(words[i], scale[i]), decode_piece<1>(words[i], scale[i]),
+            const bool there = base + i * distance < halves;
+            store_half(there, to[i], decode_piece<0>(words[i], scale[i]), decode_piece<1>(words[i], scale[i]),
                        decode_piece<2>(words[i], scale[i]), decode_piece<3>(words[i], scale[i]));
         }
     }
@@ -112,10 +113,10 @@ struct ActivationShare {
     __device__ __forceinline__ void write_permuted(u32 base) const {
         u32x4 values[BATCH][4] = {};
         u8* to[BATCH];
+        const u32 distance = step();
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
-            u32 index = base + i * step();
-            to[i] = nullptr;
+            u32 index = base + i * distance;
             if (index >= halves) continue;
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
@@ -126,17 +127,20 @@ struct ActivationShare {
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
-            store_half(to[i], permute_piece<0>(values[i]), permute_piece<1>(values[i]), permute_piece<2>(values[i]),
+            const bool there = base + i * distance < halves;
+            store_half(there, to[i], permute_piece<0>(values[i]), permute_piece<1>(values[i]), permute_piece<2>(values[i]),
                        permute_piece<3>(values[i]));
         }
     }
 
-    // The four pieces of a half to `to`, if there is one. Lanes 2 i and 2 i + 1 have the halves of one unit: they exchange pieces, so that
-    // both write to the same sector of 32 bytes at a time. A whole warp.
-    static __device__ __forceinline__ void store_half(u8* to, const u32x4& p0, const u32x4& p1, const u32x4& p2, const u32x4& p3) {
+    // The four pieces of a half to `to`, if it is `there`. Lanes 2 i and 2 i + 1 have the halves of one unit: they exchange pieces, so that
+    // both write to the same sector of 32 bytes at a time. A whole warp. (A null `to` must not say that nothing is there: ptxas 13.0
+    // zeroes 64 bits with CS2R, and was seen to test them before they were, where a predicated instruction may write them in between.)
+    static __device__ __forceinline__ void store_half(bool there, u8* to, const u32x4& p0, const u32x4& p1, const u32x4& p2,
+                                                      const u32x4& p3) {
         const bool odd = threadIdx.x % 2 != 0;
         const u32x4 q0 = exchange(select(odd, p0, p1)), q2 = exchange(select(odd, p2, p3));
-        if (to == nullptr) return;
+        if (!there) return;
         u8* const unit = to - (odd ? 64 - 16 : 0);
         st_global_v4_b32(unit, select(odd, q0, p0));
         st_global_v4_b32(unit + 32, select(odd, q2, p2));
