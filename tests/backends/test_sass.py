@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.backends.sass import early_readers, instructions
 
 # By ptxas 13.0, of a grouped GEMM that wrote to address 0 where there was nothing to write: a pointer, null or that of
-# an output, is tested five cycles after it was zeroed. Compute-sanitizer saw the writes; 14 cycles were right.
+# an output, is tested five cycles after it was zeroed. Compute-sanitizer saw the writes; with six
+# cycles the kernel was right.
 LISTING = """
         /*2ab0*/                   CS2R R2, SRZ ;    /* 0x0000000000027805 */
                     /* 0x008fe4000001ff00 */
