@@ -18,7 +18,7 @@ _NO_RESULT = ("ST", "RED", "BAR", "BRA", "R2UR", "ISETP", "FSETP", "PLOP", "LDGS
 _STALL = 41  # of the second word: four bits
 
 ZERO_CYCLES = 6
-"""Cycles from CS2R, which zeroes two registers, until they may be read: after 5 an H200 still read what was there before."""
+"""Cycles from CS2R, which zeroes two registers, until they may be read: after 5 an H200 read what was there before."""
 
 
 def disassembler() -> str | None:
