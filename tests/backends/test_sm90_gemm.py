@@ -10,9 +10,10 @@ from tests.backends import sass
 from nvfp4 import jit
 from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND
-from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, likely_sizes, tokens_of
+from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, likely_sizes, table_bytes, tokens_of
 from nvfp4.check import inputs
-from nvfp4.check.run import fuzz
+from nvfp4.check.run import fuzz, poison_outputs
+from nvfp4.check.verdict import judge
 from nvfp4.contest.tasks import TASKS
 from nvfp4.device import known
 from nvfp4.executors import parameters
@@ -88,10 +89,39 @@ def test_a_stack_has_tiles_that_hold_most_of_its_groups(mean, tokens):
     assert tokens <= BACKEND.plan(HOPPER, problem).tokens <= tokens + 16
 
 
+def test_two_blocks_share_a_multiprocessor_where_a_stack_has_many_narrow_tiles():
+    problem = Problem(Op.GROUP_GEMM, 1024, 7168, 2048, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64)
+    assert BACKEND.plan(HOPPER, problem).resident == 2
+    assert BACKEND.plan(HOPPER, replace(problem, out_dtype="fp32")).resident == 1  # 24 columns
+    assert BACKEND.plan(HOPPER, replace(problem, m=256, out_dtype="fp32")).resident == 2  # 8 columns
+    assert BACKEND.plan(HOPPER, replace(problem, m=2048)).resident == 1  # 48 columns
+    assert BACKEND.plan(HOPPER, replace(problem, n=128)).resident == 1  # few tiles
+
+
+@pytest.mark.parametrize(
+    ("op", "kind", "out", "tokens", "grid"),
+    [
+        (Op.GROUP_GEMM, "bf16", "bf16", 24, 6),
+        (Op.GROUP_DUAL_GEMM, "fp16", "fp32", 8, 5),
+        (Op.GROUP_DUAL_GEMM, "nvfp4", "fp16", 16, 7),
+    ],
+)
+def test_two_blocks_a_multiprocessor_are_right_in_the_emulator(op, kind, out, tokens, grid):
+    a = LINEAR if kind == "nvfp4" else Format(kind, "")
+    problem = Problem(op, 70, 264, 576, a=a, b=LINEAR, out_dtype=out, stacked=5)
+    shape = {"tokens": tokens, "blocks": 2, "chunks": 2, "tiles": 4, "resident": 2, "grid": grid}
+    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 3))
+    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
+
+
 @pytest.mark.parametrize("problem", [*CONTEST, *FUZZED, *COMPILED], ids=str)
 def test_plans_fit_the_device(problem):
     plan = BACKEND.plan(HOPPER, problem)
-    assert 1 <= plan.grid <= HOPPER.sms
+    assert 1 <= plan.grid <= plan.resident * HOPPER.sms
+    # A kilobyte of each block is the system's.
+    assert plan.resident * (plan.shared_bytes + table_bytes(problem) + 1024) <= HOPPER.shared_bytes + 1024
     assert plan.blocks == 2 or not problem.op.dual
     small = replace(problem, k=min(problem.k, 64)) if not problem.groups else problem
     operands = aligned(inputs.make(small)) if problem.m * problem.n < 2**20 else None
@@ -145,7 +175,7 @@ def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem
         artifact = jit.compile(launch.kernel)
         assert artifact.resources is not None
         assert artifact.resources.local_bytes == 0, f"{launch.kernel}: {artifact.resources}"
-        assert artifact.resources.registers * launch.block[0] <= 65536
+        assert artifact.resources.registers * launch.block[0] * plan.resident <= 65536
         assert "serialized" not in artifact.log
         tool = sass.disassembler()
         if tool is None:

@@ -28,6 +28,7 @@ def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
         "MATRICES": problem.op.matrices,
         "STACKED": int(problem.stacked > 0),
         "EARLY_WEIGHTS": int(early),
+        "RESIDENT": plan.resident,
     }
     form = "stacked" if problem.stacked else "list"
     return gemm_kernel(plan, problem, "group_gemm", f"nvfp4_sm90_group_gemm_{form}", constants)

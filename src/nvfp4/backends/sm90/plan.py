@@ -47,8 +47,9 @@ class GemmPlan:
         chunks: Stages of weights (256 elements along K each), 2 to 4.
         tiles: Stages of activations (64 elements along K each), 4 or 8.
         band: Tiles of tokens that share a pass over the weights.
-        grid: Thread blocks: at most one for each multiprocessor, as they wait for one another.
+        grid: Thread blocks: at most `resident` for each multiprocessor, as they wait for one another.
         makes: Each block makes its tiles of activations for itself; else all of them make all, before they multiply.
+        resident: Blocks that share a multiprocessor: 1 or, of stacks, with few tokens, 2.
     """
 
     arch: str
@@ -59,6 +60,7 @@ class GemmPlan:
     band: int
     grid: int
     makes: bool = False
+    resident: int = 1
 
     @property
     def shared_bytes(self) -> int:
@@ -66,14 +68,16 @@ class GemmPlan:
         weights = self.chunks * self.blocks * (_CODES_BYTES + _SCALES_BYTES)
         activations = self.tiles * self.tokens * _ROW_BYTES
         barriers = 16 * (self.chunks + self.tiles)
-        return activations + weights + _STAGING_BYTES + barriers + _ALIGNMENT_BYTES
+        staging = _STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
+        return activations + weights + staging + barriers + _ALIGNMENT_BYTES
 
     def describe(self) -> str:
         """One line for people."""
         tile = f"{_BLOCK_ROWS}x{self.blocks} weight rows x {self.tokens} tokens"
         stages = f"{self.chunks} stages of weights, {self.tiles} of activations"
         made = "its own tiles" if self.makes else "tiles by all blocks"
-        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, stream-K over {self.grid} blocks [{self.arch}]"
+        grid = f"{self.grid} blocks" + (", two a multiprocessor" if self.resident == 2 else "")
+        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, stream-K over {grid} [{self.arch}]"
 
 
 def capacity(groups: int) -> int:
@@ -149,6 +153,9 @@ def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
 
+RESIDENT_TOKENS = {"fp16": 24, "bf16": 24, "fp32": 16}
+"""Most tokens of a tile for which two blocks have registers beside each other, by kind of results."""
+
 _UNEVEN = 0.1
 """How much the probabilities of experts deviate, of their mean."""
 
@@ -178,7 +185,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     elif len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    best: tuple[float, int, int, int, bool] | None = None
+    best: tuple[float, int, int, int, bool, int] | None = None
     for tokens in sorted(widths, reverse=True):
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
         for blocks in (2,) if dual else (2, 1):
@@ -189,9 +196,11 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
                 for makes in (False, True) if may_make else (False,):
                     time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
                     if best is None or time < best[0]:
-                        best = (time, tokens, blocks, grid, makes)
+                        best = (time, tokens, blocks, grid, makes, tiles)
     assert best is not None
-    _, tokens, blocks, grid, makes = best
+    _, tokens, blocks, grid, makes, tiles = best
+    if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
+        return GemmPlan(capability.arch, tokens, blocks, 2, 4, 16, 2 * capability.sms, resident=2)
     room = _SHARED_BYTES - table_bytes(problem)
     stages = [(chunks, tiles) for tiles in ((8,) if makes else (8, 4)) for chunks in (4, 3, 2)]
     plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid, makes) for stage in stages]

@@ -12,19 +12,19 @@
 // Tiles are ordered by group, within a group by weights, so that neighbours share them. A ragged group's last tile reads
 // rows of the next group (or zeros beyond the last), which are multiplied and not stored.
 //
-// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
+// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: RESIDENT blocks an SM.
 #include "epilogue/silu.cuh"
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
+// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_RESIDENT, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended (list form only: the stacked form must first know the offsets).
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_RESIDENT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
 static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
@@ -146,7 +146,7 @@ __device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
 
 #if !PLAN_STACKED  // parameters have no room for as many groups as a stack may have
 
-extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
+extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ WeightArray<TensorMap> b_maps,
                                const __grid_constant__ Array<const u8*> a_data, const __grid_constant__ Array<const u8*> a_scales,
                                const __grid_constant__ WeightArray<const u8*> b_scales,
@@ -208,7 +208,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 
 #else
 
-extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
+extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ Array<TensorMap, MATRICES> b_maps,
                                   const u8* a_data, const u8* a_scales, const __grid_constant__ Array<const u8*, MATRICES> b_scales,
                                   const float* a_tensor_scale,

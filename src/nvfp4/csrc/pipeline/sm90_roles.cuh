@@ -45,13 +45,15 @@ __device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
 
 constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
-template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_>
+// RESIDENT blocks share a multiprocessor: one or, for few tokens, two, of which one hands over sums while the other multiplies.
+template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, int RESIDENT_ = 1>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
     static constexpr bool NVFP4 = ACTIVATIONS_ == ACTIVATIONS_NVFP4;  // activations; decoded to fp16
     static constexpr bool BF16 = ACTIVATIONS_ == ACTIVATIONS_BF16;
     static constexpr bool MAKES = MAKES_;  // each block its own tiles
+    static constexpr int RESIDENT = RESIDENT_;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -59,15 +61,17 @@ struct Shape {
     static constexpr int MULTIPLIERS = 2;
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
-    // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups.
-    static constexpr int LOAD_REGISTERS = MAKES ? 136 : 56;
-    static constexpr int MULTIPLY_REGISTERS = MAKES ? 184 : 224;
+    // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups, or 240 of each of two blocks.
+    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : MAKES ? 136 : 56;
+    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : MAKES ? 184 : 224;
     static constexpr int MAKERS = 96;  // threads
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
     static constexpr int SCALES_BYTES = BLOCKS * WEIGHT_SCALES_BYTES;
-    static constexpr int STAGING_BYTES = MULTIPLIERS * STAGING_GROUP_BYTES;  // results on their way out
+    // Results on their way out.
+    static constexpr int STAGED_BYTES = RESIDENT == 2 ? TOKENS * 128 : STAGING_GROUP_BYTES;  // of a warpgroup
+    static constexpr int STAGING_BYTES = MULTIPLIERS * STAGED_BYTES;
 
     static constexpr int TILE = 0;
     static constexpr int CODES = TILE + TILES * TILE_BYTES;
@@ -81,7 +85,8 @@ struct Shape {
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
     static_assert(!MAKES || TOKENS <= (NVFP4 ? 32 : 16), "registers and time of the makers");
-    static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
+    static_assert(RESIDENT == 1 || (RESIDENT == 2 && !MAKES && TOKENS <= 24), "registers");
+    static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
 
 template <class S>
@@ -91,7 +96,7 @@ struct Stages {
     __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILE + stage * S::TILE_BYTES; }
     __device__ __forceinline__ u32 codes(u32 stage) const { return base + S::CODES + stage * S::CODES_BYTES; }
     __device__ __forceinline__ u32 scales(u32 stage) const { return base + S::SCALES + stage * S::SCALES_BYTES; }
-    __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * STAGING_GROUP_BYTES; }
+    __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * S::STAGED_BYTES; }
     __device__ __forceinline__ u32 chunk_full(u32 stage) const { return base + S::BARRIERS + 8 * stage; }
     __device__ __forceinline__ u32 chunk_empty(u32 stage) const { return chunk_full(S::CHUNKS + stage); }
     __device__ __forceinline__ u32 tile_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + stage); }
