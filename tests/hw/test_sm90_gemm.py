@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nvfp4.backends.sm90 import BACKEND
+from nvfp4.backends.sm90.decode_gemm import DecodePlan
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import Verdict, judge
@@ -45,6 +46,17 @@ SMALL = [
     Problem(Op.GROUP_DUAL_GEMM, 9, 129, 64, a=BF16, b=LINEAR, stacked=40),
 ]
 FEW = replace(known("sm_90a"), sms=3)
+
+# Weights decoded into shared memory: tiles of every form, with and without neighbours, K with a ragged chunk, an odd
+# number of row tiles. With: tokens, neighbours, stages.
+DECODED = [
+    (Problem(Op.GEMM, 26, 130, 512, a=FP16, b=LINEAR), (32, 1, 6, 8, 4)),
+    (Problem(Op.GEMM, 33, 300, 768, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (48, 2, 6, 4, 2)),
+    (Problem(Op.GEMM, 100, 260, 576, a=FP16, b=SCALED_TILED), (64, 1, 3, 3, 3)),
+    (Problem(Op.GEMM, 120, 200, 320, a=BF16, b=TILED, out_dtype="bf16"), (120, 1, 4, 6, 2)),
+    (Problem(Op.GEMM, 300, 260, 512, a=BF16, b=TILED), (256, 2, 3, 4, 2)),
+    (Problem(Op.GEMM, 200, 300, 832, l=2, a=FP16, b=TILED, out_dtype="fp32"), (208, 1, 2, 4, 2)),
+]
 
 
 def run(problem: Problem, distribution: str, seed: int, device: str, what: Capability) -> Verdict:
@@ -99,6 +111,38 @@ def test_tiles_that_a_block_makes_for_itself_are_those_that_all_make_together(pr
         assert verdict.ok, verdict
         found.append([out.clone() for out in operands.out])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:
+    tokens, share, weights, tiles, chunks = shape
+    return DecodePlan(arch, tokens, share, whole, weights, tiles, chunks, 2, grid * share)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("grid", [1, 2, 3])
+@pytest.mark.parametrize(("problem", "shape"), DECODED, ids=str)
+def test_decoded_into_shared_memory_in_the_emulator(problem, shape, grid, whole):
+    """However the work is cut between clusters, and with each distribution in turn."""
+    seed = 3 * DECODED.index((problem, shape)) + grid
+    operands, outputs = poison_outputs(inputs.make(problem, inputs.NAMES[seed % len(inputs.NAMES)], seed, "cpu"))
+    BACKEND.run(decoded_plan(shape, whole, grid, FEW.arch), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("problem", "shape"), DECODED, ids=str)
+def test_decoded_into_shared_memory_on_the_gpu(problem, shape, whole):
+    what = capability("cuda")
+    if BACKEND.refuse(what, problem):
+        pytest.skip(BACKEND.refuse(what, problem)[0])
+    for seed, distribution in enumerate(inputs.NAMES):
+        for grid in (1, 2, 3):
+            operands, outputs = poison_outputs(inputs.make(problem, distribution, seed, "cuda"))
+            BACKEND.run(decoded_plan(shape, whole, grid, what.arch), problem, operands)
+            verdict = judge(problem, operands, outputs)
+            assert verdict.ok, (distribution, grid, str(verdict))
 
 
 @pytest.mark.slow

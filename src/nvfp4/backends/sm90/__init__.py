@@ -10,9 +10,10 @@ from nvfp4 import executors
 from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
-from nvfp4.backends.sm90 import gemm, gemv, group_gemm
+from nvfp4.backends.sm90 import decode_gemm, gemm, gemv, group_gemm
+from nvfp4.backends.sm90.decode_gemm import DecodePlan
 from nvfp4.backends.sm90.launching import needs, scratch
-from nvfp4.backends.sm90.plan import CHUNK, MAX_STACKED, UNIT, GemmPlan, plan
+from nvfp4.backends.sm90.plan import CHUNK, MAX_STACKED, UNIT, GemmPlan, estimate, plan
 from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch
@@ -52,14 +53,23 @@ class Sm90Backend:
             reasons.append("more than 2^31 - 1 parts of tiles")
         return tuple(reasons)
 
-    def plan(self, capability: Capability, problem: Problem) -> GemmPlan | gemv.GemvPlan:
+    def plan(self, capability: Capability, problem: Problem) -> GemmPlan | DecodePlan | gemv.GemvPlan:
         """The plan for `problem` there."""
-        return gemv.plan(capability, problem) if problem.op is Op.GEMV else plan(capability, problem)
+        if problem.op is Op.GEMV:
+            return gemv.plan(capability, problem)
+        chosen = plan(capability, problem)
+        if not decode_gemm.serves(problem):
+            return chosen
+        time, other = decode_gemm.plan(capability, problem)
+        return other if time < estimate(chosen, problem) else chosen
 
     def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[Launch, ...]:
         """The launches, in order, that compute ``operands.out``."""
         if problem.op is Op.GEMV:
             return gemv.launches(cast(gemv.GemvPlan, plan), problem, operands)
+        if isinstance(plan, DecodePlan):
+            memory = decode_gemm.needs(plan).allocate(operands.out[0].device)
+            return decode_gemm.launches(plan, problem, operands, memory)
         chosen = cast(GemmPlan, plan)
         return _LAUNCHES[problem.op](chosen, problem, operands, scratch(chosen, problem, operands))
 
@@ -78,6 +88,11 @@ class Sm90Backend:
         chosen, build = cast(GemmPlan, plan), _LAUNCHES[problem.op]
 
         def computation(early: bool) -> Callable[[Operands], None]:
+            if isinstance(plan, DecodePlan):
+                return repeated(
+                    lambda operands, memory: decode_gemm.launches(plan, problem, operands, memory, early),
+                    lambda operands: decode_gemm.needs(plan),
+                )
             return repeated(
                 lambda operands, extra: build(chosen, problem, operands, extra, early),
                 lambda operands: needs(chosen, problem, operands),

@@ -13,8 +13,8 @@ from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
 
 _ACTIVATIONS = {"nvfp4": 0, "fp16": 1, "bf16": 2}  # csrc/pipeline/sm90_roles.cuh
-_DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
-_WARPGROUPS = 2  # that multiply
+DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
+WARPGROUPS = 2  # that multiply
 
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
@@ -22,8 +22,8 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     registers = plan.blocks * plan.tokens // 2
     slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
     pieces = [
-        Piece((slots * _WARPGROUPS * 128 * registers,), torch.float32),
-        Piece((plan.grid * _WARPGROUPS + 1,), torch.int32, zeroed=True),
+        Piece((slots * WARPGROUPS * 128 * registers,), torch.float32),
+        Piece((plan.grid * WARPGROUPS + 1,), torch.int32, zeroed=True),
     ]
     if not plan.makes:
         kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
@@ -61,7 +61,7 @@ def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -
         return code_map(activations)
     *lead, rows, k = made.shape
     shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
-    return TensorMap(made, _DTYPE[made.dtype], shape, strides, (UNIT, plan.tokens, 1), swizzle=128, l2_promotion=256)
+    return TensorMap(made, DTYPE[made.dtype], shape, strides, (UNIT, plan.tokens, 1), swizzle=128, l2_promotion=256)
 
 
 def code_map(x: Parts) -> TensorMap:

@@ -20,9 +20,9 @@ _BLOCK_ROWS = 128
 _CODES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 2
 _SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
 _ROW_BYTES = UNIT * 2  # of a tile of activations
-_STAGING_BYTES = 2 * 64 * 128  # csrc/epilogue/tile_store.cuh
-_ALIGNMENT_BYTES = 1024  # a tile's swizzle repeats every 1024 bytes
-_SHARED_BYTES = 227 * 1024  # of a block
+STAGING_BYTES = 2 * 64 * 128  # csrc/epilogue/tile_store.cuh
+ALIGNMENT_BYTES = 1024  # a tile's swizzle repeats every 1024 bytes
+SHARED_BYTES = 227 * 1024  # of a block
 
 MAX_TOKENS = 128
 """Most columns of one instruction that the accumulators leave room for."""
@@ -68,8 +68,8 @@ class GemmPlan:
         weights = self.chunks * self.blocks * (_CODES_BYTES + _SCALES_BYTES)
         activations = self.tiles * self.tokens * _ROW_BYTES
         barriers = 16 * (self.chunks + self.tiles)
-        staging = _STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
-        return activations + weights + staging + barriers + _ALIGNMENT_BYTES
+        staging = STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
+        return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
         """One line for people."""
@@ -115,7 +115,7 @@ def _unit_time(blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
     return max(share * 8.0 * tokens, share * 4.5 * tokens + 1.32 * issued) / 1750
 
 
-def _handing_over(tiles: int, chunks: int, grid: int) -> int:
+def handing_over(tiles: int, chunks: int, grid: int) -> int:
     """Shared tiles of the busiest block when tiles x chunks are cut into `grid` equal ranges: 0, 1 or 2."""
     share, extra = divmod(tiles * chunks, grid)
     if extra:
@@ -125,7 +125,8 @@ def _handing_over(tiles: int, chunks: int, grid: int) -> int:
 
 _HAND_OVER = (0.0, 5.0, 14.0)  # microseconds, for none, one or two shared tiles of 256 x 128 sums
 
-_APART = 1.09
+APART = 1.09
+"""How much longer tiles take that blocks begin at different places of K."""
 
 _TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
 
@@ -135,20 +136,28 @@ MAKER_TOKENS = {"nvfp4": 32, "fp16": 16, "bf16": 16}
 
 def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
     """Microseconds of a launch on an H200, less what does not depend on the plan; fitted to all benchmark shapes."""
-    busiest, shared = ceil_div(tiles * chunks, grid), _handing_over(tiles, chunks, grid)
+    busiest, shared = ceil_div(tiles * chunks, grid), handing_over(tiles, chunks, grid)
     together = 0 if makes else _TOGETHER
     # Blocks that begin their tiles at different places of K do not find one another's operands in L2.
-    apart = _APART if shared and busiest > 2 * chunks else 1.0
+    apart = APART if shared and busiest > 2 * chunks else 1.0
     loop = busiest * CHUNK * _unit_time(blocks, tokens, bf16, makes) * apart
     return loop + _HAND_OVER[shared] * blocks * tokens / 256 + together
 
 
-def _grids(tiles: int, chunks: int, sms: int) -> list[int]:
+def grids(tiles: int, chunks: int, sms: int) -> list[int]:
     """All multiprocessors, and the largest grids that need not cut tiles, or cut each in equal parts."""
     grids = [min(sms, tiles * chunks)]
     grids += [tiles * parts for parts in range(1, sms // tiles + 1) if chunks % parts == 0]
     grids += [tiles // each for each in range(1, tiles + 1) if tiles % each == 0 and tiles // each <= sms][:1]
     return grids
+
+
+def estimate(plan: GemmPlan, problem: Problem) -> float:
+    """Microseconds of a GEMM on an H200; the model and what it lacks, fitted to products of 32 to 8192 tokens."""
+    chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
+    tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, plan.blocks * _BLOCK_ROWS) * problem.l
+    bf16 = problem.a.kind == "bf16"
+    return 10.0 + 1.12 * _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, bf16, plan.makes)
 
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
@@ -190,7 +199,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
         for blocks in (2,) if dual else (2, 1):
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
-            for grid in [capability.sms] if problem.stacked else _grids(tiles, chunks, capability.sms):
+            for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
                 # A stack multiplies the same tokens with so many weights that they had better be made once.
                 may_make = tokens <= MAKER_TOKENS[problem.a.kind] and not problem.stacked
                 for makes in (False, True) if may_make else (False,):
@@ -201,7 +210,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     _, tokens, blocks, grid, makes, tiles = best
     if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
         return GemmPlan(capability.arch, tokens, blocks, 2, 4, 16, 2 * capability.sms, resident=2)
-    room = _SHARED_BYTES - table_bytes(problem)
+    room = SHARED_BYTES - table_bytes(problem)
     stages = [(chunks, tiles) for tiles in ((8,) if makes else (8, 4)) for chunks in (4, 3, 2)]
     plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid, makes) for stage in stages]
     return next(found for found in plans if found.shared_bytes <= room)

@@ -30,6 +30,9 @@ constexpr int UNIT_BYTES = 32;  // of codes in a row
 constexpr int CHUNK = 4;              // units
 constexpr int CHUNK_ROW_BYTES = 128;  // of codes
 
+// Of K, the last one padded with zeros.
+__device__ __forceinline__ int chunks_of(int k) { return (k + CHUNK * UNIT - 1) / (CHUNK * UNIT); }
+
 // Byte offset within a row of a chunk of bytes [16 * piece, 16 * piece + 16) of unit `unit`; `swizzle` is (row % 8) * 16.
 __device__ __forceinline__ u32 chunk_offset(u32 unit, u32 piece, u32 swizzle) {
     return unit * UNIT_BYTES ^ piece * 16 ^ swizzle;

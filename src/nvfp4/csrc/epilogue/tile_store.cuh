@@ -12,14 +12,13 @@
 #include "ptx/stmatrix.cuh"
 #include "ptx/types.cuh"
 
-constexpr int STAGING_TOKENS = 64;  // at a time
+constexpr int STAGING_TOKENS = 64;  // at a time, where nothing else is said
 constexpr int STAGING_GROUP_BYTES = STAGING_TOKENS * 128;
 
-// N tokens of a warpgroup's part, N at most STAGING_TOKENS, through shared memory. `packed(i)`: accumulators i and i + 1, 16 bits each.
+// N tokens of a warpgroup's part through shared memory. `packed(i)`: accumulators i and i + 1, 16 bits each.
 template <int N, class Packed>
 __device__ __forceinline__ void store_staged(u8* out, int token, int token_begin, int token_end, int column, int columns, u32 staging,
                                              u32 number, Packed packed) {
-    static_assert(N <= STAGING_TOKENS, "staging memory");
     const u32 thread = threadIdx.x % 128, lane = thread % 32;
     const u32 matrix = lane / 8, r = lane % 8, chunk = thread / 32 * 2 + (matrix & 1);
     const u32 to = staging + (matrix / 2 * 8 + r) * 128 + ((chunk ^ r) << 4);
@@ -58,9 +57,22 @@ __device__ __forceinline__ void store_staged(u8* out, int token, int token_begin
     }
 }
 
+// The same of tokens FROM to N, at most STAGING at a time.
+template <int N, int FROM, int STAGING, class Packed>
+__device__ __forceinline__ void store_parts(u8* out, int token, int token_begin, int token_end, int column, int columns, u32 staging,
+                                            u32 number, Packed packed) {
+    constexpr int COUNT = N - FROM < STAGING ? N - FROM : STAGING;
+    store_staged<COUNT>(out, token + FROM, token_begin, token_end, column, columns, staging, number,
+                        [&](int i) { return packed(i + FROM / 2); });
+    if constexpr (FROM + COUNT < N) {
+        store_parts<N, FROM + COUNT, STAGING>(out, token, token_begin, token_end, column, columns, staging, number, packed);
+    }
+}
+
 // `out` is the matrix [tokens, columns]; the warpgroup's part begins at (token, column), and only rows token_begin to token_end are written.
-// `number` is a free barrier of the warpgroup, `staging` its STAGING_GROUP_BYTES of shared memory. `value(i)` is accumulator i, finished.
-template <int N, int OUT, class Value>
+// `number` is a free barrier of the warpgroup, `staging` its shared memory, 128 bytes for each of STAGING tokens. `value(i)` is accumulator
+// i, finished.
+template <int N, int OUT, int STAGING = STAGING_TOKENS, class Value>
 __device__ __forceinline__ void store_tile_transposed(u8* out, int token, int token_begin, int token_end, int column,
                                                       int columns, u32 staging, u32 number, Value value) {
     if constexpr (OUT == OUT_FP32) {
@@ -80,14 +92,9 @@ __device__ __forceinline__ void store_tile_transposed(u8* out, int token, int to
             }
         }
     } else {
-        constexpr int FIRST = N < STAGING_TOKENS ? N : STAGING_TOKENS;
         const auto packed = [&](int i) {
             return OUT == OUT_FP16 ? cvt_rn_f16x2_f32(value(i), value(i + 1)) : cvt_rn_bf16x2_f32(value(i), value(i + 1));
         };
-        store_staged<FIRST>(out, token, token_begin, token_end, column, columns, staging, number, packed);
-        if constexpr (N > FIRST) {
-            store_staged<N - FIRST>(out, token + FIRST, token_begin, token_end, column, columns, staging, number,
-                                    [&](int i) { return packed(i + FIRST / 2); });
-        }
+        store_parts<N, 0, STAGING>(out, token, token_begin, token_end, column, columns, staging, number, packed);
     }
 }

@@ -29,90 +29,78 @@ __device__ __forceinline__ u64 wgmma_descriptor_at(u32 start, u32 distance) {
     return static_cast<u64>(1u << 30 | 1024u >> 4) << 32 | (start + distance);
 }
 
+// Operands of the instruction by its N, a line for each 8 columns: accumulators as they are named in the text, and as they are passed.
+#define NVFP4_REGISTERS_8 "%0, %1, %2, %3"
+#define NVFP4_REGISTERS_16 NVFP4_REGISTERS_8 ", %4, %5, %6, %7"
+#define NVFP4_REGISTERS_24 NVFP4_REGISTERS_16 ", %8, %9, %10, %11"
+#define NVFP4_REGISTERS_32 NVFP4_REGISTERS_24 ", %12, %13, %14, %15"
+#define NVFP4_REGISTERS_40 NVFP4_REGISTERS_32 ", %16, %17, %18, %19"
+#define NVFP4_REGISTERS_48 NVFP4_REGISTERS_40 ", %20, %21, %22, %23"
+#define NVFP4_REGISTERS_56 NVFP4_REGISTERS_48 ", %24, %25, %26, %27"
+#define NVFP4_REGISTERS_64 NVFP4_REGISTERS_56 ", %28, %29, %30, %31"
+#define NVFP4_REGISTERS_72 NVFP4_REGISTERS_64 ", %32, %33, %34, %35"
+#define NVFP4_REGISTERS_80 NVFP4_REGISTERS_72 ", %36, %37, %38, %39"
+#define NVFP4_REGISTERS_88 NVFP4_REGISTERS_80 ", %40, %41, %42, %43"
+#define NVFP4_REGISTERS_96 NVFP4_REGISTERS_88 ", %44, %45, %46, %47"
+#define NVFP4_REGISTERS_104 NVFP4_REGISTERS_96 ", %48, %49, %50, %51"
+#define NVFP4_REGISTERS_112 NVFP4_REGISTERS_104 ", %52, %53, %54, %55"
+#define NVFP4_REGISTERS_120 NVFP4_REGISTERS_112 ", %56, %57, %58, %59"
+#define NVFP4_REGISTERS_128 NVFP4_REGISTERS_120 ", %60, %61, %62, %63"
+#define NVFP4_REGISTERS_136 NVFP4_REGISTERS_128 ", %64, %65, %66, %67"
+#define NVFP4_REGISTERS_144 NVFP4_REGISTERS_136 ", %68, %69, %70, %71"
+#define NVFP4_REGISTERS_152 NVFP4_REGISTERS_144 ", %72, %73, %74, %75"
+#define NVFP4_REGISTERS_160 NVFP4_REGISTERS_152 ", %76, %77, %78, %79"
+#define NVFP4_REGISTERS_168 NVFP4_REGISTERS_160 ", %80, %81, %82, %83"
+#define NVFP4_REGISTERS_176 NVFP4_REGISTERS_168 ", %84, %85, %86, %87"
+#define NVFP4_REGISTERS_184 NVFP4_REGISTERS_176 ", %88, %89, %90, %91"
+#define NVFP4_REGISTERS_192 NVFP4_REGISTERS_184 ", %92, %93, %94, %95"
+#define NVFP4_REGISTERS_200 NVFP4_REGISTERS_192 ", %96, %97, %98, %99"
+#define NVFP4_REGISTERS_208 NVFP4_REGISTERS_200 ", %100, %101, %102, %103"
+#define NVFP4_REGISTERS_216 NVFP4_REGISTERS_208 ", %104, %105, %106, %107"
+#define NVFP4_REGISTERS_224 NVFP4_REGISTERS_216 ", %108, %109, %110, %111"
+#define NVFP4_REGISTERS_232 NVFP4_REGISTERS_224 ", %112, %113, %114, %115"
+#define NVFP4_REGISTERS_240 NVFP4_REGISTERS_232 ", %116, %117, %118, %119"
+#define NVFP4_REGISTERS_248 NVFP4_REGISTERS_240 ", %120, %121, %122, %123"
+#define NVFP4_REGISTERS_256 NVFP4_REGISTERS_248 ", %124, %125, %126, %127"
+#define NVFP4_OUTPUTS_8 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+#define NVFP4_OUTPUTS_16 NVFP4_OUTPUTS_8, "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+#define NVFP4_OUTPUTS_24 NVFP4_OUTPUTS_16, "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11])
+#define NVFP4_OUTPUTS_32 NVFP4_OUTPUTS_24, "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+#define NVFP4_OUTPUTS_40 NVFP4_OUTPUTS_32, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19])
+#define NVFP4_OUTPUTS_48 NVFP4_OUTPUTS_40, "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
+#define NVFP4_OUTPUTS_56 NVFP4_OUTPUTS_48, "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
+#define NVFP4_OUTPUTS_64 NVFP4_OUTPUTS_56, "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+#define NVFP4_OUTPUTS_72 NVFP4_OUTPUTS_64, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35])
+#define NVFP4_OUTPUTS_80 NVFP4_OUTPUTS_72, "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
+#define NVFP4_OUTPUTS_88 NVFP4_OUTPUTS_80, "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43])
+#define NVFP4_OUTPUTS_96 NVFP4_OUTPUTS_88, "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
+#define NVFP4_OUTPUTS_104 NVFP4_OUTPUTS_96, "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51])
+#define NVFP4_OUTPUTS_112 NVFP4_OUTPUTS_104, "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55])
+#define NVFP4_OUTPUTS_120 NVFP4_OUTPUTS_112, "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59])
+#define NVFP4_OUTPUTS_128 NVFP4_OUTPUTS_120, "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+#define NVFP4_OUTPUTS_136 NVFP4_OUTPUTS_128, "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67])
+#define NVFP4_OUTPUTS_144 NVFP4_OUTPUTS_136, "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71])
+#define NVFP4_OUTPUTS_152 NVFP4_OUTPUTS_144, "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75])
+#define NVFP4_OUTPUTS_160 NVFP4_OUTPUTS_152, "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79])
+#define NVFP4_OUTPUTS_168 NVFP4_OUTPUTS_160, "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83])
+#define NVFP4_OUTPUTS_176 NVFP4_OUTPUTS_168, "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87])
+#define NVFP4_OUTPUTS_184 NVFP4_OUTPUTS_176, "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91])
+#define NVFP4_OUTPUTS_192 NVFP4_OUTPUTS_184, "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
+#define NVFP4_OUTPUTS_200 NVFP4_OUTPUTS_192, "+f"(d[96]), "+f"(d[97]), "+f"(d[98]), "+f"(d[99])
+#define NVFP4_OUTPUTS_208 NVFP4_OUTPUTS_200, "+f"(d[100]), "+f"(d[101]), "+f"(d[102]), "+f"(d[103])
+#define NVFP4_OUTPUTS_216 NVFP4_OUTPUTS_208, "+f"(d[104]), "+f"(d[105]), "+f"(d[106]), "+f"(d[107])
+#define NVFP4_OUTPUTS_224 NVFP4_OUTPUTS_216, "+f"(d[108]), "+f"(d[109]), "+f"(d[110]), "+f"(d[111])
+#define NVFP4_OUTPUTS_232 NVFP4_OUTPUTS_224, "+f"(d[112]), "+f"(d[113]), "+f"(d[114]), "+f"(d[115])
+#define NVFP4_OUTPUTS_240 NVFP4_OUTPUTS_232, "+f"(d[116]), "+f"(d[117]), "+f"(d[118]), "+f"(d[119])
+#define NVFP4_OUTPUTS_248 NVFP4_OUTPUTS_240, "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123])
+#define NVFP4_OUTPUTS_256 NVFP4_OUTPUTS_248, "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
+
 // One instruction; TYPE is "f16" or "bf16".
 #define NVFP4_WGMMA(N, TYPE, REGISTERS, A0, A1, A2, A3, DESCRIPTOR, ...)                                             \
     asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." TYPE "." TYPE " {" REGISTERS "}, {" A0 ", " A1    \
                  ", " A2 ", " A3 "}, " DESCRIPTOR ", 1, 1, 1, 0;"                                                     \
                  : __VA_ARGS__                                                                                        \
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-
-#define NVFP4_REGISTERS_8 "%0, %1, %2, %3"
-#define NVFP4_REGISTERS_16 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define NVFP4_REGISTERS_24 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11"
-#define NVFP4_REGISTERS_32 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-#define NVFP4_REGISTERS_40 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19"
-#define NVFP4_REGISTERS_48 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23"
-#define NVFP4_REGISTERS_56 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27"
-#define NVFP4_REGISTERS_64 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define NVFP4_REGISTERS_72 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35"
-#define NVFP4_REGISTERS_80 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39"
-#define NVFP4_REGISTERS_88 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-    "%40, %41, %42, %43"
-#define NVFP4_REGISTERS_96 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-    "%40, %41, %42, %43, %44, %45, %46, %47"
-#define NVFP4_REGISTERS_104 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51"
-#define NVFP4_REGISTERS_112 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55"
-#define NVFP4_REGISTERS_120 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
-    "%59"
-#define NVFP4_REGISTERS_128 \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-    "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, " \
-    "%40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, " \
-    "%59, %60, %61, %62, %63"
-#define NVFP4_OUTPUTS_8 "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-#define NVFP4_OUTPUTS_16 \
-    NVFP4_OUTPUTS_8, "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-#define NVFP4_OUTPUTS_24 \
-    NVFP4_OUTPUTS_16, "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11])
-#define NVFP4_OUTPUTS_32 \
-    NVFP4_OUTPUTS_24, "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-#define NVFP4_OUTPUTS_40 \
-    NVFP4_OUTPUTS_32, "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19])
-#define NVFP4_OUTPUTS_48 \
-    NVFP4_OUTPUTS_40, "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23])
-#define NVFP4_OUTPUTS_56 \
-    NVFP4_OUTPUTS_48, "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27])
-#define NVFP4_OUTPUTS_64 \
-    NVFP4_OUTPUTS_56, "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-#define NVFP4_OUTPUTS_72 \
-    NVFP4_OUTPUTS_64, "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35])
-#define NVFP4_OUTPUTS_80 \
-    NVFP4_OUTPUTS_72, "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39])
-#define NVFP4_OUTPUTS_88 \
-    NVFP4_OUTPUTS_80, "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43])
-#define NVFP4_OUTPUTS_96 \
-    NVFP4_OUTPUTS_88, "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
-#define NVFP4_OUTPUTS_104 \
-    NVFP4_OUTPUTS_96, "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51])
-#define NVFP4_OUTPUTS_112 \
-    NVFP4_OUTPUTS_104, "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55])
-#define NVFP4_OUTPUTS_120 \
-    NVFP4_OUTPUTS_112, "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59])
-#define NVFP4_OUTPUTS_128 \
-    NVFP4_OUTPUTS_120, "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
 
 // D += A * B for TOKENS columns; `b` describes 16 elements along K of B.
 template <int TOKENS, bool BF16>

@@ -134,11 +134,6 @@ struct Barriers {
     u32 tensor;  // address of the tensor memory
 };
 
-__device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
-    while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
-    }
-}
-
 __device__ __forceinline__ void wait_barrier_cluster(u32 barrier, u32 parity) {
     while (!mbarrier_try_wait_parity_acquire_cluster_shared_b64(barrier, parity)) {
     }

@@ -26,7 +26,7 @@
 #include "mma/wgmma.cuh"
 #include "pipeline/sm90_activations.cuh"
 #include "pipeline/sm90_makers.cuh"
-#include "pipeline/stream_k.cuh"
+#include "pipeline/stream_k_loop.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_bulk.cuh"
 #include "ptx/cp_async_bulk_tensor.cuh"
@@ -34,14 +34,6 @@
 #include "ptx/griddepcontrol.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/setmaxnreg.cuh"
-
-// Of K, the last one padded with zeros.
-__device__ __forceinline__ int chunks_of(int k) { return (k + CHUNK * UNIT - 1) / (CHUNK * UNIT); }
-
-__device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
-    while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
-    }
-}
 
 constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
@@ -363,9 +355,13 @@ struct Multiplier {
         }
     }
 
-    // sums = the product over `chunks` chunks, for N tokens.
+    // How many chunks so far.
+    __device__ __forceinline__ int done() const { return static_cast<int>(place.count); }
+
+    // sums = the product over a segment, for N tokens.
     template <int N>
-    __device__ __forceinline__ void multiply(float (&sums)[S::BLOCKS][N / 2], int chunks) {
+    __device__ __forceinline__ void multiply(float (&sums)[S::BLOCKS][N / 2], const Segment& segment) {
+        int chunks = segment.end - segment.begin;
 #pragma unroll
         for (int b = 0; b < S::BLOCKS; ++b) {
 #pragma unroll
@@ -399,62 +395,8 @@ struct Multiplier {
     }
 };
 
-template <int N>
-struct Count {
-    static constexpr int VALUE = N;
-};
-
-// The multipliers' part of a kernel. `store(constant N, tile, from, begin, end, sums)` finishes N tokens, the first of which is token
-// `from` of the tile, and stores those of tokens [begin, end). `work()` computes anew what is to be done: there are no registers to
-// keep it in while the loop runs, and the compiler would.
-template <class S, class Work, class Store>
-__device__ __forceinline__ void multiply_and_store(const Stages<S>& stages, Work work_of_block, const Workspace& workspace, int group,
-                                                   Store store) {
-    constexpr int N = S::TOKENS, REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
-    const u32 number = 1 + group;
-    Multiplier<S> multiplier(stages, group);
-    while (true) {
-        Segment segment;
-        {
-            StreamK work = work_of_block();
-            work.position += static_cast<int>(multiplier.place.count);
-            if (!work.next(segment)) break;
-        }
-        float sums[S::BLOCKS][REGISTERS];
-        multiplier.template multiply<N>(sums, segment.end - segment.begin);
-        int begin = 0, end = N;
-        const StreamK work = work_of_block();
-        if (segment.end - segment.begin < work.chunks) {
-            const Sharers sharers = work.sharers(segment.tile);
-            Share share(sharers, GROUPS);
-            const bool last = work.position + static_cast<int>(multiplier.place.count) >= work.last;
-            if (!last) share.end = share.begin;  // nothing is kept
-            leave_sums(sums, workspace, segment.begin == 0, sharers.first, group, number, share);
-            if (!last) continue;
-            await_sums(workspace, sharers, group, number);
-            add_other_parts(sums, workspace, sharers, group, share);
-            begin = 8 * share.begin;
-            end = 8 * share.end;
-        }
-        store(Count<N>(), segment.tile, 0, begin, end, sums);
-    }
-    // The tile that an earlier block began, unless it was the last.
-    const StreamK work = work_of_block();
-    const int waiting = work.position / work.chunks;
-    if (work.position == waiting * work.chunks || work.last <= (waiting + 1) * work.chunks) return;
-    const Sharers sharers = work.sharers(waiting);
-    const Share share(sharers, GROUPS);
-    await_sums(workspace, sharers, group, number);
-#pragma unroll 1
-    for (int first = share.begin; first < share.end; first += BATCH) {
-        float sums[S::BLOCKS][4 * BATCH];
-        add_parts<S::BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, share.end);
-        store(Count<8 * BATCH>(), waiting, 8 * first, 8 * first, 8 * share.end, sums);
-    }
-}
-
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
-// the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store`, with the warpgroup behind.
+// the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh), with the warpgroup behind.
 template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
@@ -493,7 +435,8 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>(warp / 4);
-        multiply_and_store(stages, work, workspace, group, [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+        Multiplier<S> multiplier(stages, group);
+        multiply_and_store<S::BLOCKS, S::TOKENS>(multiplier, work, workspace, group, [&](auto count, int tile, int from, int begin, int end, auto& sum) {
             store(count, tile, from, begin, end, sum, group);
         });
     }

@@ -6,6 +6,8 @@
 // its own part still in registers; for the one at the start after all else, as the earlier block comes to it last. Who adds what
 // in which order follows from the sizes, so that results do not change from run to run. All blocks must be resident together: the
 // grid is at most the number of SMs, and at most the number of chunks.
+//
+// TEAM blocks in a row may have the same range, each of tiles of its own; for them all of this holds between teams.
 #pragma once
 
 #include "ptx/barrier.cuh"
@@ -20,8 +22,8 @@ struct Segment {
 
 // The blocks that share one tile.
 struct Sharers {
-    int first, count;  // the first block, and how many have a part
-    int index;         // of this block among them
+    int first, count;  // the first team, and how many have a part
+    int index;         // of this one among them
 };
 
 // gridDim.x, read anew: the compiler would keep it in a register that multipliers lack.
@@ -31,43 +33,82 @@ __device__ __forceinline__ int grid_blocks() {
     return blocks;
 }
 
-struct StreamK {
-    int share, extra;  // chunks of a block; the first `extra` blocks have one more
+template <int TEAM>
+struct StreamKTeams {
+    int share, extra;  // chunks of a team; the first `extra` teams have one more
     int chunks;        // of one tile
     int position, last;
 
-    __device__ __forceinline__ int start(int block) const { return share * block + min(block, extra); }
+    static __device__ __forceinline__ int team() { return static_cast<int>(blockIdx.x) / TEAM; }
 
-    // The block whose range holds `chunk` (counted over all tiles).
-    __device__ __forceinline__ int block_of(int chunk) const {
+    __device__ __forceinline__ int start(int team) const { return share * team + min(team, extra); }
+
+    // The team whose range holds `chunk` (counted over all tiles).
+    __device__ __forceinline__ int team_of(int chunk) const {
         const int longer = (share + 1) * extra;
         return chunk < longer ? chunk / (share + 1) : extra + (chunk - longer) / share;
     }
 
-    __device__ __forceinline__ StreamK(int tiles, int chunks_of_tile) : chunks(chunks_of_tile) {
-        const int total = tiles * chunks, blocks = grid_blocks();
-        share = total / blocks;
-        extra = total % blocks;
-        position = start(blockIdx.x);
-        last = start(blockIdx.x + 1);
+    __device__ __forceinline__ StreamKTeams(int tiles, int chunks_of_tile) : chunks(chunks_of_tile) {
+        const int total = tiles * chunks, teams = grid_blocks() / TEAM;
+        share = total / teams;
+        extra = total % teams;
+        position = start(team());
+        last = start(team() + 1);
     }
+
+    // Of shares that are known.
+    __device__ __forceinline__ StreamKTeams(int share_of_team, int longer_teams, int chunks_of_tile, int)
+        : share(share_of_team), extra(longer_teams), chunks(chunks_of_tile), position(start(team())), last(start(team() + 1)) {}
 
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
-        segment.tile = position / chunks;
-        segment.begin = position - segment.tile * chunks;
-        segment.end = min(segment.begin + last - position, chunks);
-        position += segment.end - segment.begin;
+        cut(segment, position / chunks);
         return true;
     }
 
+    __device__ __forceinline__ int tile_of(int chunk) const { return chunk / chunks; }
+
+    // Takes the next segment, which is of `tile`.
+    __device__ __forceinline__ void cut(Segment& segment, int tile) {
+        segment.tile = tile;
+        segment.begin = position - segment.tile * chunks;
+        segment.end = min(segment.begin + last - position, chunks);
+        position += segment.end - segment.begin;
+    }
+
     __device__ __forceinline__ Sharers sharers(int tile) const {
-        const int first = block_of(tile * chunks);
-        return {first, block_of((tile + 1) * chunks - 1) - first + 1, static_cast<int>(blockIdx.x) - first};
+        const int first = team_of(tile * chunks);
+        return {first, team_of((tile + 1) * chunks - 1) - first + 1, team() - first};
     }
 };
 
-// Device memory for shared tiles: `sums` holds, for each block, two slots (0: the tile that an earlier block began; 1: the tile that
+using StreamK = StreamKTeams<1>;
+
+// The same, divided by the host. What this gives is computed from parameters without a division, so that it lies in uniform registers, and
+// with it all that loops over ranges count: places in rings, descriptors.
+template <int TEAM>
+struct DealtStreamK : StreamKTeams<TEAM> {
+    u32 reciprocal;  // of `chunks`: 2^32 / chunks, rounded up
+
+    using Base = StreamKTeams<TEAM>;
+
+    __device__ __forceinline__ DealtStreamK(int share_of_team, int longer_teams, int chunks_of_tile, u32 reciprocal_of_chunks)
+        : Base(share_of_team, longer_teams, chunks_of_tile, 0), reciprocal(reciprocal_of_chunks) {}
+
+    // The tile of a chunk counted over all, of which there are less than 2^32 / chunks.
+    __device__ __forceinline__ int tile_of(int chunk) const {
+        return this->chunks == 1 ? chunk : static_cast<int>(__umulhi(static_cast<u32>(chunk), reciprocal));
+    }
+
+    __device__ __forceinline__ bool next(Segment& segment) {
+        if (this->position >= this->last) return false;
+        this->cut(segment, tile_of(this->position));
+        return true;
+    }
+};
+
+// Device memory for shared tiles, of the blocks that have the same place in their teams: `sums` holds, for each of them, two slots (0: the tile that an earlier block began; 1: the tile that
 // a later block goes on with) of REGISTERS floats for each thread of each of two warpgroups; `counters` a word for each
 // warpgroup of each block, zero before the launch and after it.
 struct Workspace {
@@ -97,8 +138,8 @@ struct Share {
 // Warpgroup `warpgroup` leaves its part of a shared tile, except the groups of `kept`. `number` is a free barrier of the warpgroup.
 template <int BLOCKS, int REGISTERS>
 __device__ __forceinline__ void leave_sums(const float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
-                                           bool begins_tile, int first_sharer, int warpgroup, u32 number, const Share& kept) {
-    float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, blockIdx.x, begins_tile, warpgroup);
+                                           bool begins_tile, int team, int first_sharer, int warpgroup, u32 number, const Share& kept) {
+    float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, team, begins_tile, warpgroup);
 #pragma unroll
     for (int i = 0; i < REGISTERS; i += 4) {
         if (kept.has(i / 4)) continue;

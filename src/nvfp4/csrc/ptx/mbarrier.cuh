@@ -36,7 +36,13 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity_shared_b64(u32 barrier,
     return done != 0;
 }
 
-// The same, answered at once.
+// Returns when the phase of `parity` has completed.
+__device__ __forceinline__ void wait_barrier(u32 barrier, u32 parity) {
+    while (!mbarrier_try_wait_parity_shared_b64(barrier, parity)) {
+    }
+}
+
+// mbarrier_try_wait, answered at once.
 __device__ __forceinline__ bool mbarrier_test_wait_parity_shared_b64(u32 barrier, u32 parity) {
     u32 done;
     asm volatile(

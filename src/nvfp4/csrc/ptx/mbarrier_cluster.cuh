@@ -8,6 +8,11 @@ __device__ __forceinline__ void mbarrier_arrive_release_cluster_shared_cluster_b
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// The same, releasing nothing that this thread has written to blocks other than its own.
+__device__ __forceinline__ void mbarrier_arrive_shared_cluster_b64(u32 barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // Whether the phase of `parity` has completed; what other blocks of the cluster did before they arrived is visible then.
 __device__ __forceinline__ bool mbarrier_try_wait_parity_acquire_cluster_shared_b64(u32 barrier, u32 parity) {
     u32 done;

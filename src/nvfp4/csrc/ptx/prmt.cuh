@@ -1,4 +1,5 @@
-// prmt: picks four bytes out of eight (PTX ISA 9.7.9.7). Byte i of the result is byte (selector >> 4i) & 7 of {b, a}.
+// prmt: picks four bytes out of eight (PTX ISA 9.7.9.7). Byte i of the result is byte (selector >> 4i) & 7 of {b, a}, or eight times
+// that byte's sign where selector >> 4i has bit 3 set.
 #pragma once
 
 #include "ptx/types.cuh"
