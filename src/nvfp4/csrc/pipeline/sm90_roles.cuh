@@ -209,9 +209,11 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, StreamK wo
     work.position += static_cast<int>(first);
     Segment segment;
     while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
+        Operands<S::BLOCKS> o = operands(segment.tile);
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
             if (place.count == end) return;
+            // What follows from it is computed anew for each chunk, where registers are few.
+            if constexpr (S::RESIDENT == 2) asm volatile("" : "+r"(o.units));
             const u32 stage = place.stage();
             wait_barrier(stages.chunk_empty(stage), place.parity() ^ 1);
             if ((PARTS & PART_CODES) && threadIdx.x % 32 == 0) load_weight_codes(stages, stage, o, chunk);
@@ -400,9 +402,11 @@ struct Multiplier {
 template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
-    const u32 warp = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0);  // the same for the warp, as the compiler should know
-    const u32 role = warp - S::LOADER / 32;
+    // The same for the warp, as the compiler should know; not kept, where registers are few.
+    const auto find_warp = [] { return __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0); };
+    const u32 kept_warp = find_warp(), kept_role = kept_warp - S::LOADER / 32;
     const auto load = [&](u32 first, u32 end) {
+        const u32 role = S::RESIDENT == 2 ? find_warp() - S::LOADER / 32 : kept_role;
         if constexpr (S::MAKES) {
             if (role == 0) load_weights<S, PART_ALL>(stages, work(), operands, first, end);
         } else {
@@ -422,7 +426,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         if constexpr (S::MAKES) {
             const StreamK all = work();
-            if (role > 0) {
+            if (kept_role > 0) {
                 make_tiles<S, A_LAYOUT>(stages, all, operands);
             } else if (all.position < all.last) {
                 wait_barrier(stages.tile_full(0), 0);
@@ -434,7 +438,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         load(FIRST, ALL_CHUNKS);
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
-        const int group = static_cast<int>(warp / 4);
+        const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
         Multiplier<S> multiplier(stages, group);
         multiply_and_store<S::BLOCKS, S::TOKENS>(multiplier, work, workspace, group, [&](auto count, int tile, int from, int begin, int end, auto& sum) {
             store(count, tile, from, begin, end, sum, group);
