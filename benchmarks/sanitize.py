@@ -66,6 +66,8 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem(Op.GEMM, 130, 260, 1088, 2, SCALED, SCALED, "fp32"),
     Problem(Op.GEMM, 5, 300, 576, 1, BF16, LINEAR, "bf16"),
     Problem(Op.GEMM, 200, 129, 320, 1, FP16, TILED, "fp16"),
+    Problem(Op.GEMM, 500, 390, 1024, 2, BF16, LINEAR, "bf16"),
+    Problem(Op.GEMM, 60, 260, 832, 1, FP16, SCALED, "fp32"),
     Problem(Op.DUAL_GEMM, 70, 200, 576, 1, TILED, TILED, "fp16"),
     Problem(Op.DUAL_GEMM, 20, 130, 832, 1, BF16, LINEAR, "bf16"),
     Problem(Op.GROUP_GEMM, 88, 200, 576, 1, TILED, TILED, "fp16", groups=((3, 130, 576), (20, 200, 320), (65, 64, 64))),
