@@ -5,7 +5,7 @@
 // others' tokens in device memory, and adds up the parts of its own. For the tile at the end of its range that happens at once, with
 // its own part still in registers; for the one at the start after all else, as the earlier block comes to it last. Who adds what
 // in which order follows from the sizes, so that results do not change from run to run. All blocks must be resident together: the
-// grid is at most the number of SMs, and at most the number of chunks.
+// grid is at most what the SMs hold at once, and at most the number of chunks.
 //
 // TEAM blocks in a row may have the same range, each of tiles of its own; for them all of this holds between teams.
 #pragma once
