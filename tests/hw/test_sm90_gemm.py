@@ -55,6 +55,10 @@ DECODED = [
     (Problem(Op.GEMM, 100, 260, 576, a=FP16, b=SCALED_TILED), (64, 1, 3, 3, 3)),
     (Problem(Op.GEMM, 120, 200, 320, a=BF16, b=TILED, out_dtype="bf16"), (120, 1, 4, 6, 2)),
     (Problem(Op.GEMM, 300, 260, 512, a=BF16, b=TILED), (256, 2, 3, 4, 2)),
+    (Problem(Op.DUAL_GEMM, 300, 130, 768, a=BF16, b=LINEAR, out_dtype="bf16"), (256, 2, 3, 4, 2)),
+    (Problem(Op.DUAL_GEMM, 50, 72, 512, a=FP16, b=SCALED), (56, 1, 6, 4, 2)),
+    (Problem(Op.DUAL_GEMM, 24, 140, 512, a=FP16, b=LINEAR), (24, 1, 3, 4, 2)),
+    (Problem(Op.DUAL_GEMM, 100, 200, 1024, a=BF16, b=LINEAR, out_dtype="fp32"), (112, 2, 4, 6, 2)),
     (Problem(Op.GEMM, 200, 300, 832, l=2, a=FP16, b=TILED, out_dtype="fp32"), (208, 1, 2, 4, 2)),
 ]
 

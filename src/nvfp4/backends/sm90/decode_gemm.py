@@ -1,4 +1,4 @@
-"""GEMM of 16-bit activations on WGMMA, weights decoded into shared memory: launches of ``sm90_decode_gemm.cu``."""
+"""GEMM and dual GEMM of 16-bit activations on WGMMA, weights decoded into shared memory: ``sm90_decode_gemm.cu``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
 from nvfp4.backends.sm90.launching import DTYPE, WARPGROUPS, code_map
 from nvfp4.backends.sm90.plan import ALIGNMENT_BYTES, APART, CHUNK, UNIT, grids, handing_over, tokens_of
 from nvfp4.device import Capability
-from nvfp4.executors.launch import Kernel, Launch, Pointer, Scalar, TensorMap
+from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, TensorMap, TensorMapArray
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Op, Problem
 
 ROWS = 128
-"""Weight rows of a block's tile."""
+"""Weight rows of a block's tile, of all matrices together."""
 
 _DECODED_BYTES = ROWS * UNIT * 2
 _RAW_BYTES = ROWS * CHUNK * UNIT * 9 // 16  # codes and scales
@@ -94,9 +94,11 @@ def launches(
     sums, counters = scratch
     chunks = _chunks(problem)
     share, extra = divmod(_items(plan, problem) * chunks, plan.grid // plan.share)
-    activations, weights = parts(operands.a[0]), parts(operands.b[0])
+    activations, weights = parts(operands.a[0]), [parts(matrix) for matrix in operands.b]
+    matrices = problem.op.matrices
     linear = problem.b.scale_layout == "linear"
     constants = {
+        "MATRICES": matrices,
         "TOKENS": plan.tokens,
         "SHARE": plan.share,
         "WHOLE": int(plan.whole),
@@ -118,11 +120,12 @@ def launches(
         shared_bytes=plan.shared_bytes,
         args=(
             _activation_map(plan, activations),
-            code_map(weights),
-            _scale_map(weights, problem) if linear else code_map(weights),  # the kernel reads tiled ones by address
-            Pointer(weights.scales),
-            Pointer(weights.tensor_scale),
-            Scalar("i32", weights.tensor_stride),
+            TensorMapArray(tuple(code_map(x, ROWS // matrices) for x in weights), matrices),
+            # The kernel reads tiled scales by address.
+            TensorMapArray(tuple(_scale_map(x, problem) if linear else code_map(x) for x in weights), matrices),
+            PointerArray(tuple(x.scales for x in weights), matrices),
+            PointerArray(tuple(x.tensor_scale for x in weights), matrices),
+            Scalar("i32", weights[0].tensor_stride),
             *(Pointer(tensor) for tensor in (operands.out[0], sums, counters)),
             *(Scalar("i32", size) for size in (problem.m, problem.n, problem.k, problem.l, share, extra)),
             Scalar("u32", ceil_div(1 << 32, chunks) & 0xFFFFFFFF),  # not used where that is 2^32
@@ -142,16 +145,17 @@ def _activation_map(plan: DecodePlan, activations: Parts) -> TensorMap:
 
 
 def _scale_map(weights: Parts, problem: Problem) -> TensorMap:
-    """Linear scales [N, K/16] or [L, N, K/16] in boxes of a chunk x 128 rows."""
+    """Linear scales [N, K/16] or [L, N, K/16] in boxes of a chunk x the rows of a tile."""
     assert weights.scales is not None, "NVFP4 weights have scales"
     blocks = problem.k // 16
     shape, strides = (blocks, problem.n, problem.l), (blocks, blocks * problem.n)
-    return TensorMap(weights.scales, "u8", shape, strides, (CHUNK * UNIT // 16, ROWS, 1), l2_promotion=256)
+    box = (CHUNK * UNIT // 16, ROWS // problem.op.matrices, 1)
+    return TensorMap(weights.scales, "u8", shape, strides, box, l2_promotion=256)
 
 
 def _items(plan: DecodePlan, problem: Problem) -> int:
     """Tiles of a cluster."""
-    return ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, ROWS * plan.share) * problem.l
+    return ceil_div(problem.m, plan.tokens) * ceil_div(problem.n * problem.op.matrices, ROWS * plan.share) * problem.l
 
 
 def _chunks(problem: Problem) -> int:
@@ -163,9 +167,16 @@ _LEAST = 24  # tokens below which the kernel that makes its tiles of activations
 
 def serves(problem: Problem) -> bool:
     """Whether the kernel computes `problem`, and is worth a thought."""
-    if problem.op is not Op.GEMM or problem.a.kind == "nvfp4" or problem.m < _LEAST or 0 in (problem.n, problem.l):
+    if (
+        problem.op not in (Op.GEMM, Op.DUAL_GEMM)
+        or problem.a.kind == "nvfp4"
+        or problem.m < _LEAST
+        or 0 in (problem.n, problem.l)
+    ):
         return False
-    return problem.k > 0 and (problem.b.scale_layout == "tiled" or problem.k % (CHUNK * UNIT) == 0)  # rows of a box
+    if problem.b.scale_layout == "tiled":
+        return problem.k > 0 and problem.op is Op.GEMM  # tiles have 128 rows, the blocks of two matrices 64
+    return problem.k > 0 and problem.k % (CHUNK * UNIT) == 0  # rows of a box
 
 
 def estimate(plan: DecodePlan, problem: Problem) -> float:
@@ -191,19 +202,20 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
     widths = {tokens_of(problem.m, 112 if problem.out_dtype == "fp32" else _NARROW)}
     if problem.m > _NARROW:
         widths.add(min(256, ceil_div(ceil_div(problem.m, ceil_div(problem.m, 256)), 16) * 16))
+    spills = problem.op.dual and problem.out_dtype == "fp32"
     for tokens in widths:
         weights, tiles = (6, 8) if tokens <= 64 else (4, 6) if tokens <= _NARROW else (3, 4)
         for whole in (True, False):
             # Blocks that wait for one another have to fit at once, which clusters may not.
-            share = 2 if whole and tokens > _NARROW and problem.n > ROWS else 1
+            share = 2 if whole and tokens > _NARROW and problem.n * problem.op.matrices > ROWS else 1
             plan = DecodePlan(capability.arch, tokens, share, whole, weights, tiles, 2, 8, 0)
             if tokens <= 32:
                 plan = replace(plan, chunks=4)
             items, sms = _items(plan, problem), capability.sms
             if whole:
                 found.append(replace(plan, grid=min(items, sms // share) * share))
-            elif items * _chunks(problem) ** 2 < 1 << 32 and not 192 < tokens < 256:
-                # The kernel divides by a reciprocal; and of these widths ptxas spills.
+            elif items * _chunks(problem) ** 2 < 1 << 32 and tokens <= (256 if tokens == 256 and not spills else 192):
+                # The kernel divides by a reciprocal; and of other widths ptxas spills.
                 found += [replace(plan, grid=grid) for grid in grids(items, _chunks(problem), sms)]
     return found
 

@@ -64,9 +64,9 @@ def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -
     return TensorMap(made, DTYPE[made.dtype], shape, strides, (UNIT, plan.tokens, 1), swizzle=128, l2_promotion=256)
 
 
-def code_map(x: Parts) -> TensorMap:
-    """Codes [N, K/2] or [L, N, K/2] in boxes of a chunk x 128 rows."""
+def code_map(x: Parts, box_rows: int = 128) -> TensorMap:
+    """Codes [N, K/2] or [L, N, K/2] in boxes of a chunk x `box_rows` rows."""
     *lead, rows, columns = x.data.shape
     row_bytes = columns * x.data.element_size()
     shape, strides = (row_bytes, rows, lead[0] if lead else 1), (row_bytes, row_bytes * rows)
-    return TensorMap(x.data, "u8", shape, strides, (CHUNK * UNIT // 2, 128, 1), swizzle=128, l2_promotion=256)
+    return TensorMap(x.data, "u8", shape, strides, (CHUNK * UNIT // 2, box_rows, 1), swizzle=128, l2_promotion=256)

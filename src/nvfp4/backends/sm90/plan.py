@@ -155,7 +155,8 @@ def grids(tiles: int, chunks: int, sms: int) -> list[int]:
 def estimate(plan: GemmPlan, problem: Problem) -> float:
     """Microseconds of a GEMM on an H200; the model and what it lacks, fitted to products of 32 to 8192 tokens."""
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, plan.blocks * _BLOCK_ROWS) * problem.l
+    rows = _BLOCK_ROWS if problem.op.dual else plan.blocks * _BLOCK_ROWS
+    tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, rows) * problem.l
     bf16 = problem.a.kind == "bf16"
     return 10.0 + 1.12 * _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, bf16, plan.makes)
 

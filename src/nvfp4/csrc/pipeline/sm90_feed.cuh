@@ -66,7 +66,7 @@ struct FeedShape {
     static constexpr int SHARED_BYTES = BARRIERS + 16 * (CHUNKS + WEIGHTS + TILES);
 
     static_assert(TOKENS % (8 * SHARE) == 0 && TOKENS >= 8 * SHARE && TOKENS <= 256, "TOKENS");
-    static_assert(MATRICES == 1 || MATRICES == 2, "MATRICES");
+    static_assert(MATRICES == 1 || (MATRICES == 2 && WEIGHT_LAYOUT == SCALES_LINEAR), "tiles of scales hold 128 rows");
     static_assert(WEIGHTS >= 2 && WEIGHTS % FEED_GROUPS == 0 && TILES >= 2 && CHUNKS >= 2, "rings");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };

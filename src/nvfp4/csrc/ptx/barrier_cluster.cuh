@@ -29,12 +29,3 @@ __device__ __forceinline__ float ld_shared_cluster_f32(u32 address) {
     asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
 }
-
-__device__ __forceinline__ u32x4 ld_shared_cluster_v4_b32(u32 address) {
-    u32x4 value;
-    asm volatile("ld.shared::cluster.v4.b32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "r"(address)
-                 : "memory");
-    return value;
-}

@@ -12,6 +12,10 @@ __device__ __forceinline__ void stmatrix_sync_aligned_m8n8_x4_trans_shared_b16(u
                  : "memory");
 }
 
+__device__ __forceinline__ void stmatrix_sync_aligned_m8n8_x1_trans_shared_b16(u32 address, u32 d0) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(address), "r"(d0) : "memory");
+}
+
 __device__ __forceinline__ void stmatrix_sync_aligned_m8n8_x2_trans_shared_b16(u32 address, u32 d0, u32 d1) {
     asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(d0), "r"(d1)
                  : "memory");
