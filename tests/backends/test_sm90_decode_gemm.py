@@ -1,4 +1,4 @@
-"""GEMM and dual GEMM of 16-bit activations on Hopper without a GPU: which products it takes, its plans, and its machine code."""
+"""GEMM and dual GEMM of 16-bit activations on Hopper without a GPU: which products, plans, and machine code."""
 
 from __future__ import annotations
 

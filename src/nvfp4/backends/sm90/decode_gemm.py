@@ -192,7 +192,8 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
     if wide and shared and units > 2 * ceil_div(problem.k, UNIT):
         unit *= APART
     hand_over = shared * (10.0 if wide else 2.5 * plan.tokens / 128)
-    return (5.5 if wide else 9.0) + units * unit + hand_over
+    silu = 1.5 if problem.op.dual else 0.0
+    return (5.5 if wide else 9.0) + units * unit + hand_over + silu
 
 
 def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
