@@ -1,7 +1,7 @@
 // The roles of the Hopper kernel that decodes weights into shared memory, and the shared memory between them.
 //
 //   warpgroups 0, 1   multiply: both factors of every instruction lie in shared memory
-//   the next, or two  feed: decode weights to 16-bit values in shared memory, one group a unit, in turn; a thread of theirs brings
+//   one to three      feed: decode weights to 16-bit values in shared memory, one group a unit, in turn; a thread of theirs brings
 //                     codes and scales
 //   a last warp       brings activations; where registers leave no room for it, a thread of the first group does
 //
@@ -293,15 +293,30 @@ __device__ __forceinline__ void load_first_raw(const FeedStages<S>& stages, cons
     for (u32 i = 0; i < S::CHUNKS && place.more(); ++i, place.advance(CHUNK)) load_raw(stages, i, source, place);
 }
 
-// One multiplier warpgroup's way through the rings. Thread 0 of the block brings the tiles.
+// Returns when all blocks of the cluster are done with this one's tiles: a block must not leave while a neighbour still arrives at its barriers.
+// `tile` is the next that would be loaded, as soon as its barrier's phase of `parity` has completed. One thread.
+template <class S>
+__device__ __forceinline__ void await_releases(const FeedStages<S>& stages, u32 tile, u32 parity) {
+    if constexpr (S::SHARE == 1) return;
+#pragma unroll 1
+    for (u32 i = 0; i < S::TILES; ++i) {
+        wait_barrier(stages.tile_empty(tile), parity);
+        if (++tile == S::TILES) {
+            tile = 0;
+            parity ^= 1;
+        }
+    }
+}
+
+// One multiplier warpgroup's way through the rings. Of wide tiles thread 0 of the block brings the activations.
 template <class S, class Describe>
 struct SharedMultiplier {
     const FeedStages<S>& stages;
     const FeedWork& work;
     const TensorMap* activations;
     FeedCursor<S::WHOLE, Describe> next;  // tile to be loaded
-    u32 weights, tiles;        // of the first ones (wgmma_descriptor_at)
-    u32 tile_empty;            // the first of the barriers that this lane arrives at: of neighbour `lane`
+    u32 weights, tiles;                   // of the first ones (wgmma_descriptor_at)
+    u32 tile_empty;                       // the first of the barriers that this lane arrives at: of neighbour `lane`
     u32 slot = 0, slot_parity = 0, tile = 0, tile_parity = 0;
     int chunks = 0;
 
@@ -347,6 +362,14 @@ struct SharedMultiplier {
             next.advance(1);
         }
         __syncwarp();
+    }
+
+    // Behind all tiles (await_releases).
+    __device__ __forceinline__ void finish() const {
+        if constexpr (!S::NARROW) {
+            if (threadIdx.x == 0) await_releases(stages, tile, tile_parity ^ 1);
+            __syncwarp();
+        }
     }
 
     // The same for the warp, as the compiler should know: it then moves a descriptor to uniform registers once. Where registers are many it has
@@ -426,6 +449,7 @@ __device__ __forceinline__ void load_tiles(const FeedStages<S>& stages, const Fe
             parity ^= 1;
         }
     }
+    await_releases(stages, tile, parity);
 }
 
 // What follows in a kernel once its barriers are there: the roles. `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh), with the
@@ -458,8 +482,9 @@ __device__ __forceinline__ void run_feed(const FeedStages<S>& stages, const Feed
         } else {
             multiply_and_store<1, S::TOKENS>(multiplier, split, workspace, static_cast<int>(group), finish);
         }
+        multiplier.finish();
     }
-    // Neighbours may still write to this block's memory.
+    // Shared memory that a neighbour reaches for ends with its block: they leave together.
     if constexpr (S::SHARE > 1) {
         __syncwarp();
         barrier_cluster_arrive_relaxed();
