@@ -19,7 +19,7 @@
 //   full[stage] 1 and bytes: loads -> decode; ready[stage] 1: decode -> products; empty[stage] 1: commit -> loads
 //   done[buffer], drained[buffer]: as in the other product kernels (pipeline/sm100_shape.cuh)
 #include "epilogue/sm100_store.cuh"
-#include "pipeline/sm100_tiling.cuh"
+#include "pipeline/tiling.cuh"
 #include "ptx/cp_async_bulk_tensor_policy.cuh"
 #include "ptx/cvt_e2m1.cuh"
 #include "ptx/elect.cuh"

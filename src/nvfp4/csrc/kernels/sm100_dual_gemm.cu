@@ -8,7 +8,7 @@
 // are complete some chunks before those of B2, and SiLU runs beside the last products.
 #include "epilogue/silu.cuh"
 #include "pipeline/sm100_block.cuh"
-#include "pipeline/sm100_tiling.cuh"
+#include "pipeline/tiling.cuh"
 
 static_assert(S::PRODUCTS == 2 && !SWAPPED, "a dual GEMM");
 

@@ -14,7 +14,7 @@
 // Stages, tensor memory and barriers are drawn in pipeline/sm100_shape.cuh. Resources: S::SHARED_BYTES + 1024 of dynamic shared memory,
 // S::COLUMNS of tensor memory, S::THREADS threads: one block a multiprocessor.
 #include "pipeline/sm100_block.cuh"
-#include "pipeline/sm100_tiling.cuh"
+#include "pipeline/tiling.cuh"
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm100_gemm(const __grid_constant__ TensorMap x_codes, const __grid_constant__ TensorMap y_codes,

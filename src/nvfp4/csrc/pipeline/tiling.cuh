@@ -13,8 +13,10 @@ template <int BAND>
 struct Tiling {
     int tiles_x, tiles_y;
 
+    __device__ __forceinline__ int count() const { return tiles_x * tiles_y; }  // of a matrix
+
     __device__ __forceinline__ TileIndex at(int tile) const {
-        const int matrix = tiles_x * tiles_y, batch = tile / matrix, rest = tile % matrix;
+        const int batch = tile / count(), rest = tile % count();
         const int band = rest / (BAND * tiles_x), inside = rest % (BAND * tiles_x);
         const int width = min(BAND, tiles_y - band * BAND);
         return {batch, inside / width, band * BAND + inside % width};
