@@ -6,25 +6,27 @@
 //   a last warp       brings activations; where registers leave no room for it, a thread of the first group does
 //
 // Activations are read as they lie in memory, in the order of K that they have there. So nothing is made of them beforehand, and a tile
-// may be as wide as an instruction, 256 tokens: each weight is decoded once for all of them, which leaves the schedulers and the register file to
-// the matrix unit. The other family (pipeline/sm90_roles.cuh) decodes in the warps that multiply, in an order of K of its own.
+// may be as wide as an instruction, 256 tokens: each weight is decoded once for all of them, which leaves the schedulers and the
+// register file to the matrix unit. The other family (pipeline/sm90_roles.cuh) decodes in the warps that multiply, in an order of K of
+// its own.
 //
-// A cluster has SHARE blocks with the same tokens and K, and rows of weights of their own: each brings its part of a tile of activations to
-// all of them. Clusters take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh).
+// A cluster has SHARE blocks with the same tokens and K, and rows of weights of their own: each brings its part of a tile of activations
+// to all of them. Clusters take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh).
 //
-// Three rings of shared memory. A unit is 64 elements along K, a chunk 4 units.
-//   raw       codes and scales of a chunk of weights, as they come   raw_full   copy engine -> feeders    raw_empty   feeders -> the loader
-//   weights   of a unit: [128, 128 bytes], decoded                   weights_full   feeders -> multipliers    weights_empty   multipliers -> feeders
-//   tiles     of a unit: [TOKENS, 128 bytes], activations            tile_full   copy engine -> multipliers   tile_empty   multipliers of all
-//                                                                                                              SHARE blocks -> the loader
+// Three rings of shared memory, with a barrier that says full and one that says empty for each place. A unit is 64 elements along K, a
+// chunk 4 units.
+//   raw       of a chunk: codes and scales, as they come      full: copy engine -> feeders       empty: feeders -> the loader
+//   weights   of a unit: [128, 128 bytes], decoded            full: feeders -> multipliers       empty: multipliers -> feeders
+//   tiles     of a unit: [TOKENS, 128 bytes], activations     full: copy engine -> multipliers   empty: multipliers of all SHARE blocks
+//                                                                                                       -> the loader
 #pragma once
 
 #include "decode/memory_order.cuh"
 #include "epilogue/tile_store.cuh"
 #include "mma/wgmma_shared.cuh"
+#include "pipeline/sm90_scales.cuh"
 #include "pipeline/stream_k_loop.cuh"
 #include "ptx/barrier_cluster.cuh"
-#include "ptx/cp_async_bulk.cuh"
 #include "ptx/cp_async_bulk_tensor_multicast.cuh"
 #include "ptx/fence.cuh"
 #include "ptx/griddepcontrol.cuh"
@@ -105,8 +107,27 @@ struct FeedStages {
     }
 };
 
-// What a cluster computes: tiles `tile`, `tile` + `step`, ... below `last`; or chunks [position, last), counted over all tiles from `tile` on, of
-// which each has `chunks`. A tile has `units` units.
+// This block's place among its neighbours.
+template <class S>
+__device__ __forceinline__ u32 place_in_cluster() {
+    return S::SHARE == 1 ? 0 : cluster_ctarank();
+}
+
+// A place in a ring, and the parity of the phase that its barrier completes next.
+template <u32 COUNT>
+struct Turn {
+    u32 place, parity;
+
+    __device__ __forceinline__ void next() {
+        if (++place == COUNT) {
+            place = 0;
+            parity ^= 1;
+        }
+    }
+};
+
+// What a cluster computes: tiles `tile`, `tile` + `step`, ... below `last`; or chunks [position, last), counted over all tiles from
+// `tile` on, of which each has `chunks`. A tile has `units` units.
 struct FeedWork {
     int position, last, chunks, units, tile, step;
 };
@@ -154,7 +175,7 @@ struct FeedCursor : FeedPlace<WHOLE> {
 
     using Place = FeedPlace<WHOLE>;
 
-    __device__ __forceinline__ FeedCursor(const FeedWork& work, Describe d) : Place(work), describe(d) { item = describe(this->tile); }
+    __device__ __forceinline__ FeedCursor(const FeedWork& work, Describe d) : Place(work), describe(d), item(d(this->tile)) {}
     __device__ __forceinline__ void advance(int units) {
         if (Place::advance(units) && this->more()) item = describe(this->tile);
     }
@@ -165,51 +186,35 @@ template <int MATRICES>
 struct FeedSource {
     const TensorMap* codes[MATRICES];   // u8 [batch, rows, K/2], boxes of 128 bytes x ROWS
     const TensorMap* scales[MATRICES];  // linear ones: u8 [batch, rows, K/16], boxes of 16 bytes x ROWS
-    const u8* tiles[MATRICES];          // tiled ones
+    const u8* tiled[MATRICES];          // tiled ones
     int rows, units;                    // of a matrix; of K
 };
-
-// Tiled scales of 128 rows of a chunk. A block of rows beyond the matrix has none; its rows are dropped, whatever they multiply. Units beyond K have
-// none either, and are not read.
-__device__ __forceinline__ void load_tiled_scales(u32 to, const u8* tiles, int rows, int units, const FeedItem& item, int unit, u32 full) {
-    const int row = min(item.row, (rows - 1) / 128 * 128);
-    const u8* from = tiles + item.batch * scale_matrix_bytes<SCALES_TILED>(rows, 4 * units) + static_cast<i64>(row / 128) * units * TILE_SCALES_BYTES;
-    if (unit + CHUNK <= units) {
-        cp_async_bulk_shared_global_mbarrier(to, from + static_cast<i64>(unit) * TILE_SCALES_BYTES, WEIGHT_SCALES_BYTES, full);
-    } else {
-#pragma unroll 1
-        for (int u = 0; u < CHUNK; ++u) {
-            cp_async_bulk_shared_global_mbarrier(to + u * TILE_SCALES_BYTES, from + static_cast<i64>(min(unit + u, units - 1)) * TILE_SCALES_BYTES,
-                                                 TILE_SCALES_BYTES, full);
-        }
-    }
-}
 
 // A chunk of codes and scales into the ring. One thread.
 template <class S, class Place>
 __device__ __forceinline__ void load_raw(const FeedStages<S>& stages, u32 stage, const FeedSource<S::MATRICES>& source, const Place& place) {
     const u32 full = stages.raw_full(stage);
+    const FeedItem& item = place.item;
     mbarrier_arrive_expect_tx_shared_b64(full, WEIGHT_CODES_BYTES + WEIGHT_SCALES_BYTES);
 #pragma unroll
     for (int i = 0; i < S::MATRICES; ++i) {
         cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + i * (WEIGHT_CODES_BYTES / S::MATRICES), source.codes[i],
-                                                       place.unit * UNIT_BYTES, place.item.row, place.item.batch, full);
+                                                       place.unit * UNIT_BYTES, item.row, item.batch, full);
         const u32 to = stages.scales(stage) + i * (WEIGHT_SCALES_BYTES / S::MATRICES);
         if constexpr (S::WEIGHT_LAYOUT == SCALES_LINEAR) {
-            cp_async_bulk_tensor_3d_shared_global_mbarrier(to, source.scales[i], place.unit * 4, place.item.row, place.item.batch, full);
+            cp_async_bulk_tensor_3d_shared_global_mbarrier(to, source.scales[i], place.unit * 4, item.row, item.batch, full);
         } else {
-            load_tiled_scales(to, source.tiles[i], source.rows, source.units, place.item, place.unit, full);
+            load_tiled_scales(to, {source.tiled[i], source.rows, source.units}, item.batch, item.row, place.unit, full);
         }
     }
 }
 
 // This block's slice of a unit's activations, to all neighbours, and the expectation of all slices here. One thread.
 template <class S, class Place>
-__device__ __forceinline__ void load_tile(const FeedStages<S>& stages, u32 stage, const TensorMap* map,
-                                          const Place& place) {
-    const u32 neighbour = S::SHARE == 1 ? 0 : cluster_ctarank();
-    const u32 full = stages.tile_full(stage), to = stages.tile(stage) + neighbour * S::SLICE * 128;
-    const int token = place.item.token + static_cast<int>(neighbour) * S::SLICE;
+__device__ __forceinline__ void load_tile(const FeedStages<S>& stages, u32 stage, const TensorMap* map, const Place& place) {
+    const u32 own = place_in_cluster<S>() * S::SLICE;
+    const u32 full = stages.tile_full(stage), to = stages.tile(stage) + own * 128;
+    const int token = place.item.token + static_cast<int>(own);
     mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
     if constexpr (S::SHARE == 1) {
         cp_async_bulk_tensor_3d_shared_global_mbarrier(to, map, place.unit * UNIT, token, place.item.batch, full);
@@ -220,21 +225,23 @@ __device__ __forceinline__ void load_tile(const FeedStages<S>& stages, u32 stage
 
 // The feeders' loop. A thread decodes a row of every unit that is its group's.
 template <class S, class Describe>
-__device__ __forceinline__ void feed(const FeedStages<S>& stages, const FeedWork& work, const FeedSource<S::MATRICES>& source, Describe describe) {
+__device__ __forceinline__ void feed(const FeedStages<S>& stages, const FeedWork& work, const FeedSource<S::MATRICES>& source,
+                                     Describe describe) {
     const u32 thread = threadIdx.x - S::MULTIPLIERS, group = thread / 128, row = thread % 128;
     const bool first_lane = thread % 32 == 0;
     // With two matrices, eight rows of each take turns, so that both products of an element are in the same thread of the multipliers.
     const u32 matrix = S::MATRICES == 1 ? 0 : row / 8 % 2;
     const u32 raw_row = S::MATRICES == 1 ? row : matrix * S::ROWS + row / 16 * 8 + row % 8;
     const u32 swizzle = row % 8 * 16;
-    const u32 codes = stages.codes(0) + raw_row * CHUNK_ROW_BYTES, scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(raw_row);
+    const u32 codes = stages.codes(0) + raw_row * CHUNK_ROW_BYTES;
+    const u32 scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(raw_row);
     const u32 to = stages.decoded(0) + row * 128;
 
     FeedCursor<S::WHOLE, Describe> load(work, describe);  // what is loaded next, by the thread that does it
 #pragma unroll 1
     for (u32 i = 0; i < S::CHUNKS; ++i) load.advance(CHUNK);
     u32 slot = group, slot_parity = 1;  // of decoded units; the first turn finds all slots free
-    u32 stage = 0, stage_parity = 0;    // of the raw ring
+    Turn<S::CHUNKS> raw{0, 0};
     u32 next = group;                   // units until the group's next one
     bool first_chunk = true;
 #pragma unroll 1
@@ -242,24 +249,25 @@ __device__ __forceinline__ void feed(const FeedStages<S>& stages, const FeedWork
         if (thread == 32) {
             // The chunk before has been read by all, or nearly.
             if (!first_chunk && load.more()) {
-                const u32 before = stage == 0 ? S::CHUNKS - 1 : stage - 1;
-                wait_barrier(stages.raw_empty(before), stage == 0 ? stage_parity ^ 1 : stage_parity);
+                const u32 before = raw.place == 0 ? S::CHUNKS - 1 : raw.place - 1;
+                wait_barrier(stages.raw_empty(before), raw.place == 0 ? raw.parity ^ 1 : raw.parity);
                 load_raw(stages, before, source, load);
                 load.advance(CHUNK);
             }
             first_chunk = false;
         }
         __syncwarp();
-        wait_barrier(stages.raw_full(stage), stage_parity);
+        wait_barrier(stages.raw_full(raw.place), raw.parity);
         const u32 units = min(CHUNK, place.until - place.unit);
 #pragma unroll 1
         for (; next < units; next += S::FEED_GROUPS) {
-            const u32 from = codes + stage * WEIGHT_CODES_BYTES;
-            const u32 scale = ld_shared_b32(scales + stage * WEIGHT_SCALES_BYTES + next * CHUNK_SCALE_STEP_UNIT<S::WEIGHT_LAYOUT>);
+            const u32 from = codes + raw.place * WEIGHT_CODES_BYTES;
+            const u32 scale = ld_shared_b32(scales + raw.place * WEIGHT_SCALES_BYTES + next * CHUNK_SCALE_STEP_UNIT<S::WEIGHT_LAYOUT>);
             u32x4 values[2][4];
 #pragma unroll
             for (u32 half = 0; half < 2; ++half) {
-                decode_two_blocks<S::BF16>(values[half], ld_shared_v4_b32(from + chunk_offset(next, half, swizzle)), scale >> 16 * half);
+                const u32x4 raw_codes = ld_shared_v4_b32(from + chunk_offset(next, half, swizzle));
+                decode_two_blocks<S::BF16>(values[half], raw_codes, scale >> 16 * half);
             }
             wait_barrier(stages.weights_empty(slot), slot_parity);
             const u32 there = to + slot * S::DECODED_BYTES;
@@ -276,11 +284,8 @@ __device__ __forceinline__ void feed(const FeedStages<S>& stages, const FeedWork
         }
         next -= units;
         __syncwarp();
-        if (first_lane) mbarrier_arrive_shared_b64(stages.raw_empty(stage));
-        if (++stage == S::CHUNKS) {
-            stage = 0;
-            stage_parity ^= 1;
-        }
+        if (first_lane) mbarrier_arrive_shared_b64(stages.raw_empty(raw.place));
+        raw.next();
     }
 }
 
@@ -293,19 +298,13 @@ __device__ __forceinline__ void load_first_raw(const FeedStages<S>& stages, cons
     for (u32 i = 0; i < S::CHUNKS && place.more(); ++i, place.advance(CHUNK)) load_raw(stages, i, source, place);
 }
 
-// Returns when all blocks of the cluster are done with this one's tiles: a block must not leave while a neighbour still arrives at its barriers.
-// `tile` is the next that would be loaded, as soon as its barrier's phase of `parity` has completed. One thread.
+// Returns when all blocks of the cluster are done with this one's tiles: a block must not leave while a neighbour still arrives at its
+// barriers. `tile` is the next that would be loaded, as soon as its barrier has completed that phase. One thread.
 template <class S>
-__device__ __forceinline__ void await_releases(const FeedStages<S>& stages, u32 tile, u32 parity) {
+__device__ __forceinline__ void await_releases(const FeedStages<S>& stages, Turn<S::TILES> tile) {
     if constexpr (S::SHARE == 1) return;
 #pragma unroll 1
-    for (u32 i = 0; i < S::TILES; ++i) {
-        wait_barrier(stages.tile_empty(tile), parity);
-        if (++tile == S::TILES) {
-            tile = 0;
-            parity ^= 1;
-        }
-    }
+    for (u32 i = 0; i < S::TILES; ++i, tile.next()) wait_barrier(stages.tile_empty(tile.place), tile.parity);
 }
 
 // One multiplier warpgroup's way through the rings. Of wide tiles thread 0 of the block brings the activations.
@@ -317,7 +316,8 @@ struct SharedMultiplier {
     FeedCursor<S::WHOLE, Describe> next;  // tile to be loaded
     u32 weights, tiles;                   // of the first ones (wgmma_descriptor_at)
     u32 tile_empty;                       // the first of the barriers that this lane arrives at: of neighbour `lane`
-    u32 slot = 0, slot_parity = 0, tile = 0, tile_parity = 0;
+    Turn<S::WEIGHTS> slot{0, 0};
+    Turn<S::TILES> tile{0, 0};
     int chunks = 0;
 
     __device__ __forceinline__ SharedMultiplier(const FeedStages<S>& s, const FeedWork& w, const TensorMap* map,
@@ -354,11 +354,11 @@ struct SharedMultiplier {
     }
 
     // A new tile in the place of `which`, as soon as all are done with that.
-    __device__ __forceinline__ void refill(u32 which, u32 parity) {
+    __device__ __forceinline__ void refill(const Turn<S::TILES>& which) {
         if constexpr (S::NARROW) return;
         if (threadIdx.x == 0 && next.more()) {
-            wait_barrier(stages.tile_empty(which), parity);
-            load_tile(stages, which, activations, next);
+            wait_barrier(stages.tile_empty(which.place), which.parity);
+            load_tile(stages, which.place, activations, next);
             next.advance(1);
         }
         __syncwarp();
@@ -367,13 +367,13 @@ struct SharedMultiplier {
     // Behind all tiles (await_releases).
     __device__ __forceinline__ void finish() const {
         if constexpr (!S::NARROW) {
-            if (threadIdx.x == 0) await_releases(stages, tile, tile_parity ^ 1);
+            if (threadIdx.x == 0) await_releases(stages, {tile.place, tile.parity ^ 1});
             __syncwarp();
         }
     }
 
-    // The same for the warp, as the compiler should know: it then moves a descriptor to uniform registers once. Where registers are many it has
-    // found that out for itself, and keeps all it counts there.
+    // The same for the warp, as the compiler should know: it then moves a descriptor to uniform registers once. Where registers are many
+    // it has found that out for itself, and keeps all it counts there.
     static __device__ __forceinline__ u32 known(u32 start) {
         if constexpr (S::WHOLE || S::NARROW) return start;
         return __shfl_sync(0xFFFFFFFFu, start, 0);
@@ -400,63 +400,54 @@ struct SharedMultiplier {
         for (int i = 0; i < N / 2; ++i) sums[i] = 0.0f;
         const int count = min(segment.end * CHUNK, work.units) - segment.begin * CHUNK;
         chunks += segment.end - segment.begin;
-        u32 slot_before = 0, tile_before = 0, parity_before = 0;  // of the unit before
+        u32 slot_before = 0;  // of the unit before
+        Turn<S::TILES> tile_before{0, 0};
 #pragma unroll 1
         for (int i = 0; i < count; ++i) {
-            const u32 a = known(weights + slot * (S::DECODED_BYTES / 16)), b = known(tiles + tile * (S::TILE_BYTES / 16));
-            wait_barrier(stages.weights_full(slot), slot_parity);
-            wait_barrier(stages.tile_full(tile), tile_parity);
+            const u32 a = known(weights + slot.place * (S::DECODED_BYTES / 16));
+            const u32 b = known(tiles + tile.place * (S::TILE_BYTES / 16));
+            wait_barrier(stages.weights_full(slot.place), slot.parity);
+            wait_barrier(stages.tile_full(tile.place), tile.parity);
             wgmma_fence_sync_aligned();
             // The unit before is waited for when the matrix unit has something of this one to do.
             multiply_steps<0, S::EARLY_RELEASE ? 2 : 4>(sums, a, b);
             wgmma_wait_group_sync_aligned<1>();
-            if (i > 0) release(slot_before, tile_before);
+            if (i > 0) release(slot_before, tile_before.place);
             if constexpr (S::EARLY_RELEASE) {
                 wgmma_fence_sync_aligned();
                 multiply_steps<2, 4>(sums, a, b);
             }
-            if (i > 0) refill(tile_before, parity_before);
-            slot_before = slot;
+            if (i > 0) refill(tile_before);
+            slot_before = slot.place;
             tile_before = tile;
-            parity_before = tile_parity;
-            if (++slot == S::WEIGHTS) {
-                slot = 0;
-                slot_parity ^= 1;
-            }
-            if (++tile == S::TILES) {
-                tile = 0;
-                tile_parity ^= 1;
-            }
+            slot.next();
+            tile.next();
         }
         wgmma_wait_group_sync_aligned<0>();
         wgmma_results(sums);
-        release(slot_before, tile_before);
-        refill(tile_before, parity_before);
+        release(slot_before, tile_before.place);
+        refill(tile_before);
     }
 };
 
 // The last warp's loop: one thread.
 template <class S, class Describe>
-__device__ __forceinline__ void load_tiles(const FeedStages<S>& stages, const FeedWork& work, const TensorMap* map,
-                                           Describe describe) {
-    u32 tile = 0, parity = 1;  // the first turn finds all places free
+__device__ __forceinline__ void load_tiles(const FeedStages<S>& stages, const FeedWork& work, const TensorMap* map, Describe describe) {
+    Turn<S::TILES> tile{0, 1};  // the first time all places are free
 #pragma unroll 1
-    for (FeedCursor<S::WHOLE, Describe> place(work, describe); place.more(); place.advance(1)) {
-        wait_barrier(stages.tile_empty(tile), parity);
-        load_tile(stages, tile, map, place);
-        if (++tile == S::TILES) {
-            tile = 0;
-            parity ^= 1;
-        }
+    for (FeedCursor<S::WHOLE, Describe> place(work, describe); place.more(); place.advance(1), tile.next()) {
+        wait_barrier(stages.tile_empty(tile.place), tile.parity);
+        load_tile(stages, tile.place, map, place);
     }
-    await_releases(stages, tile, parity);
+    await_releases(stages, tile);
 }
 
-// What follows in a kernel once its barriers are there: the roles. `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh), with the
-// warpgroup behind.
+// What follows in a kernel once its barriers are there: the roles. `store` is as for `multiply_and_store`
+// (pipeline/stream_k_loop.cuh), with the warpgroup behind.
 template <class S, bool EARLY_WEIGHTS, class Split, class Describe, class Store>
 __device__ __forceinline__ void run_feed(const FeedStages<S>& stages, const FeedWork& work, Split split, const Workspace& workspace,
-                                         const FeedSource<S::MATRICES>& source, const TensorMap* activations, Describe describe, Store store) {
+                                         const FeedSource<S::MATRICES>& source, const TensorMap* activations, Describe describe,
+                                         Store store) {
     const u32 group = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);  // the same for the warp, as the compiler should know
     if (group == S::LOADER / 128) {
         if (EARLY_WEIGHTS) griddepcontrol_wait();

@@ -33,33 +33,37 @@ __device__ __forceinline__ int grid_blocks() {
     return blocks;
 }
 
+// How many chunks each team gets: `each`, and one more the first `extra` teams.
+struct Deal {
+    int each, extra;
+};
+
 template <int TEAM>
 struct StreamKTeams {
-    int share, extra;  // chunks of a team; the first `extra` teams have one more
-    int chunks;        // of one tile
-    int position, last;
+    Deal deal;
+    int chunks;          // of one tile
+    int position, last;  // of this team, counted over all tiles
 
     static __device__ __forceinline__ int team() { return static_cast<int>(blockIdx.x) / TEAM; }
 
-    __device__ __forceinline__ int start(int team) const { return share * team + min(team, extra); }
+    __device__ __forceinline__ int start(int team) const { return deal.each * team + min(team, deal.extra); }
 
     // The team whose range holds `chunk` (counted over all tiles).
     __device__ __forceinline__ int team_of(int chunk) const {
-        const int longer = (share + 1) * extra;
-        return chunk < longer ? chunk / (share + 1) : extra + (chunk - longer) / share;
+        const int longer = (deal.each + 1) * deal.extra;
+        return chunk < longer ? chunk / (deal.each + 1) : deal.extra + (chunk - longer) / deal.each;
     }
 
-    __device__ __forceinline__ StreamKTeams(int tiles, int chunks_of_tile) : chunks(chunks_of_tile) {
-        const int total = tiles * chunks, teams = grid_blocks() / TEAM;
-        share = total / teams;
-        extra = total % teams;
-        position = start(team());
-        last = start(team() + 1);
-    }
+    __device__ __forceinline__ StreamKTeams(const Deal& of_chunks, int chunks_of_tile)
+        : deal(of_chunks), chunks(chunks_of_tile), position(start(team())), last(start(team() + 1)) {}
 
-    // Of shares that are known.
-    __device__ __forceinline__ StreamKTeams(int share_of_team, int longer_teams, int chunks_of_tile, int)
-        : share(share_of_team), extra(longer_teams), chunks(chunks_of_tile), position(start(team())), last(start(team() + 1)) {}
+    __device__ __forceinline__ StreamKTeams(int tiles, int chunks_of_tile)
+        : StreamKTeams(divided(tiles * chunks_of_tile), chunks_of_tile) {}
+
+    static __device__ __forceinline__ Deal divided(int chunks_of_all) {
+        const int teams = grid_blocks() / TEAM;
+        return {chunks_of_all / teams, chunks_of_all % teams};
+    }
 
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
@@ -85,16 +89,14 @@ struct StreamKTeams {
 
 using StreamK = StreamKTeams<1>;
 
-// The same, divided by the host. What this gives is computed from parameters without a division, so that it lies in uniform registers, and
-// with it all that loops over ranges count: places in rings, descriptors.
+// The same, divided by the host. What this gives is computed from parameters without a division, so that it lies in uniform
+// registers, and with it all that loops over ranges count: places in rings, descriptors.
 template <int TEAM>
 struct DealtStreamK : StreamKTeams<TEAM> {
     u32 reciprocal;  // of `chunks`: 2^32 / chunks, rounded up
 
-    using Base = StreamKTeams<TEAM>;
-
-    __device__ __forceinline__ DealtStreamK(int share_of_team, int longer_teams, int chunks_of_tile, u32 reciprocal_of_chunks)
-        : Base(share_of_team, longer_teams, chunks_of_tile, 0), reciprocal(reciprocal_of_chunks) {}
+    __device__ __forceinline__ DealtStreamK(const Deal& of_chunks, int chunks_of_tile, u32 reciprocal_of_chunks)
+        : StreamKTeams<TEAM>(of_chunks, chunks_of_tile), reciprocal(reciprocal_of_chunks) {}
 
     // The tile of a chunk counted over all, of which there are less than 2^32 / chunks.
     __device__ __forceinline__ int tile_of(int chunk) const {
@@ -108,15 +110,17 @@ struct DealtStreamK : StreamKTeams<TEAM> {
     }
 };
 
-// Device memory for shared tiles, of the blocks that have the same place in their teams: `sums` holds, for each of them, two slots (0: the tile that an earlier block began; 1: the tile that
-// a later block goes on with) of REGISTERS floats for each thread of each of two warpgroups; `counters` a word for each
-// warpgroup of each block, zero before the launch and after it.
+// Device memory for shared tiles, of the blocks that have the same place in their teams: `sums` holds, for each of them, two slots
+// (0: the tile that an earlier block began; 1: the tile that a later block goes on with) of REGISTERS floats for each thread of each of
+// two warpgroups; `counters` a word for each warpgroup of each block, zero before the launch and after it.
 struct Workspace {
     float* sums;
     u32* counters;
 };
 
 constexpr int WORKSPACE_GROUPS = 2;
+template <int REGISTERS>
+constexpr int WORKSPACE_SUMS = 2 * WORKSPACE_GROUPS * 128 * REGISTERS;  // floats of a block
 
 // The thread's first group of four sums; groups are 128 apart.
 template <int REGISTERS>
@@ -201,7 +205,7 @@ __device__ __forceinline__ void add_parts(float (&sums)[BLOCKS][COUNT * 4], cons
         for (int i = 0; i < COUNT * 4; ++i) sums[b][i] = 0.0f;
     }
     constexpr int ALL = BLOCKS * REGISTERS;
-    constexpr int STEP = 2 * WORKSPACE_GROUPS * 128 * (ALL / 4);  // from block to block
+    constexpr int STEP = WORKSPACE_SUMS<ALL> / 4;  // from block to block
     const float4* slot = workspace_slot<ALL>(workspace, sharers.first, 1, warpgroup) + group * BLOCKS * 128;
     const float4* later = workspace_slot<ALL>(workspace, sharers.first + 1, 0, warpgroup) + group * BLOCKS * 128;
 #pragma unroll 2
