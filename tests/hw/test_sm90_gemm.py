@@ -60,6 +60,8 @@ DECODED = [
     (Problem(Op.DUAL_GEMM, 24, 140, 512, a=FP16, b=LINEAR), (24, 1, 3, 4, 2)),
     (Problem(Op.DUAL_GEMM, 100, 200, 1024, a=BF16, b=LINEAR, out_dtype="fp32"), (112, 2, 4, 6, 2)),
     (Problem(Op.GEMM, 200, 300, 832, l=2, a=FP16, b=TILED, out_dtype="fp32"), (208, 1, 2, 4, 2)),
+    # More than a band of tiles of tokens.
+    (Problem(Op.GEMM, 68, 130, 256, a=FP16, b=LINEAR), (8, 1, 3, 4, 2)),
 ]
 
 
@@ -119,7 +121,7 @@ def test_tiles_that_a_block_makes_for_itself_are_those_that_all_make_together(pr
 
 def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:
     tokens, share, weights, tiles, chunks = shape
-    return DecodePlan(arch, tokens, share, whole, weights, tiles, chunks, 2, grid * share)
+    return DecodePlan(arch, tokens, share, whole, weights, tiles, chunks, grid * share)
 
 
 @pytest.mark.parametrize("whole", [False, True])

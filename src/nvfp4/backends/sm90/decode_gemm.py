@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts, parts
 from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
-from nvfp4.backends.sm90.launching import DTYPE, WARPGROUPS, code_map
-from nvfp4.backends.sm90.plan import ALIGNMENT_BYTES, APART, CHUNK, UNIT, grids, handing_over, tokens_of
+from nvfp4.backends.sm90.launching import activation_map, code_map, shared_tiles
+from nvfp4.backends.sm90.plan import (
+    ALIGNMENT_BYTES,
+    APART,
+    CHUNK,
+    STAGING_BYTES,
+    UNIT,
+    grids,
+    handing_over,
+    tokens_of,
+)
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, TensorMap, TensorMapArray
-from nvfp4.executors.scratch import Piece, Scratch
+from nvfp4.executors.scratch import Scratch
 from nvfp4.problem import Op, Problem
 
 ROWS = 128
 """Weight rows of a block's tile, of all matrices together."""
 
 _DECODED_BYTES = ROWS * UNIT * 2
-_RAW_BYTES = ROWS * CHUNK * UNIT * 9 // 16  # codes and scales
-_NARROW = 128  # tokens (`NARROW` in csrc/pipeline/sm90_feed.cuh)
-_THREADS = ((64, 672), (_NARROW, 544), (256, 384))  # up to so many tokens (`FEED_GROUPS` there)
+_CODES_BYTES = ROWS * CHUNK * UNIT // 2
+_SCALES_BYTES = ROWS * CHUNK * UNIT // 16
+
+# By the most tokens of a tile:
+_NARROW = 128  # `NARROW` in csrc/pipeline/sm90_feed.cuh
+_THREADS = {64: 672, _NARROW: 544, 256: 384}  # of a block (`FEED_GROUPS` there)
+_STAGES = {32: (6, 8, 4), 64: (6, 8, 2), _NARROW: (4, 6, 2), 256: (3, 4, 2)}  # of weights, of activations, of codes
 
 
 @dataclass(frozen=True)
@@ -37,7 +50,6 @@ class DecodePlan:
         whole: Clusters take whole tiles in turn; else all of them the same share of all tiles (stream-K).
         weights, tiles: Stages of decoded weights and of activations, 64 elements along K each.
         chunks: Stages of codes, 256 elements along K each.
-        band: Tiles of tokens that share a pass over the weights.
         grid: Thread blocks: with stream-K at most as many as fit at once, as they wait for one another.
     """
 
@@ -48,21 +60,21 @@ class DecodePlan:
     weights: int
     tiles: int
     chunks: int
-    band: int
     grid: int
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`FeedShape::SHARED_BYTES` in csrc/pipeline/sm90_feed.cuh, and the alignment)."""
-        rings = self.tiles * self.tokens * 2 * UNIT + self.weights * _DECODED_BYTES + self.chunks * _RAW_BYTES
+        raw = self.chunks * (_CODES_BYTES + _SCALES_BYTES)
+        rings = raw + self.weights * _DECODED_BYTES + self.tiles * self.tokens * 2 * UNIT
         barriers = 16 * (self.chunks + self.weights + self.tiles)
-        staging = 2 * 128 * (64 if self.tokens <= _NARROW else 32)
+        staging = STAGING_BYTES if self.tokens <= _NARROW else STAGING_BYTES // 2
         return rings + staging + barriers + ALIGNMENT_BYTES
 
     @property
     def threads(self) -> int:
         """Of a block: two warpgroups multiply, one to three feed, and one warp loads if it has a place."""
-        return next(threads for most, threads in _THREADS if self.tokens <= most)
+        return next(threads for most, threads in _THREADS.items() if self.tokens <= most)
 
     def describe(self) -> str:
         """One line for people."""
@@ -76,13 +88,7 @@ class DecodePlan:
 
 def needs(plan: DecodePlan) -> Scratch:
     """Memory beside the operands: sums and counters of shared tiles."""
-    slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
-    return Scratch(
-        (
-            Piece((slots * WARPGROUPS * 128 * plan.tokens // 2,), torch.float32),
-            Piece((plan.grid * WARPGROUPS,), torch.int32, zeroed=True),
-        )
-    )
+    return Scratch(shared_tiles(plan.grid, plan.tokens // 2))
 
 
 def launches(
@@ -93,7 +99,7 @@ def launches(
         return ()
     sums, counters = scratch
     chunks = _chunks(problem)
-    share, extra = divmod(_items(plan, problem) * chunks, plan.grid // plan.share)
+    share, extra = divmod(_tiles(problem, plan.tokens, plan.share) * chunks, plan.grid // plan.share)
     activations, weights = parts(operands.a[0]), [parts(matrix) for matrix in operands.b]
     matrices = problem.op.matrices
     linear = problem.b.scale_layout == "linear"
@@ -108,7 +114,6 @@ def launches(
         "BF16": int(problem.a.kind == "bf16"),
         "B_LAYOUT": SCALES[problem.b.scale_layout],
         "OUT": OUT[problem.out_dtype],
-        "BAND": plan.band,
         "EARLY_WEIGHTS": int(early),
     }
     values = tuple((f"PLAN_{key}", value) for key, value in constants.items())
@@ -119,7 +124,7 @@ def launches(
         cluster=(plan.share, 1, 1),
         shared_bytes=plan.shared_bytes,
         args=(
-            _activation_map(plan, activations),
+            activation_map(activations.data, plan.tokens // plan.share),
             TensorMapArray(tuple(code_map(x, ROWS // matrices) for x in weights), matrices),
             # The kernel reads tiled scales by address.
             TensorMapArray(tuple(_scale_map(x, problem) if linear else code_map(x) for x in weights), matrices),
@@ -135,15 +140,6 @@ def launches(
     return (launch,)
 
 
-def _activation_map(plan: DecodePlan, activations: Parts) -> TensorMap:
-    """Activations [M, K] or [L, M, K] in boxes of a unit x the tokens that a block brings."""
-    x = activations.data
-    *lead, rows, k = x.shape
-    shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
-    box = (UNIT, plan.tokens // plan.share, 1)
-    return TensorMap(x, DTYPE[x.dtype], shape, strides, box, swizzle=128, l2_promotion=256)
-
-
 def _scale_map(weights: Parts, problem: Problem) -> TensorMap:
     """Linear scales [N, K/16] or [L, N, K/16] in boxes of a chunk x the rows of a tile."""
     assert weights.scales is not None, "NVFP4 weights have scales"
@@ -153,9 +149,9 @@ def _scale_map(weights: Parts, problem: Problem) -> TensorMap:
     return TensorMap(weights.scales, "u8", shape, strides, box, l2_promotion=256)
 
 
-def _items(plan: DecodePlan, problem: Problem) -> int:
-    """Tiles of a cluster."""
-    return ceil_div(problem.m, plan.tokens) * ceil_div(problem.n * problem.op.matrices, ROWS * plan.share) * problem.l
+def _tiles(problem: Problem, tokens: int, share: int) -> int:
+    """What clusters of `share` blocks take at a time: a tile of each."""
+    return ceil_div(problem.m, tokens) * ceil_div(problem.n * problem.op.matrices, ROWS * share) * problem.l
 
 
 def _chunks(problem: Problem) -> int:
@@ -183,12 +179,11 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
     """Microseconds on an H200; fitted to products of 32 to 8192 tokens (docs/optimisation-log.md)."""
     wide = plan.tokens > _NARROW
     unit = 0.35 + 0.0012 * plan.tokens if wide else 0.24 + 0.0015 * plan.tokens
-    clusters = plan.grid // plan.share
+    clusters, tiles, chunks = plan.grid // plan.share, _tiles(problem, plan.tokens, plan.share), _chunks(problem)
     if plan.whole:
-        units, shared = ceil_div(_items(plan, problem), clusters) * ceil_div(problem.k, UNIT), 0
+        units, shared = ceil_div(tiles, clusters) * ceil_div(problem.k, UNIT), 0
     else:
-        units = ceil_div(_items(plan, problem) * _chunks(problem), clusters) * CHUNK
-        shared = handing_over(_items(plan, problem), _chunks(problem), clusters)
+        units, shared = ceil_div(tiles * chunks, clusters) * CHUNK, handing_over(tiles, chunks, clusters)
     if wide and shared and units > 2 * ceil_div(problem.k, UNIT):
         unit *= APART
     hand_over = shared * (10.0 if wide else 2.5 * plan.tokens / 128)
@@ -199,26 +194,34 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
 def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
     """What may be fast for a problem that the kernel serves."""
     found = []
+    arch, sms, chunks = capability.arch, capability.sms, _chunks(problem)
+    for tokens in _widths(problem):
+        stages = next(stages for most, stages in _STAGES.items() if tokens <= most)
+        # Blocks that wait for one another have to fit at once, which clusters may not: those take whole tiles.
+        share = 2 if tokens > _NARROW and problem.n * problem.op.matrices > ROWS else 1
+        clusters = min(_tiles(problem, tokens, share), sms // share)
+        found.append(DecodePlan(arch, tokens, share, True, *stages, clusters * share))
+        tiles = _tiles(problem, tokens, 1)
+        if _may_cut(problem, tokens, tiles):
+            found += [DecodePlan(arch, tokens, 1, False, *stages, grid) for grid in grids(tiles, chunks, sms)]
+    return found
+
+
+def _widths(problem: Problem) -> set[int]:
+    """Tokens of a tile: the fewest and most equal tiles that are narrow, and that are wide."""
     # Storing fp32 takes registers that 128 columns do not leave free.
     widths = {tokens_of(problem.m, 112 if problem.out_dtype == "fp32" else _NARROW)}
     if problem.m > _NARROW:
-        widths.add(min(256, ceil_div(ceil_div(problem.m, ceil_div(problem.m, 256)), 16) * 16))
-    spills = problem.op.dual and problem.out_dtype == "fp32"
-    for tokens in widths:
-        weights, tiles = (6, 8) if tokens <= 64 else (4, 6) if tokens <= _NARROW else (3, 4)
-        for whole in (True, False):
-            # Blocks that wait for one another have to fit at once, which clusters may not.
-            share = 2 if whole and tokens > _NARROW and problem.n * problem.op.matrices > ROWS else 1
-            plan = DecodePlan(capability.arch, tokens, share, whole, weights, tiles, 2, 8, 0)
-            if tokens <= 32:
-                plan = replace(plan, chunks=4)
-            items, sms = _items(plan, problem), capability.sms
-            if whole:
-                found.append(replace(plan, grid=min(items, sms // share) * share))
-            elif items * _chunks(problem) ** 2 < 1 << 32 and tokens <= (256 if tokens == 256 and not spills else 192):
-                # The kernel divides by a reciprocal; and of other widths ptxas spills.
-                found += [replace(plan, grid=grid) for grid in grids(items, _chunks(problem), sms)]
-    return found
+        widths.add(ceil_div(ceil_div(problem.m, ceil_div(problem.m, 256)), 16) * 16)
+    return widths
+
+
+def _may_cut(problem: Problem, tokens: int, tiles: int) -> bool:
+    """Whether blocks may share so many tiles."""
+    exact = tiles * _chunks(problem) ** 2 < 1 << 32  # the kernel divides by a reciprocal
+    # Else ptxas spills.
+    fits = tokens <= 192 or (tokens == 256 and not (problem.op.dual and problem.out_dtype == "fp32"))
+    return exact and fits
 
 
 def plan(capability: Capability, problem: Problem) -> tuple[float, DecodePlan]:

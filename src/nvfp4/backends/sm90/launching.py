@@ -17,6 +17,21 @@ DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
 WARPGROUPS = 2  # that multiply
 
 
+def shared_tiles(grid: int, registers: int, more_counters: int = 0) -> tuple[Piece, Piece]:
+    """Sums and counters of tiles that blocks share (`Workspace` in csrc/pipeline/stream_k.cuh).
+
+    Args:
+        grid: Thread blocks.
+        registers: Sums of a thread that multiplies.
+        more_counters: For another purpose, behind them.
+    """
+    slots = 2 * grid  # the tile that an earlier block began, and the one that a later block goes on with
+    return (
+        Piece((slots * WARPGROUPS * 128 * registers,), torch.float32),
+        Piece((grid * WARPGROUPS + more_counters,), torch.int32, zeroed=True),
+    )
+
+
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     """Memory beside the operands: sums and counters of shared tiles, and what all blocks make of activations."""
     registers = plan.blocks * plan.tokens // 2
@@ -62,6 +77,13 @@ def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -
     *lead, rows, k = made.shape
     shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
     return TensorMap(made, DTYPE[made.dtype], shape, strides, (UNIT, plan.tokens, 1), swizzle=128, l2_promotion=256)
+
+
+def activation_map(x: torch.Tensor, tokens: int) -> TensorMap:
+    """16-bit activations [M, K] or [L, M, K] in boxes of a unit x `tokens` rows."""
+    *lead, rows, k = x.shape
+    shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
+    return TensorMap(x, DTYPE[x.dtype], shape, strides, (UNIT, tokens, 1), swizzle=128, l2_promotion=256)
 
 
 def code_map(x: Parts, box_rows: int = 128) -> TensorMap:

@@ -15,11 +15,12 @@
 #include "pipeline/tiling.cuh"
 
 // Constants: PLAN_MATRICES (1 or 2), PLAN_TOKENS, PLAN_SHARE, PLAN_WHOLE, PLAN_WEIGHTS, PLAN_TILES, PLAN_CHUNKS (of the rings), PLAN_BF16
-// (activations, else fp16), PLAN_B_LAYOUT, PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in
-// the queue, and may be read before it has ended.
+// (activations, else fp16), PLAN_B_LAYOUT, PLAN_OUT, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue,
+// and may be read before it has ended.
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = FeedShape<PLAN_TOKENS, PLAN_MATRICES, PLAN_SHARE, PLAN_WHOLE, PLAN_WEIGHTS, PLAN_TILES, PLAN_CHUNKS, PLAN_BF16, PLAN_B_LAYOUT>;
 constexpr int CLUSTER_ROWS = S::SHARE * S::ROWS;  // of a matrix
+constexpr int BAND = 8;                           // tiles of tokens
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 // A parameter of each matrix.
@@ -36,7 +37,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                            const __grid_constant__ Each<const float*> b_tensor_scale, int b_tensor_stride, u8* out, float* sums,
                            u32* counters, int m, int n, int k, int l, int share, int extra, u32 reciprocal) {
     const FeedStages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
-    const Tiling<PLAN_BAND> tiling{(n + CLUSTER_ROWS - 1) / CLUSTER_ROWS, (m + S::TOKENS - 1) / S::TOKENS};
+    const Tiling<BAND> tiling{(n + CLUSTER_ROWS - 1) / CLUSTER_ROWS, (m + S::TOKENS - 1) / S::TOKENS};
     const int units = k / UNIT, teams = static_cast<int>(gridDim.x) / S::SHARE;
     const DealtStreamK<S::SHARE> range({share, extra}, chunks_of(k), reciprocal);
     const auto split = [&] {

@@ -57,7 +57,8 @@ struct FeedShape {
     static constexpr int SLICE = TOKENS / SHARE;         // tokens of a tile that a block brings
     static constexpr int DECODED_BYTES = WEIGHT_ROWS * 128;
     static constexpr int TILE_BYTES = TOKENS * 128;
-    static constexpr int STAGED = NARROW ? 64 : 32, STAGING_GROUP = STAGED * 128;  // tokens on their way out, of a warpgroup; bytes
+    static constexpr int STAGED = NARROW ? STAGING_TOKENS : STAGING_TOKENS / 2;  // tokens on their way out, of a warpgroup
+    static constexpr int STAGING_GROUP = STAGED * 128;                           // bytes
 
     static constexpr int TILE = 0;
     static constexpr int DECODED = TILE + TILES * TILE_BYTES;
