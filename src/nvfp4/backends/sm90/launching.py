@@ -13,7 +13,7 @@ from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
 
 _ACTIVATIONS = {"nvfp4": 0, "fp16": 1, "bf16": 2}  # csrc/pipeline/sm90_roles.cuh
-DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
+_DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
 WARPGROUPS = 2  # that multiply
 
 
@@ -68,22 +68,19 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
 
 
 def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -> TensorMap:
-    """What all blocks make of activations, 16-bit [M, K] or [L, M, K], in boxes of a unit x tokens.
+    """What all blocks make of activations, or 16-bit ones themselves, [M, K] or [L, M, K], in boxes of a unit x tokens.
 
-    Where each block makes its own tiles there is none: then any map will do that has the activations' address.
+    Where each block decodes its own tiles there is neither: then any map will do that has the activations' address.
     """
-    if made is None:
-        return code_map(activations)
-    *lead, rows, k = made.shape
-    shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
-    return TensorMap(made, DTYPE[made.dtype], shape, strides, (UNIT, plan.tokens, 1), swizzle=128, l2_promotion=256)
+    x = activations.data if made is None else made
+    return activation_map(x, plan.tokens) if x.dtype in _DTYPE else code_map(activations)
 
 
 def activation_map(x: torch.Tensor, tokens: int) -> TensorMap:
     """16-bit activations [M, K] or [L, M, K] in boxes of a unit x `tokens` rows."""
     *lead, rows, k = x.shape
     shape, strides = (k, rows, lead[0] if lead else 1), (2 * k, 2 * k * rows)
-    return TensorMap(x, DTYPE[x.dtype], shape, strides, (UNIT, tokens, 1), swizzle=128, l2_promotion=256)
+    return TensorMap(x, _DTYPE[x.dtype], shape, strides, (UNIT, tokens, 1), swizzle=128, l2_promotion=256)
 
 
 def code_map(x: Parts, box_rows: int = 128) -> TensorMap:

@@ -48,7 +48,8 @@ class GemmPlan:
         tiles: Stages of activations (64 elements along K each), 4 or 8.
         band: Tiles of tokens that share a pass over the weights.
         grid: Thread blocks: at most `resident` for each multiprocessor, as they wait for one another.
-        makes: Each block makes its tiles of activations for itself; else all of them make all, before they multiply.
+        makes: Each block makes its tiles of activations for itself: decodes NVFP4, or brings 16-bit values into order.
+            Else all of them make all, before they multiply.
         resident: Blocks that share a multiprocessor: 1 or, of stacks, with few tokens, 2.
     """
 
@@ -67,7 +68,7 @@ class GemmPlan:
         """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
         weights = self.chunks * self.blocks * (_CODES_BYTES + _SCALES_BYTES)
         activations = self.tiles * self.tokens * _ROW_BYTES
-        barriers = 16 * (self.chunks + self.tiles)
+        barriers = 16 * self.chunks + 24 * self.tiles
         staging = STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
         return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
@@ -107,8 +108,8 @@ def _unit_time(blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
 
     The matrix unit takes 8 cycles a column; the register file serves it and what the schedulers issue, 1.32 cycles for
     each of 332 instructions (396 where weights are decoded to bf16). One block reads the activations twice as often for
-    its work as two, and takes 1.2 times as long. A block that makes its own tiles issues about as many instructions for
-    it as there are tokens. Measured: docs/optimisation-log.md.
+    its work as two, and takes 1.2 times as long. A block that makes its own tiles takes as long for it as for about as
+    many instructions as there are tokens. Measured: docs/optimisation-log.md.
     """
     share = 1.0 if blocks == 2 else 0.6
     issued = share * (396 if bf16 else 332) + (tokens if makes else 0)
@@ -130,8 +131,8 @@ APART = 1.09
 
 _TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
 
-MAKER_TOKENS = {"nvfp4": 32, "fp16": 16, "bf16": 16}
-"""Most tokens of a tile that a block can make for itself as fast as it multiplies them, by kind of activations."""
+DECODER_TOKENS = 32
+"""Most tokens of a tile of NVFP4 activations that a block can decode for itself as fast as it multiplies them."""
 
 
 def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
@@ -157,8 +158,9 @@ def estimate(plan: GemmPlan, problem: Problem) -> float:
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
     rows = _BLOCK_ROWS if problem.op.dual else plan.blocks * _BLOCK_ROWS
     tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, rows) * problem.l
-    bf16 = problem.a.kind == "bf16"
-    return 10.0 + 1.12 * _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, bf16, plan.makes)
+    bf16, arranged = problem.a.kind == "bf16", plan.makes and problem.a.kind != "nvfp4"
+    time = _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, bf16, plan.makes)
+    return (8.3 if arranged else 10.0) + 1.12 * time
 
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
@@ -186,9 +188,9 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
         sizes = likely_sizes(problem.m, problem.stacked)
-    bf16, dual = problem.a.kind == "bf16", problem.op.dual
+    bf16, nvfp4, dual = problem.a.kind == "bf16", problem.a.kind == "nvfp4", problem.op.dual
     # Storing fp32 takes registers that 128 columns leave free only in the simplest kernels.
-    most = 112 if problem.out_dtype == "fp32" and (dual or problem.a.kind != "nvfp4") else MAX_TOKENS
+    most = 112 if problem.out_dtype == "fp32" and (dual or not nvfp4) else MAX_TOKENS
     widths = {tokens_of(size, most) for size in sizes}
     if problem.stacked:
         widths = {width for width in _STACK_WIDTHS if width <= most}
@@ -202,8 +204,8 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
                 # A stack multiplies the same tokens with so many weights that they had better be made once.
-                may_make = tokens <= MAKER_TOKENS[problem.a.kind] and not problem.stacked
-                for makes in (False, True) if may_make else (False,):
+                own = not problem.stacked and (not nvfp4 or tokens <= DECODER_TOKENS)
+                for makes in {own, own and not nvfp4}:
                     time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
                     if best is None or time < best[0]:
                         best = (time, tokens, blocks, grid, makes, tiles)
@@ -212,6 +214,6 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
         return GemmPlan(capability.arch, tokens, blocks, 2, 4, 16, 2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
-    stages = [(chunks, tiles) for tiles in ((8,) if makes else (8, 4)) for chunks in (4, 3, 2)]
+    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in (4, 3, 2)]
     plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid, makes) for stage in stages]
     return next(found for found in plans if found.shared_bytes <= room)

@@ -1,4 +1,4 @@
-// Tiles of activations made by a block for itself, straight into its ring of shared memory: by the three warps beside its loader.
+// Tiles of NVFP4 activations made by a block for itself, straight into its ring of shared memory: by the three warps beside its loader.
 //
 // They take instructions from the multipliers, and need about as long for a chunk as there are tokens. For few tokens that is less than
 // to wait until all blocks together have made the operand (pipeline/sm90_activations.cuh): docs/optimisation-log.md.
@@ -11,12 +11,10 @@
 
 // A thread's part of the tiles of a chunk, on its way: TOKENS rows from `token` of matrix `batch` on, units from `unit` on. What is not
 // there becomes zeros.
-template <bool NVFP4, int LAYOUT, int TOKENS, int THREADS>
-struct ChunkPart;
-
-// Of NVFP4, units of a row: 32 bytes and four scales. Eight lanes take eight rows, so that they write to different banks.
+//
+// Units of a row: 32 bytes and four scales. Eight lanes take eight rows, so that they write to different banks.
 template <int LAYOUT, int TOKENS, int THREADS>
-struct ChunkPart<true, LAYOUT, TOKENS, THREADS> {
+struct ChunkPart {
     static constexpr int ALL = TOKENS * CHUNK, EACH = (ALL + THREADS - 1) / THREADS;
     u32x4 codes[EACH][2];
     u32 scales[EACH];
@@ -53,40 +51,6 @@ struct ChunkPart<true, LAYOUT, TOKENS, THREADS> {
                 st_shared_v4_b32(to ^ (4 * v + 2) * 16, decode_piece<2>(words, scales[j]));
                 st_shared_v4_b32(to ^ (4 * v + 3) * 16, decode_piece<3>(words, scales[j]));
             }
-        }
-    }
-};
-
-// Of 16-bit values, eights: 16 bytes. Eight lanes take a unit of a row, 128 bytes.
-template <int LAYOUT, int TOKENS, int THREADS>
-struct ChunkPart<false, LAYOUT, TOKENS, THREADS> {
-    static constexpr int ALL = TOKENS * CHUNK * 8, EACH = (ALL + THREADS - 1) / THREADS;
-    u32x4 values[EACH];
-
-    static __device__ __forceinline__ int row_of(int i) { return i / 8 % TOKENS; }
-    static __device__ __forceinline__ int unit_of(int i) { return i / 8 / TOKENS; }
-
-    __device__ __forceinline__ void load(int thread, const Activations& x, int batch, int token, int unit) {
-#pragma unroll
-        for (int j = 0; j < EACH; ++j) {
-            const int i = thread + j * THREADS, row = token + row_of(i), u = unit + unit_of(i);
-            values[j] = {0, 0, 0, 0};
-            if (i >= ALL || !x.has(row, u)) continue;
-            values[j] = ld_global_nc_v4_b32(x.data + x.unit_of(batch, row, u) * (2 * UNIT) + i % 8 * 16);
-        }
-    }
-
-    __device__ __forceinline__ void write(int thread, u32 tiles) const {
-#pragma unroll
-        for (int j = 0; j < EACH; ++j) {
-            const int i = thread + j * THREADS;
-            if (i >= ALL) continue;
-            const u32 r = row_of(i), block = i % 8 / 2, v = i % 2;
-            const u32 to = tiles + unit_of(i) * (TOKENS * 128) + r * 128 + (r % 8 ^ 4 * v) * 16 + 4 * block;
-            st_shared_b32(to, eight_pair<0>(values[j]));
-            st_shared_b32(to ^ 16, eight_pair<1>(values[j]));
-            st_shared_b32(to ^ 32, eight_pair<2>(values[j]));
-            st_shared_b32(to ^ 48, eight_pair<3>(values[j]));
         }
     }
 };

@@ -1,17 +1,19 @@
 // The roles of the Hopper GEMM kernels, and the shared memory between them.
 //
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
-//   warpgroup 2       loads: a thread of its first warp tiles of activations, one of its second codes, its third warp linear scales. One warp
-//                     would be slower than the multipliers, as each wait and each copy takes it a latency. If each block makes its own
-//                     tiles, the first warp loads weights, and the others make tiles
+//   warpgroup 2       loads: a thread of its first warp tiles of activations, one of its second codes; its third warp linear scales. One warp would be
+//                     slower than the multipliers, as each wait and each copy takes it a latency
 //
-// The operand that activations are made to is written by all blocks together before the roles part (pipeline/sm90_activations.cuh),
-// or tile by tile by each block for itself (pipeline/sm90_makers.cuh).
+// Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh). Or by each block for itself,
+// tile by tile (MAKES):
+//   16 bits    they are loaded as they lie; the third and fourth warp bring them into order (pipeline/sm90_arrangers.cuh), the second loads scales, too
+//   NVFP4      the first warp loads weights, the others make tiles (pipeline/sm90_makers.cuh)
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
 //
 //   chunk_full, tile_full     loader (makers) -> multipliers     chunk_empty, tile_empty   multipliers -> loader (makers)
+//   tile_here                 loader -> arrangers, whose is tile_full then
 //
 // Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
 //
@@ -25,6 +27,7 @@
 #include "epilogue/tile_store.cuh"
 #include "mma/wgmma.cuh"
 #include "pipeline/sm90_activations.cuh"
+#include "pipeline/sm90_arrangers.cuh"
 #include "pipeline/sm90_makers.cuh"
 #include "pipeline/stream_k_loop.cuh"
 #include "ptx/cp_async.cuh"
@@ -44,7 +47,8 @@ struct Shape {
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
     static constexpr bool NVFP4 = ACTIVATIONS_ == ACTIVATIONS_NVFP4;  // activations; decoded to fp16
     static constexpr bool BF16 = ACTIVATIONS_ == ACTIVATIONS_BF16;
-    static constexpr bool MAKES = MAKES_;  // each block its own tiles
+    // Tiles of activations are loaded from what all blocks have made together; or each block decodes its own, or arranges them.
+    static constexpr bool TOGETHER = !MAKES_, DECODES = MAKES_ && NVFP4, ARRANGES = MAKES_ && !NVFP4;
     static constexpr int RESIDENT = RESIDENT_;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
@@ -54,9 +58,10 @@ struct Shape {
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
     // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups, or 240 of each of two blocks.
-    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : MAKES ? 136 : 56;
-    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : MAKES ? 184 : 224;
+    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : DECODES ? 136 : 56;
+    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : DECODES ? 184 : 224;
     static constexpr int MAKERS = 96;  // threads
+    static constexpr int ARRANGERS = 2;  // warps, a tile each in turn
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
@@ -70,14 +75,14 @@ struct Shape {
     static constexpr int STAGING = CODES + CHUNKS * CODES_BYTES;
     static constexpr int SCALES = STAGING + STAGING_BYTES;
     static constexpr int BARRIERS = SCALES + CHUNKS * SCALES_BYTES;
-    static constexpr int SHARED_BYTES = BARRIERS + (CHUNKS + TILES) * 16;
+    static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
-    static_assert(!MAKES || TOKENS <= (NVFP4 ? 32 : 16), "registers and time of the makers");
-    static_assert(RESIDENT == 1 || (RESIDENT == 2 && !MAKES && TOKENS <= 24), "registers");
+    static_assert(!DECODES || TOKENS <= 32, "registers and time of the makers");
+    static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
 
@@ -93,6 +98,7 @@ struct Stages {
     __device__ __forceinline__ u32 chunk_empty(u32 stage) const { return chunk_full(S::CHUNKS + stage); }
     __device__ __forceinline__ u32 tile_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + stage); }
     __device__ __forceinline__ u32 tile_empty(u32 stage) const { return chunk_full(2 * S::CHUNKS + S::TILES + stage); }
+    __device__ __forceinline__ u32 tile_here(u32 stage) const { return S::ARRANGES ? chunk_full(2 * S::CHUNKS + 2 * S::TILES + stage) : tile_full(stage); }
 
     // By one thread, before the roles part.
     __device__ __forceinline__ void init() const {
@@ -101,8 +107,9 @@ struct Stages {
             mbarrier_init_shared_b64(chunk_empty(stage), 4 * S::MULTIPLIERS);  // a lane of each warp
         }
         for (u32 stage = 0; stage < S::TILES; ++stage) {
-            mbarrier_init_shared_b64(tile_full(stage), S::MAKES ? S::MAKERS / 32 : 1);  // a lane of each warp that makes it
+            mbarrier_init_shared_b64(tile_full(stage), S::DECODES ? S::MAKERS / 32 : 1);  // a lane of each warp that makes it
             mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
+            if (S::ARRANGES) mbarrier_init_shared_b64(tile_here(stage), 1);
         }
         fence_mbarrier_init_release_cluster();
     }
@@ -116,7 +123,7 @@ struct Operands {
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    const TensorMap* activations;           // made by all blocks: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
+    const TensorMap* activations;           // to be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
     int token, activation_batch;            // first token of the tile
     Activations source;                     // for a block that makes its own tiles
     int units;                              // K / 64
@@ -234,11 +241,28 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
             for (u32 u = 0; u < CHUNK; ++u) {
                 const u32 tile = place.first_tile() + u;
                 wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                mbarrier_arrive_expect_tx_shared_b64(stages.tile_full(tile), S::TILE_BYTES);
+                mbarrier_arrive_expect_tx_shared_b64(stages.tile_here(tile), S::TILE_BYTES);
                 cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
                                                                (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
-                                                               o.activation_batch, stages.tile_full(tile));
+                                                               o.activation_batch, stages.tile_here(tile));
             }
+        }
+    }
+}
+
+// An arranger, number `arranger` of them: a whole warp.
+template <class S>
+__device__ __forceinline__ void arrange_tiles(const Stages<S>& stages, const StreamK& work, u32 arranger) {
+    Position<S> place;
+    for (const u32 chunks = work.last - work.position; place.count < chunks; ++place.count) {
+#pragma unroll 1
+        for (u32 u = arranger; u < CHUNK; u += S::ARRANGERS) {
+            const u32 tile = place.first_tile() + u;
+            wait_barrier(stages.tile_here(tile), place.tile_parity());
+            arrange_tile<S::TOKENS>(stages.tile(tile));
+            fence_proxy_async_shared_cta();
+            __syncwarp();
+            if (threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(stages.tile_full(tile));
         }
     }
 }
@@ -247,7 +271,7 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
 template <class S, int A_LAYOUT, class Describe>
 __device__ __forceinline__ void make_tiles(const Stages<S>& stages, const StreamK& work, Describe operands) {
     const int thread = static_cast<int>(threadIdx.x) - S::LOADER - 32;
-    using Part = ChunkPart<S::NVFP4, A_LAYOUT, S::TOKENS, S::MAKERS>;
+    using Part = ChunkPart<A_LAYOUT, S::TOKENS, S::MAKERS>;
     Part parts[2];  // of the next chunks
     int next = work.position;
     const auto load = [&](Part& part) {
@@ -407,33 +431,36 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     const u32 kept_warp = find_warp(), kept_role = kept_warp - S::LOADER / 32;
     const auto load = [&](u32 first, u32 end) {
         const u32 role = S::RESIDENT == 2 ? find_warp() - S::LOADER / 32 : kept_role;
-        if constexpr (S::MAKES) {
-            if (role == 0) load_weights<S, PART_ALL>(stages, work(), operands, first, end);
-        } else {
+        if constexpr (S::TOGETHER) {
             if (role == 1) load_weights<S, PART_CODES>(stages, work(), operands, first, end);
             if (role == 2 && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_weights<S, PART_SCALES>(stages, work(), operands, first, end);
+        } else {
+            if (role == (S::DECODES ? 0 : 1)) load_weights<S, PART_ALL>(stages, work(), operands, first, end);
         }
     };
     // Chunks of weights, at most so many as there is room for at once; more would keep the first activations waiting.
-    constexpr u32 FIRST = S::MAKES ? 1 : S::CHUNKS;
+    constexpr u32 FIRST = S::TOGETHER ? S::CHUNKS : 1;
     if (EARLY_WEIGHTS) load(0, FIRST);
-    if constexpr (!S::MAKES) share.prefetch();
+    if constexpr (S::TOGETHER) share.prefetch();
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
     if (!EARLY_WEIGHTS) load(0, FIRST);
-    if constexpr (!S::MAKES) share.write();
+    if constexpr (S::TOGETHER) share.write();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
-        if constexpr (S::MAKES) {
+        const u32 role = S::RESIDENT == 2 ? find_warp() - S::LOADER / 32 : kept_role;
+        if constexpr (S::DECODES) {
             const StreamK all = work();
-            if (kept_role > 0) {
+            if (role > 0) {
                 make_tiles<S, A_LAYOUT>(stages, all, operands);
             } else if (all.position < all.last) {
                 wait_barrier(stages.tile_full(0), 0);
             }
         } else if (threadIdx.x == S::LOADER) {
-            share.await();
+            if constexpr (S::TOGETHER) share.await();
             load_tiles(stages, work(), operands);
+        } else if (S::ARRANGES && role >= 2) {
+            arrange_tiles(stages, work(), role - 2);
         }
         load(FIRST, ALL_CHUNKS);
     } else {
