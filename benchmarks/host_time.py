@@ -8,8 +8,9 @@
 
 Calls are made back to back and not waited for, on problems so small that the device keeps up; the best of several
 batches in several rounds counts, because anything else on the machine only adds time. "direct" is how eager calls run;
-"dispatcher" is the registered operator, which torch.compile and tools use; "prepared" is a backend's computation
-without the operation around it, as back-to-back timing calls it.
+"operator" is the operator of torch.ops, with plain tensors, as compiled code calls it; "dispatcher" is an eager call
+that goes through it, for tools that watch operators; "prepared" is a backend's computation without the operation
+around it, as back-to-back timing calls it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nvfp4
 from nvfp4 import backends, executors
@@ -184,7 +186,8 @@ class Row:
         backend: Which one ran it.
         direct: As callers call it.
         out: The same with ``out=``.
-        dispatcher: Through torch's dispatcher.
+        operator: The operator of torch.ops.
+        dispatcher: The operation, through torch's dispatcher.
         prepared: The backend's computation alone; None where it has none to prepare.
     """
 
@@ -192,8 +195,33 @@ class Row:
     backend: str
     direct: float
     out: float
+    operator: float
     dispatcher: float
     prepared: float | None
+
+
+class _Capture(TorchDispatchMode):
+    """Remembers the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Callable[[], object]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> object:
+        if func.namespace == "nvfp4":
+            self.calls.append(functools.partial(func, *args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def operator(call: Callable[[], object]) -> Callable[[], object]:
+    """The call of an operator that an operation makes when it goes through torch's dispatcher."""
+    with _Capture() as capture:
+        call()
+    found: Callable[[], object]
+    (found,) = capture.calls
+    return found
 
 
 def measure(device: str, backend: str | None, repeat: int) -> Iterator[Row]:
@@ -208,23 +236,26 @@ def measure(device: str, backend: str | None, repeat: int) -> Iterator[Row]:
         (made,) = _dispatch._prepared.values()
         assert made.choice is not None
         times = []
-        for function, direct in ((plain, True), (functools.partial(plain, out=kind.out), True), (plain, False)):
+        into = functools.partial(plain, out=kind.out)
+        for function, direct in ((plain, True), (into, True), (operator(plain), True), (plain, False)):
             with mock.patch.object(_dispatch, "_direct", _dispatch._direct if direct else lambda: False):
-                function()
+                for _ in range(4):  # the first are not like the others: preparing, late weights, early ones
+                    function()
                 times.append(microseconds(function, device, repeat))
         prepared = None
         if isinstance(made.choice.backend, PreparingBackend):
             run = functools.partial(made.choice.backend.prepare(made.choice.plan, kind.problem), kind.operands)
             run()
             prepared = microseconds(run, device, repeat)
-        yield Row(kind.name, made.choice.backend.name, *times, prepared)
+        eager, out, through, dispatched = times
+        yield Row(kind.name, made.choice.backend.name, eager, out, through, dispatched, prepared)
 
 
 def best(rounds: list[list[Row]]) -> list[Row]:
     """The best of each time over several rounds: a busy neighbour slows all of one round down."""
     found = []
     for rows in zip(*rounds, strict=True):
-        times = zip(*((row.direct, row.out, row.dispatcher, row.prepared) for row in rows), strict=True)
+        times = zip(*((row.direct, row.out, row.operator, row.dispatcher, row.prepared) for row in rows), strict=True)
         least = [min((time for time in each if time is not None), default=None) for each in times]
         found.append(Row(rows[0].call, rows[0].backend, *least))  # type: ignore[arg-type]
     return found
@@ -268,10 +299,11 @@ def profile(kind: Kind, device: str, backend: str | None, repeat: int) -> dict[s
 
 def print_rows(rows: list[Row]) -> None:
     """A table for people."""
-    print(f"{'us a call':32} {'backend':>9} {'direct':>8} {'out=':>8} {'dispatcher':>10} {'prepared':>8}")
+    titles = f"{'direct':>8} {'out=':>8} {'operator':>8} {'dispatcher':>10} {'prepared':>8}"
+    print(f"{'us a call':32} {'backend':>9} {titles}")
     for row in rows:
         prepared = f"{row.prepared:8.1f}" if row.prepared is not None else ""
-        times = f"{row.direct:8.1f} {row.out:8.1f} {row.dispatcher:10.1f} {prepared}"
+        times = f"{row.direct:8.1f} {row.out:8.1f} {row.operator:8.1f} {row.dispatcher:10.1f} {prepared}"
         print(f"{row.call:32} {row.backend:>9} {times}")
 
 
@@ -310,12 +342,12 @@ def table(records: list[dict[str, Any]]) -> str:
     lines = [
         f"Microseconds of the host, {device}:",
         "",
-        "| call | backend | direct | with `out=` | through the dispatcher | prepared |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| call | backend | direct | with `out=` | `torch.ops` | direct, through the dispatcher | prepared |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (backend, call), row in newest.items():
-        times = (row["direct"], row["out"], row["dispatcher"], row["prepared"])
-        cells = " | ".join("" if value is None else f"{value:.1f}" for value in times)
+        times = (row["direct"], row["out"], row.get("operator"), row["dispatcher"], row["prepared"])
+        cells = " | ".join(f"{value:.1f}" if value else "" for value in times)
         lines.append(f"| {call} | {backend} | {cells} |")
     return "\n".join(lines)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from nvfp4.backends.base import Operands
+from nvfp4.backends.operands import addresses, flatten
 from nvfp4.backends.sm90 import settled
 from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.quantize import quantize
@@ -18,17 +21,68 @@ def weights(seed: int = 0) -> NVFP4Tensor:
     return quantize(torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)))
 
 
+class How:
+    """A computation that only says that it ran."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def __call__(self, operands: Operands) -> None:
+        self.log.append(self.name)
+
+    def again(self, tensors: Sequence[object], addresses: Sequence[int]) -> bool:
+        self.log.append(self.name)
+        return True
+
+
 class Watched:
     """A computation that says how it ran."""
 
+    short = False
+    """Whether tensors and addresses are tried first, as calls through torch's dispatcher do."""
+
     def __init__(self) -> None:
         self.how: list[str] = []
-        late, soon = (lambda _, how=how: self.how.append(how) for how in ("late", "soon"))
-        self.run = when_settled(lambda operands: operands.b, late, soon)
+        self.run = when_settled("b", How("late", self.how), How("soon", self.how))
 
     def __call__(self, *b: NVFP4Tensor) -> str:
-        self.run(Operands((), b, OUT))
+        operands = Operands((weights(9),), b, OUT)
+        count = len(self.how)
+        if not self.short or not self.run.again(flatten(operands), addresses(operands)):
+            self.run(operands)
+        assert len(self.how) == count + 1
         return self.how[-1]
+
+
+@pytest.fixture(autouse=True, params=["operands", "tensors"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to call a computation, which have to agree."""
+    monkeypatch.setattr(Watched, "short", request.param == "tensors")
+    return str(request.param)
+
+
+def test_known_weights_need_no_operands() -> None:
+    run = when_settled("b", How("late", []), How("soon", []))
+    b = weights(), weights(1)
+    operands = Operands((weights(9),), b, OUT)
+    given = flatten(operands), addresses(operands)
+    assert not run.again(*given)
+    run(operands)
+    assert run.again(*given)
+    b[1].scales.view(torch.uint8).zero_()
+    assert not run.again(*given)
+
+
+def test_a_left_weight_is_found() -> None:
+    run = Watched()
+    run.run = when_settled("a", How("late", run.how), How("soon", run.how))
+    one, x = weights(), weights(1)
+    operands = Operands((one,), (x,), OUT)
+    run.run(operands)
+    x.codes.zero_()
+    assert run.run.again(flatten(operands), addresses(operands))
+    one.codes.zero_()
+    assert not run.run.again(flatten(operands), addresses(operands))
 
 
 def test_the_first_call_is_late_and_others_soon() -> None:

@@ -40,7 +40,7 @@ def test_every_call_is_measured_with_a_driver_that_does_nothing(
         name for name in names if "dual, " not in name and "group_dual" not in name
     }
     for row, *others in zip(host_time.best(rounds), *rounds, strict=True):
-        for name in ("direct", "out", "dispatcher", "prepared"):
+        for name in ("direct", "out", "operator", "dispatcher", "prepared"):
             assert 0 < getattr(row, name) == min(getattr(other, name) for other in others)
 
 
@@ -57,11 +57,11 @@ def test_a_profile_adds_up(host_time: ModuleType, monkeypatch: pytest.MonkeyPatc
 def test_the_table_is_of_the_newest_rows_of_the_last_device(host_time: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "results" / "here.jsonl"
     for value in (5.0, 6.0):
-        host_time.append(path, [host_time.Row("gemm", "sm80", value, 7.0, 8.0, None)], "cpu", "abc")
+        host_time.append(path, [host_time.Row("gemm", "sm80", value, 7.0, 9.0, 8.0, None)], "cpu", "abc")
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["commit"] for record in records] == ["abc", "abc"]
     table = host_time.table([{**records[0], "device": "another"}, *records])
-    assert "| gemm | sm80 | 6.0 | 7.0 | 8.0 |  |" in table
+    assert "| gemm | sm80 | 6.0 | 7.0 | 9.0 | 8.0 |  |" in table
     assert "5.0" not in table
     document = f"before\n{host_time.BEGIN}\nold\n{host_time.END}\nafter"
     rendered = host_time.render(document, records)

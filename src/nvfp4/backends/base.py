@@ -6,9 +6,9 @@ so that `nvfp4 explain` works for GPUs that are not there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -96,6 +96,27 @@ class PreparingBackend(Backend, Protocol):
 
     def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
         """`run` for operands that differ in their memory only: same shapes, types, layouts and device."""
+        ...
+
+
+@runtime_checkable
+class Repeating(Protocol):
+    """What `PreparingBackend.prepare` gives, where later calls can do without `Operands`."""
+
+    def __call__(self, operands: Operands) -> None:
+        """Compute."""
+        ...
+
+    def again(self, tensors: Sequence[Any], addresses: Sequence[int]) -> bool:
+        """Compute like an earlier call, if nothing differs but memory.
+
+        Args:
+            tensors: `operands.flatten` of the call, as far as its inputs go that are not `offsets` or `bias`.
+            addresses: `operands.addresses` of the call.
+
+        Returns:
+            Whether that is done. If not, nothing is, and the computation wants to be called with the operands.
+        """
         ...
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from nvfp4 import executors
-from nvfp4.backends.base import Operand, Operands
+from nvfp4.backends.base import Operand, Operands, Repeating
 from nvfp4.executors.launch import Launch, Pointer
 from nvfp4.executors.program import Program, aliased
 from nvfp4.executors.scratch import Scratch
@@ -125,10 +126,10 @@ def _of_groups(side: tuple[NVFP4Tensor, ...]) -> list[int]:
     return found
 
 
-def repeated(
-    build: Callable[[Operands, Sequence[torch.Tensor]], Sequence[Launch]],
-    scratch: Callable[[Operands], Scratch | None] | None = None,
-) -> Callable[[Operands], None]:
+_Build = Callable[[Operands, Sequence[torch.Tensor]], Sequence[Launch]]
+
+
+def repeated(build: _Build, scratch: Callable[[Operands], Scratch | None] | None = None) -> Repeating:
     """A computation that builds its launches at the first call, and from then on only passes addresses.
 
     Args:
@@ -137,23 +138,39 @@ def repeated(
             launches are built, and run in the emulator, at every call.
         scratch: Memory that the launches need beside the operands, the same for all calls; None where they need none.
     """
-    program: Program | None = None
+    return _Repeated(build, scratch)
 
-    def run(operands: Operands) -> None:
-        nonlocal program
+
+class _Repeated:
+    """See `repeated`."""
+
+    __slots__ = ("_build", "_program", "_scratch")
+
+    def __init__(self, build: _Build, scratch: Callable[[Operands], Scratch | None] | None) -> None:
+        self._build, self._scratch = build, scratch
+        self._program: Program | None = None
+
+    def __call__(self, operands: Operands) -> None:
+        program = self._program
         if program is not None:
             program(operands.addresses or addresses(operands))
             return
         device = operands.out[0].device
-        needed = scratch(operands) if scratch is not None else None
+        needed = self._scratch(operands) if self._scratch is not None else None
         extra = needed.allocate(device) if needed is not None else ()
-        launches = build(operands, extra)
+        launches = self._build(operands, extra)
         executor = executors.choose(device)
         tensors = flatten(operands)
         if executor.name == "driver" and not aliased(tensors):
-            program = Program(launches, tensors, needed, extra)
-            program(addresses(operands))
+            self._program = Program(launches, tensors, needed, extra)
+            self._program(addresses(operands))
         else:  # The CPU; or such as gemm(a, a), which is right, but tells nothing about other operands.
             executor.run(launches)
 
-    return run
+    def again(self, tensors: Sequence[Any], addresses: Sequence[int]) -> bool:
+        """See `Repeating`."""
+        program = self._program
+        if program is None:
+            return False
+        program(addresses)
+        return True

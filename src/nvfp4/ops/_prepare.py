@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from nvfp4 import backends
-from nvfp4.backends.base import LaunchBackend, Operand, Operands, PreparingBackend
+from nvfp4.backends.base import LaunchBackend, Operand, Operands, PreparingBackend, Repeating
 from nvfp4.device import capability
 from nvfp4.ops import _validate
 from nvfp4.ops._call import Call
@@ -45,6 +45,7 @@ class Prepared:
         run: The computation.
         allocate: Its results.
         apart: Addresses of earlier calls in which no result overlapped anything.
+        again: `Repeating.again` of `run`, where that is a computation for the operands as they were passed; else None.
     """
 
     problem: Problem | None
@@ -52,6 +53,7 @@ class Prepared:
     run: Run
     allocate: Allocate
     apart: set[tuple[int, ...]] = field(default_factory=set)
+    again: Callable[[Sequence[Any], Sequence[int]], bool] | None = None
 
 
 def prepare(call: Call) -> Prepared:
@@ -80,16 +82,17 @@ def prepare(call: Call) -> Prepared:
             backends.get(backend)
         return Prepared(None, None, _nothing if problem.stacked else _zeros, allocate)
     choice = backends.choose(capability(device), problem, backend)
-    run = _runner(choice, problem)
+    run = computation = _runner(choice, problem)
     if described.single and not isinstance(choice.backend, LaunchBackend):
         run = functools.partial(_single, run)
     if live is not None:
         run = functools.partial(_only, run, live)
+    again = computation.again if run is computation and isinstance(computation, Repeating) else None
     if device.type == "cuda" and torch.cuda.device_count() > 1:
         run = functools.partial(_on_device, run, device)
     if any(isinstance(x, torch.Tensor) and x.data_ptr() & _MISALIGNED for x in (*call.a, *call.b, *outs)):
-        run = functools.partial(_aligned, run)
-    return Prepared(problem, choice, run, allocate)
+        run, again = functools.partial(_aligned, run), None
+    return Prepared(problem, choice, run, allocate, again=again)
 
 
 def _allocator(shapes: tuple[Shape, ...], dtype: torch.dtype, device: torch.device) -> Allocate:
@@ -107,6 +110,8 @@ def _allocator(shapes: tuple[Shape, ...], dtype: torch.dtype, device: torch.devi
 
     if len(shapes) == 1:
         (shape,), (stride,) = shapes, strides
+        if fast is not None and not chosen:
+            return lambda: (fast(shape, stride, dtype),)
         return lambda: (new(shape, stride),)
     sizes = [math.prod(shape) for shape in shapes]
     if any(not size or size * dtype.itemsize % ALIGNMENT for size in sizes):

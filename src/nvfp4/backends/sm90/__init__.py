@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import attrgetter
 from typing import cast
 
 from nvfp4 import executors
-from nvfp4.backends.base import Operands, Plan
+from nvfp4.backends.base import Operands, Plan, Repeating
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90 import decode_gemm, gemm, gemv, group_gemm
@@ -78,7 +76,7 @@ class Sm90Backend:
         operands = aligned(operands)
         executors.choose(operands.out[0].device).run(self.launches(plan, problem, operands))
 
-    def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
+    def prepare(self, plan: Plan, problem: Problem) -> Repeating:
         """`run` for many calls: what does not depend on memory is done in the first.
 
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
@@ -87,7 +85,7 @@ class Sm90Backend:
             return gemv.prepare(cast(gemv.GemvPlan, plan), problem)
         chosen, build = cast(GemmPlan, plan), _LAUNCHES[problem.op]
 
-        def computation(early: bool) -> Callable[[Operands], None]:
+        def computation(early: bool) -> Repeating:
             if isinstance(plan, DecodePlan):
                 return repeated(
                     lambda operands, memory: decode_gemm.launches(plan, problem, operands, memory, early),
@@ -98,7 +96,7 @@ class Sm90Backend:
                 lambda operands: needs(chosen, problem, operands),
             )
 
-        return when_settled(attrgetter("b"), computation(False), computation(True))
+        return when_settled("b", computation(False), computation(True))
 
 
 BACKEND = Sm90Backend()

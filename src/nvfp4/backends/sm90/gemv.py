@@ -7,11 +7,10 @@ the queue has finished, where that is known to be safe: see `prepare`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from operator import attrgetter
 
-from nvfp4.backends.base import Operands
+from nvfp4.backends.base import Operands, Repeating
 from nvfp4.backends.operands import parts, repeated
 from nvfp4.backends.sm80.constants import BIAS, OUT, SCALES, ceil_div
 from nvfp4.backends.sm90.settled import when_settled
@@ -471,8 +470,8 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
     return (launch,)
 
 
-def prepare(plan: GemvPlan, problem: Problem) -> Callable[[Operands], None]:
+def prepare(plan: GemvPlan, problem: Problem) -> Repeating:
     """The computation for many calls (see `Sm90Backend.prepare`). A weight that has settled is loaded early."""
     late = repeated(lambda operands, extra: launches(plan, problem, operands))
     soon = repeated(lambda operands, extra: launches(plan, problem, operands, early=True))
-    return when_settled(attrgetter("a"), late, soon)
+    return when_settled("a", late, soon)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Literal
 
 import torch
 
-from nvfp4.backends.base import Operands
+from nvfp4.backends.base import Operands, Repeating
 from nvfp4.tensor import NVFP4Tensor
 
 _KNOWN = 4096  # weights that are remembered
 _WATCHED = 2  # weights of one call; looking after more of them takes longer than it saves
 
-_Seen = list[tuple[weakref.ref[torch.Tensor], int, int]]
-"""Of each weight the codes, the address of the scales, and the sum of the versions of both: only ever growing, they
+_Weight = tuple[weakref.ref[torch.Tensor], int, int]
+"""The codes of a weight, the address of the scales, and the sum of the versions of both: only ever growing, they
 have the same sum only if both are the same."""
 
 
-def when_settled(
-    weights: Callable[[Operands], Sequence[NVFP4Tensor]],
-    late: Callable[[Operands], None],
-    soon: Callable[[Operands], None],
-) -> Callable[[Operands], None]:
+def when_settled(side: Literal["a", "b"], late: Repeating, soon: Repeating) -> Repeating:
     """`late` for the first call with some weights, `soon` for later ones.
 
     The first call waits for the previous kernel before it touches anything, because that kernel may be the one that
@@ -31,35 +29,76 @@ def when_settled(
     changed behind torch's back, by a raw pointer, by the kernel directly before this one, need new tensor objects.
 
     Args:
-        weights: What does not depend on the previous kernel, of a call's operands.
+        side: Which operands are weights, that is, do not depend on the previous kernel.
         late, soon: The computation, without and with early loads.
     """
-    known: dict[int, _Seen] = {}
+    return _WhenSettled(side, late, soon)
 
-    def run(operands: Operands) -> None:
-        chosen = weights(operands)
+
+class _WhenSettled:
+    """See `when_settled`."""
+
+    __slots__ = ("_count", "_first", "_known", "_late", "_left", "_soon", "_weights")
+
+    def __init__(self, side: Literal["a", "b"], late: Repeating, soon: Repeating) -> None:
+        self._weights: Callable[[Operands], tuple[NVFP4Tensor, ...]] = attrgetter(side)
+        self._late, self._soon, self._left = late, soon, side == "a"
+        self._known: dict[int, list[_Weight]] = {}
+        # Where codes of weights lie among the tensors of a call, and how many; as many scales follow them.
+        self._first = self._count = 0
+
+    def __call__(self, operands: Operands) -> None:
+        chosen = self._weights(operands)
         if len(chosen) <= _WATCHED:
-            seen = known.get(id(chosen[0].codes))
-            if (
-                seen is not None
-                and _unchanged(seen[0], chosen[0])
-                and (len(seen) == 1 or _unchanged(seen[1], chosen[1]))
-            ):
-                soon(operands)
+            seen = self._known.get(id(chosen[0].codes))
+            if seen is not None and _same(seen[0], chosen[0]) and (len(seen) == 1 or _same(seen[1], chosen[1])):
+                self._soon(operands)
                 return
             # Torch does not count the changes of tensors that are made in inference mode.
             if not any(x.codes.is_inference() or x.scales.is_inference() for x in chosen):
-                if len(known) > _KNOWN:
-                    known.clear()
-                known[id(chosen[0].codes)] = [
+                if len(self._known) > _KNOWN:
+                    self._known.clear()
+                self._known[id(chosen[0].codes)] = [
                     (weakref.ref(x.codes), x.scales.data_ptr(), x.codes._version + x.scales._version) for x in chosen
                 ]
-        late(operands)
+        self._first, self._count = 0 if self._left else 3 * len(operands.a), len(chosen)
+        self._late(operands)
 
-    return run
+    def again(self, tensors: Sequence[Any], addresses: Sequence[int]) -> bool:
+        """See `Repeating`."""
+        first, count = self._first, self._count
+        if not count:
+            return False
+        if count > _WATCHED:
+            return self._late.again(tensors, addresses)
+        codes: torch.Tensor = tensors[first]
+        scales: torch.Tensor = tensors[first + count]
+        seen = self._known.get(id(codes))
+        if seen is None:
+            # Weights that cannot be watched are late every time; others are here for the first time.
+            watched = not any(x.is_inference() for x in tensors[first : first + 2 * count])
+            return not watched and self._late.again(tensors, addresses)
+        ref, place, version = seen[0]  # written out, because every call does this
+        if (
+            codes is not ref()
+            or place != addresses[first + count]
+            or scales.is_inference()
+            or version != codes._version + scales._version
+        ):
+            return False
+        if count > 1 and not _unchanged(seen[1], tensors[first + 1], tensors[first + 3], addresses[first + 3]):
+            return False
+        return self._soon.again(tensors, addresses)
 
 
-def _unchanged(seen: tuple[weakref.ref[torch.Tensor], int, int], x: NVFP4Tensor) -> bool:
-    ref, place, version = seen
-    codes, scales = x.codes, x.scales
-    return ref() is codes and place == scales.data_ptr() and version == codes._version + scales._version
+def _same(seen: _Weight, x: NVFP4Tensor) -> bool:
+    scales = x.scales
+    return _unchanged(seen, x.codes, scales, scales.data_ptr())
+
+
+def _unchanged(seen: _Weight, codes: torch.Tensor, scales: torch.Tensor, place: int) -> bool:
+    """Whether `codes`, and `scales` that lie at `place`, are what was seen."""
+    ref, before, version = seen
+    return (
+        ref() is codes and place == before and not scales.is_inference() and version == codes._version + scales._version
+    )

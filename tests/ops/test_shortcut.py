@@ -1,0 +1,224 @@
+"""The short way through a registered operator: the same addresses as by the long way, or not taken."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from tests.ops.samples import activations, weights
+
+import nvfp4
+from nvfp4 import backends
+from nvfp4.backends.base import Operands, Plan, Repeating
+from nvfp4.backends.operands import addresses, flatten
+from nvfp4.device import Capability
+from nvfp4.ops import _dispatch
+from nvfp4.problem import Problem
+
+H = torch.float16
+
+
+class Recording:
+    """A backend that computes nothing and says what it was called with."""
+
+    name = "recording"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[int], list[int]]] = []
+        self.ready = True
+
+    def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
+        return ()
+
+    def plan(self, capability: Capability, problem: Problem) -> Plan:
+        raise NotImplementedError
+
+    def run(self, plan: Plan, problem: Problem, operands: Operands) -> None:
+        raise NotImplementedError
+
+    def launches(self, plan: Plan, problem: Problem, operands: Operands) -> tuple[()]:
+        return ()
+
+    def prepare(self, plan: Plan, problem: Problem) -> Repeating:
+        recording = self
+
+        class Computation:
+            def __call__(self, operands: Operands) -> None:
+                recording.calls.append(("long", addresses(operands), inputs(flatten(operands))))
+
+            def again(self, tensors: Sequence[Any], addresses: Sequence[int]) -> bool:
+                if recording.ready:
+                    recording.calls.append(("short", list(addresses), inputs(tensors)))
+                return recording.ready
+
+        return Computation()
+
+    @property
+    def ways(self) -> list[str]:
+        """How the calls came."""
+        return [way for way, *_ in self.calls]
+
+
+def inputs(tensors: Sequence[torch.Tensor | None]) -> list[int]:
+    """The addresses of tensors."""
+    return [0 if x is None else x.data_ptr() for x in tensors]
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]:
+    """The only backend; every call is dispatched."""
+    found = Recording()
+    monkeypatch.setattr(_dispatch, "_direct", lambda: False)
+    _dispatch.clear()
+    with mock.patch.object(backends, "choose", return_value=backends.Choice(found, mock.Mock(), ())):
+        yield found
+    _dispatch.clear()
+
+
+def tiled(rows: int, seed: int) -> nvfp4.NVFP4Tensor:
+    return weights(rows, 64, layout="tiled", scale=0.5, seed=seed)
+
+
+def calls(seed: int) -> dict[str, Callable[..., object]]:
+    """A call of every operation and form, with memory of its own; it takes `out`."""
+    a, b, b2, x = tiled(8, seed), tiled(16, seed + 1), tiled(16, seed + 2), activations(8, 64)
+    experts, offsets = weights(2, 16, 64, seed=seed), torch.tensor([2, 5], dtype=torch.int32)
+    bias, vector = torch.ones(16), activations(64)
+    lists = [x, activations(24, 64)], [b, tiled(24, seed + 3)], [b2, tiled(24, seed + 4)]
+    return {
+        "gemv": lambda **more: nvfp4.gemv(b, a, **more),
+        "gemv, one vector and bias": lambda **more: nvfp4.gemv(b, vector, bias=bias, **more),
+        "gemm": lambda **more: nvfp4.gemm(a, b, **more),
+        "gemm, activations": lambda **more: nvfp4.gemm(x, b, **more),
+        "dual_gemm": lambda **more: nvfp4.dual_gemm(a, b, b2, **more),
+        "group_gemm": lambda **more: nvfp4.group_gemm(x, experts, offsets=offsets, **more),
+        "group_gemm, lists": lambda **more: nvfp4.group_gemm(*lists[:2], **more),
+        "group_dual_gemm, lists": lambda **more: nvfp4.group_dual_gemm(*lists, **more),
+    }
+
+
+@pytest.mark.parametrize("into", [False, True])
+@pytest.mark.parametrize("name", calls(0))
+def test_both_ways_bring_the_same_addresses(name: str, into: bool, backend: Recording) -> None:
+    first = calls(0)[name]
+    results = first()
+    out = {"out": results} if into else {}
+    first(**out)  # with results: finds out that they are apart
+    for call in (calls(10)[name], calls(20)[name]):
+        call(**out)
+        found = []
+        for ready, way in ((True, "short"), (False, "long")):
+            backend.ready = ready
+            made = call(**out) if not into else (call(**out), results)[1]
+            assert backend.calls[-1][0] == way
+            found.append((*backend.calls[-1][1:], inputs(made if isinstance(made, list) else [made])))
+        (short, tensors, ours), (long, every, theirs) = found
+        named = dict(zip(ours, theirs, strict=True))
+        assert [named.get(address, address) for address in short] == long
+        # Weights lie where `flatten` has them.
+        begin = len(every) - len(ours) - (name in ("gemv, one vector and bias", "group_gemm"))
+        assert tensors[:begin] == every[:begin]
+
+
+def gemm(x: torch.Tensor, b: nvfp4.NVFP4Tensor, **more: object) -> None:
+    nvfp4.gemm(x, b, **more)  # type: ignore[arg-type]
+
+
+def test_only_what_differs_in_memory_alone_is_short(backend: Recording) -> None:
+    b, memory = weights(16, 64), torch.zeros(1024, dtype=H)
+    gemm(activations(4, 64), b)
+    for _ in range(2):
+        del backend.calls[:]
+        gemm(activations(4, 64), weights(16, 64, seed=3))
+        assert backend.ways == ["short"]
+    others: list[Callable[[], object]] = [
+        lambda: gemm(activations(5, 64), b),
+        lambda: gemm(activations(4, 64, dtype=torch.bfloat16), b),
+        lambda: gemm(activations(4, 64), weights(16, 64, scale=2.0)),
+        lambda: gemm(activations(4, 64), weights(16, 64, layout="tiled")),
+        lambda: gemm(activations(4, 64), weights(32, 64)),
+        lambda: gemm(activations(4, 64), b, out_dtype=torch.float32),
+        lambda: gemm(torch.nn.Parameter(activations(4, 64), requires_grad=False), b),
+        lambda: gemm(activations(8, 32).view(4, 64).as_strided((4, 64), (64, 1)), b, out=torch.empty(4, 16, dtype=H)),
+    ]
+    for other in others:
+        del backend.calls[:]
+        other()
+        assert backend.ways == ["long"]
+    for begin, way in ((0, "short"), (1, "long"), (8, "short"), (4, "long")):
+        del backend.calls[:]
+        gemm(memory[begin : begin + 256].view(4, 64), b)
+        assert backend.ways[-1] == way
+
+
+def test_a_misaligned_scale_is_read_alone(backend: Recording) -> None:
+    scales = torch.ones(8)
+    b = weights(16, 64)
+    for i in range(3):
+        gemm(activations(4, 64), nvfp4.NVFP4Tensor(b.codes, b.scales, scales[i]))
+    assert backend.ways == ["long", "short", "short"]
+
+
+def test_gradients_are_looked_for_in_every_call(backend: Recording) -> None:
+    b, parameter = weights(16, 64), torch.nn.Parameter(activations(4, 64))
+    with torch.no_grad():
+        gemm(parameter, b)
+        gemm(parameter, b)
+    assert backend.ways == ["long", "short"]
+    with pytest.raises(nvfp4.InputError, match="gradient"):
+        gemm(parameter, b)
+    assert backend.ways == ["long", "short"]
+
+
+def test_inside_and_outside_of_inference_mode(backend: Recording) -> None:
+    x, b = activations(4, 64), weights(16, 64)
+    for _ in range(3):
+        with torch.inference_mode():
+            gemm(x, b)
+        gemm(x, b)
+    assert backend.ways == ["long", "long", *["short"] * 4]
+
+
+def test_a_tensor_that_is_passed_twice_goes_the_long_way(backend: Recording) -> None:
+    x, b = activations(4, 64), weights(16, 64)
+    for _ in range(3):
+        nvfp4.group_gemm([x, x], [b, weights(16, 64)])
+    assert backend.ways == ["long"] * 3
+
+
+def test_results_that_overlap_are_found(backend: Recording) -> None:
+    memory = torch.zeros(1024, dtype=H)
+    x, b = memory[:256].view(4, 64), weights(16, 64)
+    for _ in range(3):
+        gemm(x, b, out=memory[256:320].view(4, 16))
+        with pytest.raises(nvfp4.InputError, match="overlapping"):
+            gemm(x, b, out=memory[248:312].view(4, 16))
+    assert backend.ways == ["long", "short", "short"]
+
+
+def test_a_missing_bias_is_not_another_one(backend: Recording) -> None:
+    x, a, bias = activations(64), weights(16, 64), torch.ones(16)
+    for given in (bias, None, bias, None, bias.half()):
+        nvfp4.gemv(a, x, bias=given)
+    assert backend.ways == ["long", "long", "short", "short", "long"]
+    assert [bias.data_ptr() in call[1] for call in backend.calls[:4]] == [True, False, True, False]
+
+
+def test_guards_are_bounded_and_hold_no_memory(backend: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_LIMIT", 4)
+    for n in range(16, 400, 16):
+        gemm(activations(4, 64), weights(n, 64))
+        assert all(len(cache) <= 4 for cache in _dispatch.caches)
+    x, b = activations(4, 64), weights(16, 64)
+    gemm(x, b)
+    gemm(x, b)
+    assert backend.ways[-1] == "short"
+    gone = [weakref.ref(x) for x in (x, b.codes, b.scales)]
+    del x, b
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
