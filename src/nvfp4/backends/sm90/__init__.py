@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import cast
 
+import torch
+
 from nvfp4 import executors
-from nvfp4.backends.base import Operands, Plan, Repeating
+from nvfp4.backends.base import Operands, Plan
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90 import decode_gemm, gemm, gemv, group_gemm
 from nvfp4.backends.sm90.decode_gemm import DecodePlan
-from nvfp4.backends.sm90.launching import needs, scratch
+from nvfp4.backends.sm90.launching import needs
 from nvfp4.backends.sm90.plan import CHUNK, MAX_STACKED, UNIT, GemmPlan, estimate, plan
 from nvfp4.backends.sm90.settled import when_settled
 from nvfp4.device import Capability
 from nvfp4.executors.launch import Launch
+from nvfp4.executors.scratch import Scratch
 from nvfp4.problem import Op, Problem
 
 _INT_MAX = 2**31 - 1
 
-_LAUNCHES = {
-    Op.GEMM: gemm.launches,
-    Op.DUAL_GEMM: gemm.launches,
-    Op.GROUP_GEMM: group_gemm.launches,
-    Op.GROUP_DUAL_GEMM: group_gemm.launches,
-}
+_Needs = Callable[[Operands], Scratch]
+_Build = Callable[[Operands, Sequence[torch.Tensor], bool], tuple[Launch, ...]]
 
 
 class Sm90Backend:
@@ -65,38 +67,40 @@ class Sm90Backend:
         """The launches, in order, that compute ``operands.out``."""
         if problem.op is Op.GEMV:
             return gemv.launches(cast(gemv.GemvPlan, plan), problem, operands)
-        if isinstance(plan, DecodePlan):
-            memory = decode_gemm.needs(plan).allocate(operands.out[0].device)
-            return decode_gemm.launches(plan, problem, operands, memory)
-        chosen = cast(GemmPlan, plan)
-        return _LAUNCHES[problem.op](chosen, problem, operands, scratch(chosen, problem, operands))
+        needed, build = _kernels(plan, problem)
+        return build(operands, needed(operands).allocate(operands.out[0].device), False)
 
     def run(self, plan: Plan, problem: Problem, operands: Operands) -> None:
         """Compute into ``operands.out``: on a GPU, or with tensors on the CPU in the emulator."""
         operands = aligned(operands)
         executors.choose(operands.out[0].device).run(self.launches(plan, problem, operands))
 
-    def prepare(self, plan: Plan, problem: Problem) -> Repeating:
+    def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
         """`run` for many calls: what does not depend on memory is done in the first.
 
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
         """
         if problem.op is Op.GEMV:
             return gemv.prepare(cast(gemv.GemvPlan, plan), problem)
-        chosen, build = cast(GemmPlan, plan), _LAUNCHES[problem.op]
+        needed, build = _kernels(plan, problem)
 
-        def computation(early: bool) -> Repeating:
-            if isinstance(plan, DecodePlan):
-                return repeated(
-                    lambda operands, memory: decode_gemm.launches(plan, problem, operands, memory, early),
-                    lambda operands: decode_gemm.needs(plan),
-                )
-            return repeated(
-                lambda operands, extra: build(chosen, problem, operands, extra, early),
-                lambda operands: needs(chosen, problem, operands),
-            )
+        def computation(early: bool) -> Callable[[Operands], None]:
+            return repeated(lambda operands, memory: build(operands, memory, early), needed)
 
-        return when_settled("b", computation(False), computation(True))
+        return when_settled(attrgetter("b"), computation(False), computation(True))
+
+
+def _kernels(plan: Plan, problem: Problem) -> tuple[_Needs, _Build]:
+    """What the kernels of a product need beside operands, and their launches.
+
+    These are built from operands, the memory needed, and whether weights may be read early (as `gemm.launches`).
+    """
+    if isinstance(plan, DecodePlan):
+        memory = decode_gemm.needs(plan)
+        return lambda operands: memory, partial(decode_gemm.launches, plan, problem)
+    chosen = cast(GemmPlan, plan)
+    build = group_gemm.launches if problem.op.grouped else gemm.launches
+    return partial(needs, chosen, problem), partial(build, chosen, problem)
 
 
 BACKEND = Sm90Backend()

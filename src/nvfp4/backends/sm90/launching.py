@@ -14,7 +14,7 @@ from nvfp4.problem import Problem
 
 _ACTIVATIONS = {"nvfp4": 0, "fp16": 1, "bf16": 2}  # csrc/pipeline/sm90_roles.cuh
 _DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
-WARPGROUPS = 2  # that multiply
+_WARPGROUPS = 2  # that multiply
 
 
 def shared_tiles(grid: int, registers: int, more_counters: int = 0) -> tuple[Piece, Piece]:
@@ -27,19 +27,14 @@ def shared_tiles(grid: int, registers: int, more_counters: int = 0) -> tuple[Pie
     """
     slots = 2 * grid  # the tile that an earlier block began, and the one that a later block goes on with
     return (
-        Piece((slots * WARPGROUPS * 128 * registers,), torch.float32),
-        Piece((grid * WARPGROUPS + more_counters,), torch.int32, zeroed=True),
+        Piece((slots * _WARPGROUPS * 128 * registers,), torch.float32),
+        Piece((grid * _WARPGROUPS + more_counters,), torch.int32, zeroed=True),
     )
 
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     """Memory beside the operands: sums and counters of shared tiles, and what all blocks make of activations."""
-    registers = plan.blocks * plan.tokens // 2
-    slots = 2 * plan.grid  # the tile that an earlier block began, and the one that a later block goes on with
-    pieces = [
-        Piece((slots * WARPGROUPS * 128 * registers,), torch.float32),
-        Piece((plan.grid * WARPGROUPS + 1,), torch.int32, zeroed=True),
-    ]
+    pieces = [*shared_tiles(plan.grid, plan.blocks * plan.tokens // 2, more_counters=1)]
     if not plan.makes:
         kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
         pieces += [Piece(tuple(x.shape), kind) for x in operands.a]
