@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import cast
 
 import torch
 
 from nvfp4 import executors
-from nvfp4.backends.base import Operands, Plan
+from nvfp4.backends.base import Operands, Plan, Repeating
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90 import decode_gemm, gemm, gemv, group_gemm
@@ -75,7 +74,7 @@ class Sm90Backend:
         operands = aligned(operands)
         executors.choose(operands.out[0].device).run(self.launches(plan, problem, operands))
 
-    def prepare(self, plan: Plan, problem: Problem) -> Callable[[Operands], None]:
+    def prepare(self, plan: Plan, problem: Problem) -> Repeating:
         """`run` for many calls: what does not depend on memory is done in the first.
 
         The operands of all calls lie on the same device, contiguous and 16-byte aligned.
@@ -84,10 +83,10 @@ class Sm90Backend:
             return gemv.prepare(cast(gemv.GemvPlan, plan), problem)
         needed, build = _kernels(plan, problem)
 
-        def computation(early: bool) -> Callable[[Operands], None]:
+        def computation(early: bool) -> Repeating:
             return repeated(lambda operands, memory: build(operands, memory, early), needed)
 
-        return when_settled(attrgetter("b"), computation(False), computation(True))
+        return when_settled("b", computation(False), computation(True))
 
 
 def _kernels(plan: Plan, problem: Problem) -> tuple[_Needs, _Build]:
