@@ -57,9 +57,9 @@ def test_plans_fit_the_device(m, n, k, out, form):
 
 
 def test_large_products_have_wide_tiles_and_few_tokens_shares_of_k():
-    large, few = BACKEND.plan(HOPPER, gemm(4096, 8192, 7168)), BACKEND.plan(HOPPER, gemm(64, 8192, 7168))
+    large = BACKEND.plan(HOPPER, gemm(4096, 8192, 7168))
     assert isinstance(large, DecodePlan)
-    assert isinstance(few, DecodePlan)
+    _, few = decode_gemm.plan(HOPPER, gemm(64, 8192, 7168))  # where the other kernel may be faster
     assert (large.tokens, large.share, large.whole) == (256, 2, True)
     assert (few.tokens, few.whole) == (64, False)
 
