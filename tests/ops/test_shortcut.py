@@ -89,15 +89,18 @@ def calls(seed: int) -> dict[str, Callable[..., object]]:
     a, b, b2, x = tiled(8, seed), tiled(16, seed + 1), tiled(16, seed + 2), activations(8, 64)
     experts, offsets = weights(2, 16, 64, seed=seed), torch.tensor([2, 5], dtype=torch.int32)
     bias, vector = torch.ones(16), activations(64)
+    plain = [weights(16, 64, seed=seed), weights(24, 64, seed=seed)]
     lists = [x, activations(24, 64)], [b, tiled(24, seed + 3)], [b2, tiled(24, seed + 4)]
     return {
         "gemv": lambda **more: nvfp4.gemv(b, a, **more),
         "gemv, one vector and bias": lambda **more: nvfp4.gemv(b, vector, bias=bias, **more),
         "gemm": lambda **more: nvfp4.gemm(a, b, **more),
         "gemm, activations": lambda **more: nvfp4.gemm(x, b, **more),
+        "gemm, no tensor scale": lambda **more: nvfp4.gemm(x, plain[0], **more),
         "dual_gemm": lambda **more: nvfp4.dual_gemm(a, b, b2, **more),
         "group_gemm": lambda **more: nvfp4.group_gemm(x, experts, offsets=offsets, **more),
         "group_gemm, lists": lambda **more: nvfp4.group_gemm(*lists[:2], **more),
+        "group_gemm, lists, no tensor scale": lambda **more: nvfp4.group_gemm(lists[0], plain, **more),
         "group_dual_gemm, lists": lambda **more: nvfp4.group_dual_gemm(*lists, **more),
     }
 

@@ -88,7 +88,7 @@ def compute(prepared: Prepared, call: Call) -> tuple[torch.Tensor, ...]:
         operands = Operands(a, b, prepared.allocate(), offsets, bias)
     else:
         operands = Operands(a, b, out, offsets, bias)
-        operands = Operands(a, b, out, offsets, bias, _separate(prepared, call.spec.op, operands))
+        operands = Operands(a, b, out, offsets, bias, addresses=_separate(prepared, call.spec.op, operands))
     prepared.run(operands)
     return operands.out
 

@@ -107,7 +107,8 @@ class Shortcut:
         assert again is not None
         into, parts = self._into, len(self._order)
         groups = (len(like) - len(self._after) + into) // (parts + into)
-        inputs, no_bias = groups * parts, like[-1] is None
+        inputs = groups * parts
+        missing = sum(x is None for x in like[len(like) - len(self._after) + into :])  # at the end
         # A tensor scale is one number, wherever it lies; all else is read in whole units.
         read = [*range(2 * groups), *range(3 * groups, (3 + 2 * (parts // 3 - 1)) * groups), *range(inputs, len(like))]
         whole = [i for i in read if like[i] is not None]
@@ -115,8 +116,8 @@ class Shortcut:
 
         def run(tensors: Tensors) -> Results | None:
             addresses = [0 if x is None else x.data_ptr() for x in tensors]
-            if no_bias:
-                addresses.pop()
+            if missing:
+                del addresses[-missing:]
             bits = addresses[first] | addresses[second]
             for i in others:
                 bits |= addresses[i]
