@@ -1,5 +1,7 @@
 """The read floor as data on the CPU, and as a kernel that truly reads everything on a GPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -33,13 +35,15 @@ def test_plans():
         floor.plan(known("cpu"))
 
 
-def test_calls_by_themselves_are_read_by_loads_too():
+def test_calls_by_themselves_are_read_in_other_ways_too():
     what = known("sm_90a")
     assert floor.plans(what, alone=False) == {"read-floor": floor.plan(what)}
     chain, *others = floor.plans(what, alone=True).values()
     assert chain == floor.plan(what)
-    assert len({plan.blocks for plan in others}) == len(others) > 1
-    assert not any(plan.bulk for plan in others)
+    *loads, first = others
+    assert len({plan.blocks for plan in loads}) == len(loads) > 1
+    assert not any(plan.bulk for plan in loads)
+    assert first == replace(chain, evict_first=True)
     assert not any(plan.programmatic for plan in floor.plans(known("sm_80"), alone=True).values())
 
 
@@ -79,22 +83,23 @@ def test_checksum_is_the_exclusive_or_of_the_words(words):
 def test_kernels_compile(arch):
     from nvfp4 import jit
 
-    plan = floor.plan(known(arch))
-    launch = floor.launch(plan, arch, torch.zeros(16, dtype=torch.uint8), torch.zeros(plan.blocks, dtype=torch.int32))
-    resources = jit.compile(launch.kernel).resources
-    assert resources.spill_load_bytes == resources.spill_store_bytes == 0
+    for plan in floor.plans(known(arch), alone=True).values():
+        partials = torch.zeros(plan.blocks, dtype=torch.int32)
+        launch = floor.launch(plan, arch, torch.zeros(16, dtype=torch.uint8), partials)
+        resources = jit.compile(launch.kernel).resources
+        assert resources.spill_load_bytes == resources.spill_store_bytes == 0
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("bulk", [True, False])
+@pytest.mark.parametrize(("bulk", "first"), [(True, False), (True, True), (False, False)])
 @pytest.mark.parametrize("size", [16, 4096, 16384 * 133 + 48, 5_000_000 * 16])
-def test_the_kernel_reads_every_byte(bulk, size):
+def test_the_kernel_reads_every_byte(bulk, first, size):
     from nvfp4.device import capability
 
     what = capability("cuda")
     if bulk and what.compute < (9, 0):
         pytest.skip("bulk copies need sm_90")
-    plan = floor.FloorPlan(bulk, 2 * what.sms, programmatic=what.compute >= (9, 0))
+    plan = floor.FloorPlan(bulk, 2 * what.sms, programmatic=what.compute >= (9, 0), evict_first=first)
     data = torch.randint(0, 256, (size,), dtype=torch.uint8, device="cuda")
     for call in floor.calls(plan, [data, data ^ 0x5A], what.arch):
         buffer, partials = call()

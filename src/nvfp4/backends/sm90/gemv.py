@@ -158,13 +158,13 @@ GemvPlan = StreamPlan | QueuePlan | MmaPlan
 # Measured on an H200 (docs/optimisation-log.md), for 132 multiprocessors. Plans without `arch`:
 # one NVFP4 vector, by (M, K, L) ...
 _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
-    (7168, 16384, 1): (QueuePlan, (8, 1, 2, 4, 3, 256, 2)),
-    (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 33, 2)),
+    (7168, 16384, 1): (QueuePlan, (16, 1, 1, 4, 2, 256, 2)),
+    (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 64, 2)),
     (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
 _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
-    (7168, 16384, 1): (4, 4, 1, 2, 55, 1, 1, 2),
+    (7168, 16384, 1): (4, 5, 1, 2, 55, 1, 1, 2),
     (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4),
     (4096, 14336, 1): (8, 2, 1, 3, 32, 1, 1, 2),
     (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4),
@@ -188,7 +188,7 @@ _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
     (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 2, 2),
     (4096, 7168, 8): (1, 18, 8, 1, 274, 1, 1, 4),
     (7168, 2048, 8): (4, 4, 1, 2, 55, 1, 1, 4),
-    (7168, 16384, 16): (2, 10, 8, 1, 479, 1, 1, 2),
+    (7168, 16384, 16): (2, 10, 8, 1, 480, 1, 1, 2),
     (28672, 4096, 16): (1, 28, 2, 1, 435, 1, 1, 2),
     (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2),
     (8192, 7168, 16): (1, 18, 4, 1, 274, 1, 1, 2),

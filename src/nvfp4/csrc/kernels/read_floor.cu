@@ -17,6 +17,7 @@
 // so only the write of `partials` waits for it.
 
 #include "ptx/barrier.cuh"
+#include "ptx/cache_policy.cuh"
 #include "ptx/cp_async_bulk.cuh"
 #include "ptx/griddepcontrol.cuh"
 #include "ptx/ld.cuh"
@@ -27,6 +28,7 @@ constexpr int CONSUMERS = CONFIG_CONSUMERS;      // warps that fold
 constexpr int STAGES = CONFIG_STAGES;            // stages of the ring
 constexpr int STAGE_BYTES = CONFIG_STAGE_BYTES;  // bytes of one stage
 constexpr int CONSUMER_THREADS = 32 * CONSUMERS;
+constexpr bool EVICT_FIRST = CONFIG_EVICT_FIRST;  // the data leaves L2 before whatever else is there
 constexpr int LOADS = 8;  // vectors in flight a thread in read_floor_loads
 
 static_assert(CONSUMERS >= 1 && CONSUMERS <= 16, "one producer warp and up to 16 consumer warps");
@@ -80,7 +82,12 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS + 32)
             const u64 begin = chunk * STAGE_BYTES, left = bytes - begin;
             const u32 size = left < STAGE_BYTES ? static_cast<u32>(left) : STAGE_BYTES;
             mbarrier_arrive_expect_tx_shared_b64(full + 8 * stage, size);
-            cp_async_bulk_shared_global_mbarrier(stages + stage * STAGE_BYTES, data + begin, size, full + 8 * stage);
+            const u32 to = stages + stage * STAGE_BYTES;
+            if (EVICT_FIRST) {
+                cp_async_bulk_shared_global_mbarrier_policy(to, data + begin, size, full + 8 * stage, POLICY_EVICT_FIRST);
+            } else {
+                cp_async_bulk_shared_global_mbarrier(to, data + begin, size, full + 8 * stage);
+            }
             if (++stage == STAGES) stage = 0, parity ^= 1;
         }
         return;

@@ -6,10 +6,14 @@
 //
 //     rows of a block:  segment 0 | segment 1 | ...   of ROWS rows; group wr of warps takes wr, wr + WARPS_R, ...
 //
+// A is read once, so its lines leave L2 first. In a call by itself others would have to be written back to memory before they
+// could be replaced: whatever the kernels before this one have left there.
+//
 // A segment is in registers only while it is computed: 20 a chunk for x, 5 a row and chunk for A, 64 with 4 rows and 1
 // chunk, so that twice as many warps hide each other's waits as with loads into registers.
 
 #include "pipeline/sm90_gemv_lanes.cuh"
+#include "ptx/cache_policy.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_small.cuh"
 #include "ptx/griddepcontrol.cuh"
@@ -62,7 +66,7 @@ struct Source {
                 const u8* address = codes + r * (K / 2) + chunk * WARPS_K * 512;
                 const u32 to = slot + (r * CHUNKS + chunk) * 512 + lane * 16;
                 if constexpr (WHOLE_VECTORS) {
-                    cp_async_cg_shared_global_L2_128B_16(to, address, valid);
+                    cp_async_cg_shared_global_L2_cache_hint_L2_128B_16(to, address, valid, POLICY_EVICT_FIRST);
                 } else {
                     cp_async_ca_shared_global_8(to, address, valid);
                     cp_async_ca_shared_global_8(to + 8, address + 8, valid && element + 16 < K);
@@ -77,8 +81,9 @@ struct Source {
                                    (!RAGGED || scale_block(piece, warp_k, lane) < BLOCKS);
                 static_assert(8 % CHUNKS == 0 || PIECES <= 8, "the next 8 pieces are the same chunks of other rows");
                 if (first + 8 <= PIECES || piece < PIECES) {
-                    cp_async_cg_shared_global_L2_128B_16(slot + CODE_BYTES + first * 64 + lane * 16,
-                                                         scales + first / CHUNKS * BLOCKS, valid);
+                    cp_async_cg_shared_global_L2_cache_hint_L2_128B_16(slot + CODE_BYTES + first * 64 + lane * 16,
+                                                                       scales + first / CHUNKS * BLOCKS, valid,
+                                                                       POLICY_EVICT_FIRST);
                 }
             }
         } else {
@@ -136,10 +141,10 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     const u32 queue = shared_address(memory) + warp * (DEPTH * SLOT_BYTES);
     float* const partial = reinterpret_cast<float*>(memory + WARPS * DEPTH * SLOT_BYTES);
 
+    if (warp == WARPS - 1) prefetch_share(args, l, block, lane);
     Source from(args, l, first + warp_r * ROWS, end, warp_k, lane);
 #pragma unroll 1
     for (int i = 0; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, warp_k, lane);
-    if (warp_r == 0) prefetch_vectors(args, l, warp_k, lane);
     if (EARLY) griddepcontrol_wait();
     Lane x;
     decode_x(x, load_x(args, l, warp_k, lane), e2m1_table());

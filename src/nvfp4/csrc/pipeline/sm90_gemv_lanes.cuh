@@ -74,6 +74,21 @@ __device__ __forceinline__ void prefetch_vectors(const Arguments& args, int l, i
     }
 }
 
+// The same for all of the vector, of which each block brings in a few lines: for kernels in which little else is under way
+// so early that every block could ask for every line.
+__device__ __forceinline__ void prefetch_share(const Arguments& args, int l, int block, int lane) {
+    constexpr int LINE_SCALES = X_LAYOUT == SCALES_TILED ? 4 : 128;  // of one row in the 128 bytes from one of its scales on
+    constexpr int CODE_LINES = (K / 2 + 127) / 128, LINES = CODE_LINES + (BLOCKS + LINE_SCALES - 1) / LINE_SCALES;
+    const int all = (LINES + gridDim.x - 1) / gridDim.x, share = all > 4 ? all : 4;
+    for (int i = lane; i < share; i += 32) {
+        const int line = (block * share + i) % LINES;
+        const u8* scales = args.x_scales + l * scale_matrix_bytes<X_LAYOUT>(1, BLOCKS);
+        prefetch_global_L2(line < CODE_LINES
+                               ? args.x_codes + l * X_PITCH + line * 128
+                               : scales + scale_offset<X_LAYOUT>(0, (line - CODE_LINES) * LINE_SCALES, BLOCKS));
+    }
+}
+
 __device__ __forceinline__ float add_piece(float sum, const Piece& a, const Lane& x, int chunk) {
     const u32 pair = e4m3x2_to_f16x2(a.scales);
     const float first = dot16(a.codes.x, a.codes.y, x.factors[chunk][0], x.table);

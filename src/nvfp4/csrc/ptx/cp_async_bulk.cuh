@@ -11,3 +11,13 @@ __device__ __forceinline__ void cp_async_bulk_shared_global_mbarrier(u32 shared,
         "l"(global), "r"(bytes), "r"(barrier)
         : "memory");
 }
+
+// The same, with a cache policy (ptx/cache_policy.cuh).
+__device__ __forceinline__ void cp_async_bulk_shared_global_mbarrier_policy(u32 shared, const void* global, u32 bytes,
+                                                                            u32 barrier, u64 policy) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
+            shared),
+        "l"(global), "r"(bytes), "r"(barrier), "l"(policy)
+        : "memory");
+}

@@ -1,13 +1,9 @@
 // cp.async.bulk.tensor with a cache policy, into this block, a pair of blocks, or several (PTX ISA 9.7.9.27.1.2; sm_100a).
 #pragma once
 
+#include "ptx/cache_policy.cuh"
 #include "ptx/cp_async_bulk_tensor.cuh"
 #include "ptx/types.cuh"
-
-// What createpolicy.fractional (PTX ISA 9.7.9.18) returns for the whole of a range.
-constexpr u64 POLICY_EVICT_NORMAL = 0x1000000000000000ull;
-constexpr u64 POLICY_EVICT_FIRST = 0x12F0000000000000ull;
-constexpr u64 POLICY_EVICT_LAST = 0x14F0000000000000ull;
 
 // Fetches the box into L2 (9.7.9.27.1.4, "cp.async.bulk.prefetch.tensor"); nothing is observed.
 __device__ __forceinline__ void cp_async_bulk_prefetch_tensor_3d_L2(const TensorMap* map, i32 x, i32 y, i32 z) {
