@@ -9,6 +9,7 @@ enough, and the tensors by which `Repeating.again` recognises weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -28,9 +29,43 @@ _guards: Any = torch._C._dynamo.guards
 
 Tensors = Sequence[Any]
 Results = tuple[torch.Tensor, ...]
-_Fits = Callable[[Tensors], bool]
-_Run = Callable[[Tensors], "Results | None"]
-_Known = dict[Hashable, list[tuple[_Fits, _Run]]]
+_Compute = Callable[[Tensors], "Results | None"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Guard:
+    """Tells whether tensors are as those that it was made of, in all but memory.
+
+    Attributes:
+        present: Takes those that are not None.
+        absent: Where the others are.
+        check: What torch.compile asks before it runs something again, of `present`.
+        frozen: Whether calls may be repeated without gradients only: some tensor asks for them.
+    """
+
+    present: Callable[[Tensors], Tensors]
+    absent: tuple[int, ...]
+    check: Callable[..., bool]
+    frozen: bool
+
+    @staticmethod
+    def of(like: Tensors) -> _Guard:
+        """The guard made of `like`."""
+        present = itemgetter(*[i for i, x in enumerate(like) if x is not None])
+        given = present(like)
+        check = _guards.TensorGuards(
+            *given,
+            dynamic_dims_sizes=[list(x.shape) for x in given],
+            dynamic_dims_strides=[list(x.stride()) for x in given],
+        ).check
+        absent = tuple([i for i, x in enumerate(like) if x is None])
+        return _Guard(present, absent, check, any(x.requires_grad for x in given))
+
+    def __call__(self, tensors: Tensors) -> bool:
+        """Whether they are; never if one of them is passed twice."""
+        if any(tensors[i] is not None for i in self.absent):
+            return False
+        return self.check(*self.present(tensors)) and not (self.frozen and torch.is_grad_enabled())
 
 
 class Shortcut:
@@ -54,7 +89,7 @@ class Shortcut:
         self._into, self._after = into, (*((-1,) if into else ()), *more)
         words = itemgetter(*range(3, count, 4), rest, rest + 1)
         self._look = self._lists(words) if spec.lists else self._singles(words)
-        self._known: _Known = {}
+        self._known: dict[Hashable, list[tuple[_Guard, _Compute]]] = {}
         _dispatch.caches.append(self._known)
         self.take = self._taker()
 
@@ -63,9 +98,10 @@ class Shortcut:
 
         def take(args: Sequence[Any]) -> Results | None:
             key, tensors = look(args)
-            for fits, run in alike(key, ()):
-                if fits(tensors):
-                    return run(tensors)
+            for _, compute in alike(key, ()):
+                results = compute(tensors)
+                if results is not None:
+                    return results
             return None
 
         return take
@@ -77,9 +113,11 @@ class Shortcut:
         key, tensors = self._look(args)
         alike = self._known.get(key, [])
         if not any(fits(tensors) for fits, _ in alike):
-            fits = _guard(tensors)
-            if fits is not None:
-                _dispatch.keep(self._known, key, [(fits, self._runner(prepared, tensors)), *alike[: _ALIKE - 1]])
+            guard = _Guard.of(tensors)
+            if guard(tensors):
+                _dispatch.keep(
+                    self._known, key, [(guard, self._computation(prepared, guard, tensors)), *alike[: _ALIKE - 1]]
+                )
 
     def _singles(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], tuple[Hashable, Tensors]]:
         """What takes from arguments something that tells most calls apart, and the tensors."""
@@ -101,23 +139,34 @@ class Shortcut:
 
         return look
 
-    def _runner(self, prepared: Prepared, like: Tensors) -> _Run:
-        """What computes calls that have tensors like those of `like`."""
+    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors) -> _Compute:
+        """What computes calls that have tensors like those of `like`, and nothing for others."""
         again, allocate, apart = prepared.again, prepared.allocate, prepared.apart
         assert again is not None
+        present, absent, check, frozen = guard.present, guard.absent, guard.check, guard.frozen
         into, parts = self._into, len(self._order)
         groups = (len(like) - len(self._after) + into) // (parts + into)
         inputs = groups * parts
-        missing = sum(x is None for x in like[len(like) - len(self._after) + into :])  # at the end
+        # What is missing behind the results takes no place among addresses; other nulls do.
+        end = len(like)
+        while like[end - 1] is None and end > inputs:
+            end -= 1
+        nulls = any(x is None for x in like[:end])
         # A tensor scale is one number, wherever it lies; all else is read in whole units.
-        read = [*range(2 * groups), *range(3 * groups, (3 + 2 * (parts // 3 - 1)) * groups), *range(inputs, len(like))]
-        whole = [i for i in read if like[i] is not None]
-        first, second, *others = whole  # A and B
+        read = [*range(2 * groups), *range(3 * groups, (3 + 2 * (parts // 3 - 1)) * groups), *range(inputs, end)]
+        first, second, *others = [i for i in read if like[i] is not None]  # A and B
 
-        def run(tensors: Tensors) -> Results | None:
-            addresses = [0 if x is None else x.data_ptr() for x in tensors]
-            if missing:
-                del addresses[-missing:]
+        def compute(tensors: Tensors) -> Results | None:
+            for i in absent:
+                if tensors[i] is not None:
+                    return None
+            given = present(tensors)
+            if not check(*given) or (frozen and torch.is_grad_enabled()):
+                return None
+            if nulls:
+                addresses = [0 if x is None else x.data_ptr() for x in tensors[:end]]
+            else:
+                addresses = [x.data_ptr() for x in given]
             bits = addresses[first] | addresses[second]
             for i in others:
                 bits |= addresses[i]
@@ -133,26 +182,4 @@ class Shortcut:
                 addresses[inputs:inputs] = [x.data_ptr() for x in results]
             return results if again(tensors, addresses) else None
 
-        return run
-
-
-def _guard(like: Tensors) -> _Fits | None:
-    """What says whether tensors are as those of `like`, in all but memory; None where these cannot be told apart."""
-    present, absent = ([i for i, x in enumerate(like) if (x is None) == none] for none in (False, True))
-    pick = itemgetter(*present)
-    given = pick(like)
-    check = _guards.TensorGuards(
-        *given,
-        dynamic_dims_sizes=[list(x.shape) for x in given],
-        dynamic_dims_strides=[list(x.stride()) for x in given],
-    ).check
-    # Validated with gradients off, or with none wanted.
-    frozen = any(x.requires_grad for x in given)
-
-    def fits(tensors: Tensors) -> bool:
-        for i in absent:
-            if tensors[i] is not None:
-                return False
-        return check(*pick(tensors)) and not (frozen and torch.is_grad_enabled())
-
-    return fits if fits(like) else None  # guards reject a tensor that is passed twice
+        return compute
