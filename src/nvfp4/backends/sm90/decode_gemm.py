@@ -15,6 +15,8 @@ from nvfp4.backends.sm90.plan import (
     ALIGNMENT_BYTES,
     APART,
     CHUNK,
+    CODES_BYTES,
+    SCALES_BYTES,
     STAGING_BYTES,
     UNIT,
     grids,
@@ -30,8 +32,6 @@ ROWS = 128
 """Weight rows of a block's tile, of all matrices together."""
 
 _DECODED_BYTES = ROWS * UNIT * 2
-_CODES_BYTES = ROWS * CHUNK * UNIT // 2
-_SCALES_BYTES = ROWS * CHUNK * UNIT // 16
 
 # By the most tokens of a tile:
 _NARROW = 128  # `NARROW` in csrc/pipeline/sm90_feed.cuh
@@ -65,7 +65,7 @@ class DecodePlan:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`FeedShape::SHARED_BYTES` in csrc/pipeline/sm90_feed.cuh, and the alignment)."""
-        raw = self.chunks * (_CODES_BYTES + _SCALES_BYTES)
+        raw = self.chunks * (CODES_BYTES + SCALES_BYTES)
         rings = raw + self.weights * _DECODED_BYTES + self.tiles * self.tokens * 2 * UNIT
         barriers = 16 * (self.chunks + self.weights + self.tiles)
         staging = STAGING_BYTES if self.tokens <= _NARROW else STAGING_BYTES // 2

@@ -21,7 +21,7 @@ def launches(
 
     Args:
         plan, problem, operands: What to compute, and how.
-        extra: What `launching.scratch` gave for them.
+        extra: The memory of `launching.needs`.
         early: Weights were not written by the kernel before in the queue, and may be read before it has ended.
     """
     if 0 in (problem.m, problem.n, problem.l):
@@ -35,7 +35,7 @@ def launches(
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]
     sizes = (problem.m, problem.n, problem.k) if dual else (problem.m, problem.n, problem.k, problem.l)
     name = "dual_gemm" if dual else "gemm"
-    constants = {"BAND": plan.band, "EARLY_WEIGHTS": int(early)}
+    constants = {"EARLY_WEIGHTS": int(early)}
     if not dual:
         constants["BLOCKS"] = plan.blocks
     launch = Launch(

@@ -41,11 +41,6 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     return Scratch(tuple(pieces))
 
 
-def scratch(plan: GemmPlan, problem: Problem, operands: Operands) -> tuple[torch.Tensor, ...]:
-    """The memory of `needs` for one call."""
-    return needs(plan, problem, operands).allocate(operands.out[0].device)
-
-
 def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constants: dict[str, int]) -> Kernel:
     """``sm90_<name>.cu`` with its constants: those of the family, and `constants`."""
     family = {

@@ -17,8 +17,12 @@ CHUNK = 4
 """Units along K of a stage of weights."""
 
 _BLOCK_ROWS = 128
-_CODES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 2
-_SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
+CODES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 2
+"""Codes of a stage of a block of weights."""
+
+SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
+"""Their scales."""
+
 _ROW_BYTES = UNIT * 2  # of a tile of activations
 STAGING_BYTES = 2 * 64 * 128  # csrc/epilogue/tile_store.cuh
 ALIGNMENT_BYTES = 1024  # a tile's swizzle repeats every 1024 bytes
@@ -46,7 +50,6 @@ class GemmPlan:
         blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual operations have 2, one of each matrix.
         chunks: Stages of weights (256 elements along K each), 2 to 4.
         tiles: Stages of activations (64 elements along K each), 4 or 8.
-        band: Tiles of tokens that share a pass over the weights.
         grid: Thread blocks: at most `resident` for each multiprocessor, as they wait for one another.
         makes: Each block makes its tiles of activations for itself: decodes NVFP4, or brings 16-bit values into order.
             Else all of them make all, before they multiply.
@@ -58,7 +61,6 @@ class GemmPlan:
     blocks: int
     chunks: int
     tiles: int
-    band: int
     grid: int
     makes: bool = False
     resident: int = 1
@@ -66,7 +68,7 @@ class GemmPlan:
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
-        weights = self.chunks * self.blocks * (_CODES_BYTES + _SCALES_BYTES)
+        weights = self.chunks * self.blocks * (CODES_BYTES + SCALES_BYTES)
         activations = self.tiles * self.tokens * _ROW_BYTES
         barriers = 16 * self.chunks + 24 * self.tiles
         staging = STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
@@ -212,8 +214,9 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     assert best is not None
     _, tokens, blocks, grid, makes, tiles = best
     if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
-        return GemmPlan(capability.arch, tokens, blocks, 2, 4, 16, 2 * capability.sms, resident=2)
+        return GemmPlan(capability.arch, tokens, blocks, 2, 4, 2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
-    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in (4, 3, 2)]
-    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, 16, grid, makes) for stage in stages]
+    # Where activations come as they lie, more weights ahead only keep them waiting.
+    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if makes and not nvfp4 else (4, 3, 2))]
+    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, grid, makes) for stage in stages]
     return next(found for found in plans if found.shared_bytes <= room)

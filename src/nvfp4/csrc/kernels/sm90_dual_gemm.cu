@@ -6,38 +6,21 @@
 // As sm90_gemm.cu, with two weight blocks of a tile: 128 rows of B1, and the same rows of B2. A thread ends with the same elements of both
 // products in its registers, computes SiLU in fp32, and stores.
 //
-// Order of tiles: bands of PLAN_BAND tiles of tokens; within a band, the tiles of one block of weights follow one another.
+// Order of tiles: bands of BAND tiles of tokens; within a band, the tiles of one block of weights follow one another.
 //
 // Resources: Shape::SHARED_BYTES + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
 #include "epilogue/silu.cuh"
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
+#include "pipeline/tiling.cuh"
 
-// Constants: those of sm90_gemm.cu but PLAN_BLOCKS, among them PLAN_BAND, and
+// Constants: those of sm90_gemm.cu but PLAN_BLOCKS, and
 // PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
-constexpr int TOKENS = PLAN_TOKENS, ROWS = 128, BAND = PLAN_BAND;
+constexpr int TOKENS = PLAN_TOKENS, ROWS = 128, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
-
-struct TileIndex {
-    int row, token;  // in tiles
-};
-
-struct Tiling {
-    int tiles_m, tiles_n;
-
-    __device__ __forceinline__ Tiling(int m, int n) : tiles_m((m + TOKENS - 1) / TOKENS), tiles_n((n + ROWS - 1) / ROWS) {}
-
-    __device__ __forceinline__ int count() const { return tiles_m * tiles_n; }
-
-    __device__ __forceinline__ TileIndex at(int tile) const {
-        const int band = tile / (BAND * tiles_n), inside = tile % (BAND * tiles_n);
-        const int width = min(BAND, tiles_m - band * BAND);
-        return {inside / width, band * BAND + inside % width};
-    }
-};
 
 extern __shared__ u8 shared_memory[];
 
@@ -51,7 +34,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     __syncthreads();
 
     const int units = k / UNIT;
-    const Tiling tiling(m, n);
+    const auto tiling_of = [](int rows, int columns) { return Tiling<BAND>{(columns + ROWS - 1) / ROWS, (rows + TOKENS - 1) / TOKENS}; };
+    const Tiling<BAND> tiling = tiling_of(m, n);
     const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
@@ -60,11 +44,11 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.weight_codes[1] = &b2_map;
         o.weight_scales[0] = b1_scales;
         o.weight_scales[1] = b2_scales;
-        o.weight_row[0] = o.weight_row[1] = index.row * ROWS;
+        o.weight_row[0] = o.weight_row[1] = index.x * ROWS;
         o.weight_rows = n;
         o.weight_batch = 0;
         o.activations = &a_map;
-        o.token = index.token * TOKENS;
+        o.token = index.y * TOKENS;
         o.activation_batch = 0;
         o.source = all;
         o.units = units;
@@ -77,15 +61,15 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         const TileIndex index = tiling.at(tile);
         const float scale_a = S::FACTOR * tensor_scale(a_tensor_scale, 0, 0);
         const float scale_b1 = tensor_scale(b1_tensor_scale, 0, 0), scale_b2 = tensor_scale(b2_tensor_scale, 0, 0);
-        const int token = index.token * TOKENS;
+        const int token = index.y * TOKENS;
         store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
-            out, token + from, token + begin, min(token + end, m), index.row * ROWS + group * 64, n, stages.staging(group), 1 + group,
+            out, token + from, token + begin, min(token + end, m), index.x * ROWS + group * 64, n, stages.staging(group), 1 + group,
             [&](int i) { return silu(sum[0][i] * scale_a * scale_b1) * (sum[1][i] * scale_a * scale_b2); });
     };
     const auto work = [&] {
         int rows = m, columns = n, depth = k;
         asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
-        return StreamK(Tiling(rows, columns).count(), chunks_of(depth));
+        return StreamK(tiling_of(rows, columns).count(), chunks_of(depth));
     };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

@@ -13,35 +13,17 @@
 // Resources: Shape::SHARED_BYTES + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
+#include "pipeline/tiling.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind: ACTIVATIONS_*), PLAN_MAKES (each block makes its
 // own tiles of them: a_map and operand are not used), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_BAND, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
+// PLAN_OUT, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
 // it has ended.
-constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = PLAN_BAND;
+constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
-
-struct TileIndex {
-    int l, row, token;  // batch; in tiles
-};
-
-struct Tiling {
-    int tiles_m, tiles_n;
-
-    __device__ __forceinline__ Tiling(int m, int n) : tiles_m((m + TOKENS - 1) / TOKENS), tiles_n((n + ROWS - 1) / ROWS) {}
-
-    __device__ __forceinline__ int count() const { return tiles_m * tiles_n; }
-
-    __device__ __forceinline__ TileIndex at(int tile) const {
-        const int matrix = tiles_m * tiles_n, l = tile / matrix, rest = tile % matrix;
-        const int band = rest / (BAND * tiles_n), inside = rest % (BAND * tiles_n);
-        const int width = min(BAND, tiles_m - band * BAND);
-        return {l, inside / width, band * BAND + inside % width};
-    }
-};
 
 extern __shared__ u8 shared_memory[];
 
@@ -54,7 +36,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     __syncthreads();
 
     const int units = k / UNIT;
-    const Tiling tiling(m, n);
+    const auto tiling_of = [](int rows, int columns) { return Tiling<BAND>{(columns + ROWS - 1) / ROWS, (rows + TOKENS - 1) / TOKENS}; };
+    const Tiling<BAND> tiling = tiling_of(m, n);
     const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
@@ -62,14 +45,14 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
             o.weight_codes[b] = &b_map;
-            o.weight_scales[b] = b_scales + index.l * scale_matrix_bytes<B_LAYOUT>(n, k / 16);
-            o.weight_row[b] = index.row * ROWS + b * 128;
+            o.weight_scales[b] = b_scales + index.batch * scale_matrix_bytes<B_LAYOUT>(n, k / 16);
+            o.weight_row[b] = index.x * ROWS + b * 128;
         }
         o.weight_rows = n;
-        o.weight_batch = index.l;
+        o.weight_batch = index.batch;
         o.activations = &a_map;
-        o.token = index.token * TOKENS;
-        o.activation_batch = index.l;
+        o.token = index.y * TOKENS;
+        o.activation_batch = index.batch;
         o.source = all;
         o.units = units;
         return o;
@@ -79,21 +62,21 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(l * m) * units * HALVES, counter, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
         const TileIndex index = tiling.at(tile);
-        const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.l);
-        const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.l);
-        const int token = index.token * TOKENS;
+        const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.batch);
+        const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.batch);
+        const int token = index.y * TOKENS;
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
             store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
-                out + static_cast<i64>(index.l) * m * n * OUT_BYTES<PLAN_OUT>, token + from, token + begin, min(token + end, m),
-                index.row * ROWS + b * 128 + group * 64, n, stages.staging(group), 1 + group,
+                out + static_cast<i64>(index.batch) * m * n * OUT_BYTES<PLAN_OUT>, token + from, token + begin, min(token + end, m),
+                index.x * ROWS + b * 128 + group * 64, n, stages.staging(group), 1 + group,
                 [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
         }
     };
     const auto work = [&] {
         int rows = m, columns = n, depth = k;
         asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
-        return StreamK(Tiling(rows, columns).count() * l, chunks_of(depth));
+        return StreamK(tiling_of(rows, columns).count() * l, chunks_of(depth));
     };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

@@ -29,6 +29,7 @@
 #include "pipeline/sm90_activations.cuh"
 #include "pipeline/sm90_arrangers.cuh"
 #include "pipeline/sm90_makers.cuh"
+#include "pipeline/sm90_scales.cuh"
 #include "pipeline/stream_k_loop.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_bulk.cuh"
@@ -155,22 +156,8 @@ __device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 s
         cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * WEIGHT_CODES_BYTES, o.weight_codes[b],
                                                        chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
         if constexpr (TILED) {
-            // A block of rows beyond the matrix has no scales; its rows are dropped, whatever they multiply. Units beyond K
-            // have none either; their codes are zeros, and so must be the products: any finite scales will do.
-            const int row = min(o.weight_row[b], (o.weight_rows - 1) / 128 * 128), first = chunk * CHUNK;
-            const u8* from = o.weight_scales[b] + static_cast<i64>(row / 128) * o.units * TILE_SCALES_BYTES;
-            const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES;
-            if (first + CHUNK <= o.units) {
-                cp_async_bulk_shared_global_mbarrier(to, from + static_cast<i64>(first) * TILE_SCALES_BYTES,
-                                                     WEIGHT_SCALES_BYTES, full);
-            } else {
-#pragma unroll 1
-                for (int u = 0; u < CHUNK; ++u) {
-                    const i64 unit = min(first + u, o.units - 1);
-                    cp_async_bulk_shared_global_mbarrier(to + u * TILE_SCALES_BYTES, from + unit * TILE_SCALES_BYTES,
-                                                         TILE_SCALES_BYTES, full);
-                }
-            }
+            load_tiled_scales(stages.scales(stage) + b * WEIGHT_SCALES_BYTES, {o.weight_scales[b], o.weight_rows, o.units}, 0, o.weight_row[b],
+                              chunk * CHUNK, full);
         }
     }
 }
