@@ -91,10 +91,28 @@ class Shortcut:
         self._look = self._lists(words) if spec.lists else self._singles(words)
         self._known: dict[Hashable, list[tuple[_Guard, _Compute]]] = {}
         _dispatch.caches.append(self._known)
-        self.take = self._taker()
+        self.take = self._taker(self._look) if spec.lists else self._single_taker(words)
 
-    def _taker(self) -> Callable[[Sequence[Any]], Results | None]:
-        look, alike = self._look, self._known.get
+    def _single_taker(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], Results | None]:
+        """`_taker` of `_singles`, written out, because every call does this."""
+        pick, alike = itemgetter(*self._order, *self._after), self._known.get
+
+        def take(args: Sequence[Any]) -> Results | None:
+            found = alike((args[0].numel(), args[4].numel(), words(args)))
+            if found is not None:
+                tensors = pick(args)
+                for _, compute in found:
+                    results = compute(tensors)
+                    if results is not None:
+                        return results
+            return None
+
+        return take
+
+    def _taker(
+        self, look: Callable[[Sequence[Any]], tuple[Hashable, Tensors]]
+    ) -> Callable[[Sequence[Any]], Results | None]:
+        alike = self._known.get
 
         def take(args: Sequence[Any]) -> Results | None:
             key, tensors = look(args)
