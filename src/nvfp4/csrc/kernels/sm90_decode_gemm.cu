@@ -63,6 +63,14 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     source.rows = n;
     source.units = units;
 
+    if (threadIdx.x == S::MULTIPLIERS) {
+        prefetch_tensormap(&a_map);
+#pragma unroll
+        for (int i = 0; i < S::MATRICES; ++i) {
+            prefetch_tensormap(&b_map.of[i]);
+            prefetch_tensormap(&b_scale_map.of[i]);
+        }
+    }
     if (!EARLY_WEIGHTS) griddepcontrol_wait();
     if (threadIdx.x == S::MULTIPLIERS + 32) {  // the one that loads weights later, too
         stages.init();

@@ -30,6 +30,11 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                          const u8* b2_scales, const float* a_tensor_scale, const float* b1_tensor_scale,
                          const float* b2_tensor_scale, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
+    if (threadIdx.x == S::LOADER) {
+        prefetch_tensormap(&a_map);
+        prefetch_tensormap(&b1_map);
+        prefetch_tensormap(&b2_map);
+    }
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
 

@@ -32,6 +32,10 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
                     int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
+    if (threadIdx.x == S::LOADER) {
+        prefetch_tensormap(&a_map);
+        prefetch_tensormap(&b_map);
+    }
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
 
