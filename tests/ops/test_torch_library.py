@@ -193,7 +193,7 @@ def test_autocast_does_not_change_results() -> None:
 def test_operators_called_by_hand_are_validated() -> None:
     a, b = weights(5, 64), weights(20, 64)
     arguments = [*flat(a=a, b=b), "fp16", None]
-    arguments[5] = arguments[5][:, :-1].contiguous()  # scales of B
+    arguments[4] = arguments[4][:, :-1].contiguous()  # scales of B
     with pytest.raises(nvfp4.InputError, match="scales"):
         torch.ops.nvfp4.gemm(*arguments)
     with pytest.raises(nvfp4.InputError, match="out_dtype"):

@@ -1,9 +1,9 @@
 """Registration with `torch.library`: schemas over plain tensors, implementations, fake kernels.
 
-An operand travels as four arguments: its data (codes, or 16-bit activations), its scales as bytes, its tensor scale,
-and the name of its scale layout (``""`` for activations). Scales travel as uint8 because tools that compare arguments
-bit by bit (`torch.library.opcheck`) have no such comparison for float8. Each operation has a functional and an out
-variant.
+An operand travels as three arguments: its data (codes, or 16-bit activations), its scales as bytes, and its tensor
+scale. The layout of the scales shows in their dimensions; every argument takes time. Scales travel as uint8 because
+tools that compare arguments bit by bit (`torch.library.opcheck`) have no such comparison for float8. Each operation has
+a functional and an out variant.
 """
 
 from __future__ import annotations
@@ -27,34 +27,37 @@ _TAGS = tuple(
     getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "needs_exact_strides") if hasattr(torch.Tag, name)
 )
 
-Flat = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, str]
+Flat = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 _Maker = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], NVFP4Tensor]
-FlatList = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor], str]
+FlatList = tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]
 
 
 def schema(*names: str) -> str:
     """Schema of the arguments that carry the operands called `names`."""
-    return ", ".join(f"Tensor {n}, Tensor? {n}_scales, Tensor? {n}_tensor_scale, str {n}_layout" for n in names)
+    return ", ".join(f"Tensor {n}, Tensor? {n}_scales, Tensor? {n}_tensor_scale" for n in names)
 
 
 def schema_lists(*names: str) -> str:
     """Schema of the arguments that carry lists of operands, all of one format."""
-    return ", ".join(f"Tensor[] {n}, Tensor[] {n}_scales, Tensor[] {n}_tensor_scales, str {n}_layout" for n in names)
+    return ", ".join(f"Tensor[] {n}, Tensor[] {n}_scales, Tensor[] {n}_tensor_scales" for n in names)
 
 
 def flatten(op: str, name: str, x: object) -> Flat:
     """An operand as the operators take it."""
     if isinstance(x, NVFP4Tensor):
-        return x.codes, as_bytes(x.scales), x.tensor_scale, x.scale_layout
+        return x.codes, as_bytes(x.scales), x.tensor_scale
     if not isinstance(x, torch.Tensor):
         raise InputError(op, name, "an NVFP4Tensor or a torch.Tensor", type(x).__name__, "Pass a tensor.")
-    return x, None, None, ""
+    return x, None, None
 
 
-def unflatten(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tensor | None, layout: str) -> Operand:
+def unflatten(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tensor | None) -> Operand:
     """The operand that the arguments of an operator stand for."""
     if scales is None:
         return data
+    layout = (
+        "linear" if scales.dim() == data.dim() else "tiled"
+    )  # of tiles the constructor demands three dimensions more
     return NVFP4Tensor(data, scales, scale, scale_layout=layout, validate=False)
 
 
@@ -77,27 +80,26 @@ def _same_memory(made: Call, args: Sequence[Any]) -> bool:
 def flatten_list(op: str, name: str, operands: Sequence[object]) -> FlatList:
     """Operands as the operators take them."""
     flat = [flatten(op, f"{name}[{i}]", x) for i, x in enumerate(operands)]
-    data, layout = [x[0] for x in flat], flat[0][3] if flat else ""
+    data, layouts = [x[0] for x in flat], [x.scale_layout for x in operands if isinstance(x, NVFP4Tensor)]
     scales = [x[1] for x in flat if x[1] is not None]
     tensor_scales = [x[2] for x in flat if x[2] is not None]
     for part, parts in (("scales", scales), ("tensor scale", tensor_scales)):
-        if len(parts) not in (0, len(data)) or any(x[3] != layout for x in flat):
-            got = f"{part} in {len(parts)} of {len(data)} operands, layouts {[x[3] for x in flat]}"
+        if len(parts) not in (0, len(data)) or len(set(layouts)) > 1:
+            got = f"{part} in {len(parts)} of {len(data)} operands, layouts {layouts}"
             raise InputError(op, name, "operands of one format", got, "Convert them, or pass tensor scales of 1.0.")
-    return data, scales, tensor_scales, layout
+    return data, scales, tensor_scales
 
 
 def unflatten_list(
     data: Sequence[torch.Tensor],
     scales: Sequence[torch.Tensor],
     tensor_scales: Sequence[torch.Tensor],
-    layout: str,
 ) -> tuple[Operand, ...]:
     """The operands that the arguments of an operator stand for."""
     if not scales:
         return tuple(data)
     every: Sequence[torch.Tensor | None] = tensor_scales or [None] * len(data)
-    return tuple([unflatten(x, s, t, layout) for x, s, t in zip(data, scales, every, strict=True)])
+    return tuple([unflatten(x, s, t) for x, s, t in zip(data, scales, every, strict=True)])
 
 
 def run(call: Call) -> tuple[torch.Tensor, ...]:
@@ -159,12 +161,12 @@ def register(spec: Spec) -> None:
 
     The first returns a tensor, or a list of them in a list form; the second returns nothing.
     """
-    count = 4 * len(spec.operands)
+    count = 3 * len(spec.operands)
     tensors = "Tensor[]" if spec.lists else "Tensor"
 
     def call(args: Sequence[Any]) -> Call:
         """The call that the arguments of an operator stand for."""
-        parts = [args[i : i + 4] for i in range(0, count, 4)]
+        parts = [args[i : i + 3] for i in range(0, count, 3)]
         rest = iter(args[count:])
         offsets = next(rest) if spec.stacked else None
         bias = next(rest) if spec.bias else None
@@ -248,7 +250,7 @@ def _again(made: Call, count: int) -> Callable[[Sequence[Any]], Call]:
     """
     # Nothing of `made` is kept but its kind.
     spec, out_dtype, backend, groups, into = made.spec, made.out_dtype, made.backend, len(made.a), made.out is not None
-    places = range(0, count, 4)
+    places = range(0, count, 3)
     makers = [
         [maker(x) if isinstance(x, NVFP4Tensor) else None for x in (part if isinstance(part, tuple) else (part,))]
         for part in made.arguments()

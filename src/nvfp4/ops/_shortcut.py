@@ -22,8 +22,8 @@ from nvfp4.tensor import ALIGNMENT
 
 _MISALIGNED = ALIGNMENT - 1
 
-_ALIKE = 4
-"""Guards that are kept for calls alike at first glance, such as inside and outside of inference mode."""
+_ALIKE = 8
+"""Guards that are kept for calls alike at first glance, as of two layouts, or inside and outside of inference mode."""
 
 _guards: Any = torch._C._dynamo.guards
 
@@ -80,14 +80,14 @@ class Shortcut:
     """
 
     def __init__(self, spec: Spec, into: bool) -> None:
-        count = 4 * len(spec.operands)
-        first, others = (0,), tuple(range(4, count, 4))
+        count = 3 * len(spec.operands)
+        first, others = (0,), tuple(range(3, count, 3))
         more = (count,) if spec.stacked or spec.bias else ()  # offsets or bias
         rest = count + len(more)
         # As in `operands.flatten`: of each side the data, the scales, the tensor scales; results; offsets or bias.
         self._order = [i + part for side in (first, others) for part in range(3) for i in side]
         self._into, self._after = into, (*((-1,) if into else ()), *more)
-        words = itemgetter(*range(3, count, 4), rest, rest + 1)
+        words = itemgetter(rest, rest + 1)
         self._look = self._lists(words) if spec.lists else self._singles(words)
         self._known: dict[Hashable, list[tuple[_Guard, _Compute]]] = {}
         _dispatch.caches.append(self._known)
@@ -98,7 +98,7 @@ class Shortcut:
         pick, alike = itemgetter(*self._order, *self._after), self._known.get
 
         def take(args: Sequence[Any]) -> Results | None:
-            found = alike((args[0].numel(), args[4].numel(), words(args)))
+            found = alike((args[0].numel(), args[3].numel(), words(args)))
             if found is not None:
                 tensors = pick(args)
                 for _, compute in found:
@@ -140,7 +140,7 @@ class Shortcut:
     def _singles(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], tuple[Hashable, Tensors]]:
         """What takes from arguments something that tells most calls apart, and the tensors."""
         pick = itemgetter(*self._order, *self._after)
-        return lambda args: ((args[0].numel(), args[4].numel(), words(args)), pick(args))
+        return lambda args: ((args[0].numel(), args[3].numel(), words(args)), pick(args))
 
     def _lists(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], tuple[Hashable, Tensors]]:
         """The same for lists."""
@@ -152,7 +152,7 @@ class Shortcut:
                 tensors += args[i] or none
             if self._into:
                 tensors += args[-1]
-            sizes = [x.numel() for i in (0, 4) for x in args[i]]
+            sizes = [x.numel() for i in (0, 3) for x in args[i]]
             return (*[len(x) for x in args if type(x) is list], *sizes, *words(args)), tensors
 
         return look
