@@ -65,7 +65,8 @@ class Problem:
     - dual_gemm: silu(A B1^T) * (A B2^T); ``b`` describes both B1 and B2 [N, K].
     - group_gemm, list form: `groups` holds (M, N, K) of each group; m is their sum, n and k their maxima.
     - group_gemm, stacked form: `stacked` groups; A [m, K] holds the rows of all groups one after another, B is
-      [stacked, N, K], and the ends of the groups are known on the device only.
+      [stacked, N, K], and the ends of the groups are known on the device only. With an index, row i of that A is the
+      row of the operand, [tokens, K], that element i of the index names.
     - group_dual_gemm: for every group what dual_gemm computes, in the same two forms; ``b`` describes both B1 and B2.
 
     Attributes:
@@ -77,6 +78,7 @@ class Problem:
         stacked: Number of groups in their stacked form.
         bias: gemv only: ``"fp16"``, ``"bf16"`` or ``"fp32"`` for a bias [M] that is added to every fp32 sum before it
             is rounded; empty for none.
+        tokens: Stacked form with an index: rows of the operand that it chooses from; 0 without one.
     """
 
     op: Op
@@ -90,6 +92,7 @@ class Problem:
     groups: tuple[tuple[int, int, int], ...] = ()
     stacked: int = 0
     bias: str = ""
+    tokens: int = 0
 
     @property
     def flops(self) -> int:
@@ -114,7 +117,9 @@ class Problem:
         if self.groups:
             return sum(operand(m, k, self.a) + count * operand(n, k, self.b) + m * n * out for m, n, k in self.groups)
         weights = count * operand(self.n, self.k, self.b) * (active if self.stacked else 1)
-        return (operand(self.m, self.k, self.a) + weights + self.m * self.n * out) * self.l
+        # Of an operand with an index, as many rows as can be different ones, and the index.
+        left = operand(min(self.m, self.tokens or self.m), self.k, self.a) + (4 * self.m if self.tokens else 0)
+        return (left + weights + self.m * self.n * out) * self.l
 
     def __str__(self) -> str:
         if self.groups:
@@ -123,5 +128,6 @@ class Problem:
             sizes = f"{self.m}x{self.n}x{self.k}"
             sizes += f" L{self.l}" if self.l != 1 else ""
             sizes += f" in {self.stacked} groups" if self.stacked else ""
+            sizes += f", rows of {self.tokens} by index" if self.tokens else ""
         bias = f" + {self.bias} bias" if self.bias else ""
         return f"{self.op} {sizes} {self.a} x {self.b}{bias} -> {self.out_dtype}"

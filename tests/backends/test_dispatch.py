@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import pytest
@@ -135,6 +135,24 @@ def test_every_real_backend_decides_without_a_device(arch: str, problem: Problem
         assert nvfp4.explain(problem, arch).choice == choice
 
 
+@pytest.mark.parametrize("op", [Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM])
+def test_rows_are_gathered_first_where_kernels_follow_no_index(op: Op) -> None:
+    problem = Problem(op, 512, 4096, 7168, a=ACTIVATIONS, stacked=8, tokens=128)
+    for arch in KNOWN:
+        plain = backends.explain(known(arch), replace(problem, tokens=0))
+        found = backends.explain(known(arch), problem)
+        assert "rows of 128 by index" in str(found)
+        # The same backends as for gathered rows, with their plans.
+        assert [name for name, _ in found.plans] == [name for name, _ in plain.plans]
+        assert found.refusals == plain.refusals
+        for (name, plan), (_, product) in zip(found.plans, plain.plans, strict=True):
+            text = product.describe() if name == "sm90" else f"rows gathered first; {product.describe()}"
+            assert plan.describe() == text
+            assert backends.choose(known(arch), problem, name).backend.name == name
+            # Who would ignore an index refuses it.
+            assert (backends.get(name).refuse(known(arch), problem) == ()) == (name == "sm90")
+
+
 def test_the_cpu_always_has_a_backend_that_says_why_others_do_not() -> None:
     choice = backends.choose(CPU, PROBLEM)
     assert choice.backend.name == "torch_ops"
@@ -175,7 +193,7 @@ def test_the_environment_is_read_once() -> None:
 
 def test_importing_the_registry_imports_no_backend() -> None:
     program = "import sys, nvfp4.backends; print([m for m in sys.modules if m.startswith('nvfp4.backends.')])"
-    assert set(eval(run(program))) <= {"nvfp4.backends.base"}
+    assert set(eval(run(program))) <= {"nvfp4.backends.base", "nvfp4.backends.gathering"}
 
 
 def test_nvfp4_quantize_stays_a_function_after_its_module_was_imported() -> None:

@@ -62,6 +62,7 @@ def test_takes_every_other_problem(arch: str) -> None:
             reasons = BACKEND.refuse(known(arch), problem)
             if reasons:
                 known_ones = ("must be NVFP4", "K must be a positive multiple", "has no kernel for group_dual_gemm")
+                known_ones += ("follow no index of rows",) if problem.tokens else ()
                 assert all(any(word in reason for word in known_ones) for reason in reasons), (problem, reasons)
                 continue
             taken += 1

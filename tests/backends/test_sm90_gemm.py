@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from tests.backends import sass
 
 from nvfp4 import jit
+from nvfp4.backends.gathering import gathered
 from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND, decode_gemm
 from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, likely_sizes, table_bytes, tokens_of
@@ -44,6 +46,9 @@ COMPILED = [
     Problem(Op.GROUP_DUAL_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
     Problem(Op.GROUP_DUAL_GEMM, 128, 2048, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=256),
     Problem(Op.GROUP_DUAL_GEMM, 4096, 512, 256, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32", stacked=16),
+    Problem(Op.GROUP_GEMM, 2048, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64, tokens=256),
+    Problem(Op.GROUP_GEMM, 1024, 7168, 2048, a=TILED, b=LINEAR, out_dtype="bf16", stacked=64, tokens=256),
+    Problem(Op.GROUP_DUAL_GEMM, 512, 2048, 7168, a=Format("fp16", ""), b=LINEAR, stacked=256, tokens=64),
 ]
 
 
@@ -120,6 +125,35 @@ def test_two_blocks_a_multiprocessor_are_right_in_the_emulator(op, kind, out, to
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
+
+
+@pytest.mark.parametrize("tokens", [37, 150])
+@pytest.mark.parametrize(
+    ("op", "form"),
+    [
+        (Op.GROUP_GEMM, Format("bf16", "")),
+        (Op.GROUP_GEMM, LINEAR),
+        (Op.GROUP_DUAL_GEMM, Format("fp16", "")),
+        (Op.GROUP_DUAL_GEMM, TILED),
+    ],
+    ids=str,
+)
+def test_rows_by_index_are_those_of_a_gathered_operand(op, form, tokens):
+    """Bit for bit, in the emulator, which reports a read outside of the operand: the index names some rows there."""
+    problem = Problem(op, 70, 136, 320, a=form, b=LINEAR, out_dtype="fp32", stacked=4, tokens=tokens)
+    made = inputs.make(problem, "gaussian", 5)
+    rows = made.rows.clone()
+    rows[[0, 9, 30, 69]] = torch.tensor([-1, tokens, 2**31 - 1, -(2**31)], dtype=torch.int32)
+    offsets = torch.tensor([3, 3, 40, 70], dtype=torch.int32)
+    made = replace(made, rows=rows, offsets=offsets)
+    indexed, _ = poison_outputs(made)
+    BACKEND.run(BACKEND.plan(HOPPER, problem), problem, indexed)
+    plain = replace(problem, tokens=0)
+    first, _ = poison_outputs(gathered(made))
+    BACKEND.run(BACKEND.plan(HOPPER, plain), plain, first)
+    assert torch.isfinite(first.out[0]).all()
+    assert torch.equal(indexed.out[0], first.out[0])
+    assert first.out[0].unique().numel() > 1000
 
 
 @pytest.mark.parametrize("problem", [*CONTEST, *FUZZED, *COMPILED], ids=str)

@@ -19,6 +19,7 @@ BATCH_A, BATCH_B = weights(2, 8, 64), weights(2, 32, 64, seed=2)
 EXPERTS = weights(3, 32, 64, seed=3)
 X = activations(8, 64)
 OFFSETS = torch.tensor([2, 5, 8], dtype=torch.int32)
+ROWS = torch.tensor([7, 0, 0, 3, 5], dtype=torch.int32)
 
 
 def stacked(a: object = X, b: object = EXPERTS, offsets: object = OFFSETS, **options: object) -> object:
@@ -227,6 +228,42 @@ CASES: dict[str, tuple[Callable[[], object], str, str, str]] = {
         "group_gemm",
         "b",
         "at least one group",
+    ),
+    "group_gemm, rows of lists": (
+        lambda: nvfp4.group_gemm([X], [B], rows=ROWS),  # type: ignore[call-overload]
+        "group_gemm",
+        "rows",
+        "None",
+    ),
+    "group_dual_gemm, rows of lists": (
+        lambda: nvfp4.group_dual_gemm([X], [B], [B], rows=ROWS),  # type: ignore[call-overload]
+        "group_dual_gemm",
+        "rows",
+        "None",
+    ),
+    "group_gemm, rows without offsets": (lambda: stacked(offsets=None, rows=ROWS), "group_gemm", "rows", "offsets"),
+    "group_gemm, int64 rows": (lambda: stacked(rows=ROWS.long()), "group_gemm", "rows", "int32"),
+    "group_dual_gemm, int64 rows": (
+        lambda: nvfp4.group_dual_gemm(X, EXPERTS, EXPERTS, offsets=OFFSETS, rows=ROWS.long()),
+        "group_dual_gemm",
+        "rows",
+        "int32",
+    ),
+    "group_gemm, rows of two dimensions": (lambda: stacked(rows=ROWS[None]), "group_gemm", "rows", "shape [T]"),
+    "group_gemm, rows as a list": (lambda: stacked(rows=[0, 1]), "group_gemm", "rows", "int32"),
+    "group_gemm, rows elsewhere": (lambda: stacked(rows=ROWS.to("meta")), "group_gemm", "rows", "cpu"),
+    "group_gemm, rows strided": (
+        lambda: stacked(rows=torch.arange(6, dtype=torch.int32)[::2]),
+        "group_gemm",
+        "rows",
+        "contiguous",
+    ),
+    "group_gemm, rows of nothing": (lambda: stacked(a=X[:0], rows=ROWS), "group_gemm", "a", "at least one row"),
+    "group_gemm, out has the rows of a": (
+        lambda: stacked(rows=ROWS, out=torch.empty(8, 32).half()),
+        "group_gemm",
+        "out",
+        "(5, 32)",
     ),
     "group_gemm, stacked K differs": (lambda: stacked(a=activations(8, 32)), "group_gemm", "a", "K = 64"),
 }

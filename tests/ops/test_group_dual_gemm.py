@@ -65,6 +65,21 @@ def test_stacked(kind: str, layout: str, out_dtype: torch.dtype, device: str) ->
     assert bool((out[140:] == 7).all()), "rows beyond the last group were touched"
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("layout", ["linear", "tiled"])
+@pytest.mark.parametrize("kind", ["nvfp4", "fp16", "bf16"])
+def test_rows_by_index(kind: str, layout: str, device: str) -> None:
+    a = operand(kind, 30, 80, layout=layout).to(device)
+    b1, b2 = (weights(3, 20, 80, layout=layout, scale=0.0625, seed=seed, device=device) for seed in (1, 2))
+    offsets = torch.tensor([40, 40, 50], dtype=torch.int32, device=device)
+    rows = torch.randint(0, 30, (50,), generator=torch.Generator().manual_seed(4)).int().to(device)
+    result = nvfp4.group_dual_gemm(a, b1, b2, offsets=offsets, rows=rows, out_dtype=torch.float32)
+    chosen = values(a)[rows.long()]
+    for group, (begin, end) in ((0, (0, 40)), (2, (40, 50))):
+        gate, up = (chosen[begin:end] @ values(b[group]).T for b in (b1, b2))
+        assert close(result[begin:end], joined(gate, up))
+
+
 def test_every_expert_has_its_own_tensor_scales() -> None:
     a = operand("fp16", 9, 32)
     plain = [weights(3, 8, 32, seed=seed) for seed in (1, 2)]

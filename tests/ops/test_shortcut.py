@@ -88,7 +88,7 @@ def calls(seed: int) -> dict[str, Callable[..., object]]:
     """A call of every operation and form, with memory of its own; it takes `out`."""
     a, b, b2, x = tiled(8, seed), tiled(16, seed + 1), tiled(16, seed + 2), activations(8, 64)
     experts, offsets = weights(2, 16, 64, seed=seed), torch.tensor([2, 5], dtype=torch.int32)
-    bias, vector = torch.ones(16), activations(64)
+    bias, vector, rows = torch.ones(16), activations(64), torch.arange(12, dtype=torch.int32) % 8
     plain = [weights(16, 64, seed=seed), weights(24, 64, seed=seed)]
     lists = [x, activations(24, 64)], [b, tiled(24, seed + 3)], [b2, tiled(24, seed + 4)]
     return {
@@ -99,6 +99,7 @@ def calls(seed: int) -> dict[str, Callable[..., object]]:
         "gemm, no tensor scale": lambda **more: nvfp4.gemm(x, plain[0], **more),
         "dual_gemm": lambda **more: nvfp4.dual_gemm(a, b, b2, **more),
         "group_gemm": lambda **more: nvfp4.group_gemm(x, experts, offsets=offsets, **more),
+        "group_gemm, rows": lambda **more: nvfp4.group_gemm(x, experts, offsets=offsets, rows=rows, **more),
         "group_gemm, lists": lambda **more: nvfp4.group_gemm(*lists[:2], **more),
         "group_gemm, lists, no tensor scale": lambda **more: nvfp4.group_gemm(lists[0], plain, **more),
         "group_dual_gemm, lists": lambda **more: nvfp4.group_dual_gemm(*lists, **more),
@@ -124,7 +125,8 @@ def test_both_ways_bring_the_same_addresses(name: str, into: bool, backend: Reco
         named = dict(zip(ours, theirs, strict=True))
         assert [named.get(address, address) for address in short] == long
         # Weights lie where `flatten` has them.
-        begin = len(every) - len(ours) - (name in ("gemv, one vector and bias", "group_gemm"))
+        after = {"gemv, one vector and bias": 1, "group_gemm": 1, "group_gemm, rows": 2}
+        begin = len(every) - len(ours) - after.get(name, 0)
         assert tensors[:begin] == every[:begin]
 
 
@@ -210,6 +212,15 @@ def test_a_missing_bias_is_not_another_one(backend: Recording) -> None:
         nvfp4.gemv(a, x, bias=given)
     assert backend.ways == ["long", "long", "short", "short", "long"]
     assert [bias.data_ptr() in call[1] for call in backend.calls[:4]] == [True, False, True, False]
+
+
+def test_missing_rows_are_not_other_ones(backend: Recording) -> None:
+    x, b, offsets = activations(4, 64), weights(2, 16, 64), torch.tensor([2, 4], dtype=torch.int32)
+    rows = torch.zeros(4, dtype=torch.int32)
+    for given in (rows, None, rows, None, rows.clone(), torch.zeros(5, dtype=torch.int32)):
+        nvfp4.group_gemm(x, b, offsets=offsets, rows=given)
+    assert backend.ways == ["long", "long", "short", "short", "short", "long"]
+    assert [rows.data_ptr() in call[1] for call in backend.calls[:5]] == [True, False, True, False, False]
 
 
 def test_guards_are_bounded_and_hold_no_memory(backend: Recording, monkeypatch: pytest.MonkeyPatch) -> None:

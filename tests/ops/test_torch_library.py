@@ -25,17 +25,25 @@ def samples(device: str) -> dict[str, tuple[str, tuple[object, ...], tuple[int, 
     a, b, b2 = (weights(rows, 64, layout="tiled", scale=0.5, device=device) for rows in (5, 20, 20))
     x, offsets = activations(5, 64).to(device), torch.tensor([2, 5], dtype=torch.int32, device=device)
     experts = weights(2, 20, 64, device=device)
+    ends, index = (torch.tensor(x, dtype=torch.int32, device=device) for x in ([2, 7], [4, 0, 0, 3, 1, 4, 2]))
     return {
         "gemv": ("gemv", (*flat(a=b, x=x), None, "fp32", None), (5, 20)),
         "gemv, bias": ("gemv", (*flat(a=b, x=x), torch.ones(20, device=device), "fp16", None), (5, 20)),
         "gemm": ("gemm", (*flat(a=a, b=b), "fp16", None), (5, 20)),
         "gemm, activations": ("gemm", (*flat(a=x, b=b), "bf16", "torch_ops"), (5, 20)),
         "dual_gemm": ("dual_gemm", (*flat(a=a, b1=b, b2=b2), "fp16", None), (5, 20)),
-        "group_gemm": ("group_gemm", (*flat(a=x, b=experts), offsets, "fp16", None), (5, 20)),
+        "group_gemm": ("group_gemm", (*flat(a=x, b=experts), offsets, None, "fp16", None), (5, 20)),
+        "group_gemm, rows": ("group_gemm", (*flat(a=x, b=experts), ends, index, "fp16", None), (7, 20)),
+        "group_gemm, rows of NVFP4": ("group_gemm", (*flat(a=a, b=experts), ends, index, "fp16", None), (7, 20)),
         "group_dual_gemm": (
             "group_dual_gemm",
-            (*flat(a=x, b1=experts, b2=weights(2, 20, 64, seed=5, device=device)), offsets, "bf16", None),
+            (*flat(a=x, b1=experts, b2=weights(2, 20, 64, seed=5, device=device)), offsets, None, "bf16", None),
             (5, 20),
+        ),
+        "group_dual_gemm, rows": (
+            "group_dual_gemm",
+            (*flat(a=x, b1=experts, b2=weights(2, 20, 64, seed=5, device=device)), ends, index, "bf16", None),
+            (7, 20),
         ),
     }
 
@@ -95,6 +103,10 @@ def programs(device: str) -> dict[str, tuple[Callable[..., object], tuple[object
         "group_dual_gemm": (
             lambda p, q, r, o: nvfp4.group_dual_gemm(p + 1, q, r, offsets=o) * 2,
             (x, experts, weights(2, 20, 64, seed=5, device=device), offsets),
+        ),
+        "group_gemm, rows": (
+            lambda p, q, o, i: nvfp4.group_gemm(p + 1, q, offsets=o, rows=i)[:5] * 2,
+            (x, experts, offsets, torch.tensor([4, 0, 0, 3, 1, 4], dtype=torch.int32, device=device)),
         ),
         "group_dual_gemm, lists": (
             lambda p, q, r: nvfp4.group_dual_gemm([p * 2, p], [q, r], [r, q])[0] + 1,

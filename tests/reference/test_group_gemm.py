@@ -42,6 +42,30 @@ def test_stacked_activations() -> None:
     assert torch.equal(got.value[2:], reference.gemm(a[2:], b[1]).value)
 
 
+@pytest.mark.parametrize("layout", ["linear", "tiled"])
+def test_rows(layout: str) -> None:
+    a, b = operand(130, 32, layout=layout, tensor_scale=2.0), operand(2, 5, 32)
+    rows = torch.tensor([129, 3, 3, 0, 64, -7], dtype=torch.int32)  # the last is of no group
+    got = reference.group_gemm(a, b, offsets=torch.tensor([2, 5]), rows=rows)
+    assert got.value.shape == (6, 5)
+    linear = a.to_layout("linear")
+    for i, row in enumerate(rows[:5].tolist()):
+        part = reference.gemm(linear[row : row + 1], b[int(i >= 2)])
+        assert torch.equal(got.value[i : i + 1], part.value)
+        assert torch.equal(got.magnitude[i : i + 1], part.magnitude)
+    assert not got.value[5].any()
+    with pytest.raises(InputError, match=r"rows of a, 0 to 129.*-7"):
+        reference.group_gemm(a, b, offsets=torch.tensor([2, 6]), rows=rows)
+
+
+def test_rows_of_activations() -> None:
+    a, b, rows = activation(6, 32, dtype=torch.bfloat16), operand(2, 5, 32), torch.tensor([5, 0, 5, 2])
+    got = reference.group_gemm(a, b, offsets=torch.tensor([1, 4]), rows=rows)
+    assert torch.equal(got.value[1:], reference.gemm(a[rows[1:]], b[1]).value)
+    dual = reference.group_dual_gemm(a, b, b, offsets=torch.tensor([1, 4]), rows=rows)
+    assert torch.equal(dual.value[1:], reference.dual_gemm(a[rows[1:]], b[1], b[1]).value)
+
+
 def test_wrong_arguments() -> None:
     a, b = operand(6, 32), operand(2, 5, 32)
     with pytest.raises(InputError, match="need offsets"):
@@ -55,3 +79,5 @@ def test_wrong_arguments() -> None:
         reference.group_gemm([a], [])
     with pytest.raises(InputError, match="one form"):
         reference.group_gemm([a], [b[0]], offsets=torch.tensor([6]))
+    with pytest.raises(InputError, match="one form"):
+        reference.group_gemm([a], [b[0]], rows=torch.tensor([6]))  # type: ignore[call-overload]

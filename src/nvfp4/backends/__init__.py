@@ -12,6 +12,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from nvfp4 import config
+from nvfp4.backends import gathering
 from nvfp4.backends.base import Backend, Plan
 from nvfp4.device import Capability
 from nvfp4.errors import InputError, Refusal, UnsupportedError
@@ -110,7 +111,7 @@ def choose(capability: Capability, problem: Problem, backend: str | None = None)
     """
     refusals: list[Refusal] = []
     for name in installed() if backend is None else (backend,):
-        candidate = get(name)
+        candidate = gathering.serving(get(name), capability, problem)
         reasons = candidate.refuse(capability, problem)
         if not reasons:
             return Choice(candidate, candidate.plan(capability, problem), tuple(refusals))
@@ -129,7 +130,7 @@ def explain(capability: Capability, problem: Problem, backend: str | None = None
     plans: list[tuple[str, Plan]] = []
     refusals: list[Refusal] = []
     for name in installed() if backend is None else (backend,):
-        candidate = get(name)
+        candidate = gathering.serving(get(name), capability, problem)
         reasons = candidate.refuse(capability, problem)
         if reasons:
             refusals.append(Refusal(name, tuple(reasons)))

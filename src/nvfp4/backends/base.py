@@ -34,6 +34,8 @@ class Operands:
         out: Results.
         offsets: Stacked groups: int32 [groups] on the device, the end row of each group in A.
         bias: gemv: [M] fp16, bf16 or fp32, contiguous; None for none.
+        rows: Stacked groups: int32 [M] on the device, the row of `a` that each row of A is; None where they are the
+            same. Values that are not rows of `a` stand for its first or last one.
         addresses: What `operands.addresses` gives, where it was called for this very call; else None.
     """
 
@@ -42,6 +44,7 @@ class Operands:
     out: tuple[torch.Tensor, ...]
     offsets: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
     addresses: list[int] | None = None
 
     def __init__(
@@ -51,16 +54,22 @@ class Operands:
         out: tuple[torch.Tensor, ...],
         offsets: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
         addresses: list[int] | None = None,
     ) -> None:
         # Half the time of the generated one, in every call.
         fields = self.__dict__
         fields["a"], fields["b"], fields["out"], fields["offsets"] = a, b, out, offsets
-        fields["bias"], fields["addresses"] = bias, addresses
+        fields["bias"], fields["rows"], fields["addresses"] = bias, rows, addresses
 
     def weights(self, index: int) -> tuple[Operand, ...]:
         """What ``a[index]`` is multiplied with: (B,), or (B1, B2) of a dual operation."""
         return self.b[index :: len(self.a)]
+
+
+def follows_no_index(problem: Problem) -> tuple[str, ...]:
+    """The reason to refuse of a backend that ignores `Operands.rows`; dispatch then gathers for it."""
+    return ("its kernels follow no index of rows",) if problem.tokens else ()
 
 
 class Plan(Protocol):
@@ -111,7 +120,7 @@ class Repeating(Protocol):
         """Compute like an earlier call, if nothing differs but memory.
 
         Args:
-            tensors: `operands.flatten` of the call, as far as its inputs go that are not `offsets` or `bias`.
+            tensors: `operands.flatten` of the call, as far as its inputs go that are not `offsets`, `bias` or `rows`.
             addresses: `operands.addresses` of the call.
 
         Returns:

@@ -59,7 +59,7 @@ def aligned(operands: Operands) -> Operands:
     def fix(values: tuple[Operand, ...]) -> tuple[Operand, ...]:
         return tuple(x if isinstance(x, NVFP4Tensor) or _is_aligned(x) else _copy(x) for x in values)
 
-    return Operands(fix(operands.a), fix(operands.b), operands.out, operands.offsets, operands.bias)
+    return Operands(fix(operands.a), fix(operands.b), operands.out, operands.offsets, operands.bias, operands.rows)
 
 
 def _is_aligned(x: torch.Tensor) -> bool:
@@ -71,7 +71,8 @@ def _copy(x: torch.Tensor) -> torch.Tensor:
 
 
 def flatten(operands: Operands) -> list[torch.Tensor | None]:
-    """All tensors of a call: of each side the data, the scales, the tensor scales; the results; offsets or bias if any.
+    """All tensors of a call: of each side the data, the scales, the tensor scales; the results; then what there is of
+    offsets, bias and rows.
 
     Each kind lies together, because kernels take the groups of a list as arrays.
     """
@@ -86,6 +87,8 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
         tensors.append(operands.offsets)
     if operands.bias is not None:
         tensors.append(operands.bias)
+    if operands.rows is not None:
+        tensors.append(operands.rows)
     return tensors
 
 
@@ -111,6 +114,8 @@ def addresses(operands: Operands) -> list[int]:
         found.append(operands.offsets.data_ptr())
     if operands.bias is not None:
         found.append(operands.bias.data_ptr())
+    if operands.rows is not None:
+        found.append(operands.rows.data_ptr())
     return found
 
 

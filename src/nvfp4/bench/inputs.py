@@ -37,7 +37,7 @@ def make(
 
     Args:
         problem: What is to be computed. Batches of one are matrices without a batch dimension; groups of the stacked
-            form share the rows as evenly as they can.
+    form share the rows as evenly as they can; an index names random rows.
         seed: Decides the values, on one kind of device.
         device: Where everything lies.
         distribution: Of codes and block scales; that of the contest's task when None.
@@ -47,7 +47,7 @@ def make(
     dtype = DTYPES[problem.out_dtype]
     batch = () if problem.l == 1 else (problem.l,)
     sizes = problem.groups or ((problem.m, problem.n, problem.k),)
-    a = tuple(_operand((*batch, m, k), problem.a, rule, generator) for m, _, k in sizes)
+    a = tuple(_operand((*batch, problem.tokens or m, k), problem.a, rule, generator) for m, _, k in sizes)
     weights = (problem.stacked,) if problem.stacked else batch
     b = tuple(
         _operand((*weights, n, k), problem.b, rule, generator) for _ in range(problem.op.matrices) for _, n, k in sizes
@@ -58,7 +58,10 @@ def make(
     if problem.stacked:
         ends = [problem.m * (group + 1) // problem.stacked for group in range(problem.stacked)]
         offsets = torch.tensor(ends, dtype=torch.int32, device=device)
-    return Operands(a, b, out, offsets)
+    rows = None
+    if problem.tokens:
+        rows = torch.randint(0, problem.tokens, (problem.m,), device=device, generator=generator, dtype=torch.int32)
+    return Operands(a, b, out, offsets, rows=rows)
 
 
 def elements(problem: Problem) -> int:

@@ -73,7 +73,7 @@ def side(operand: Operand, index: int | None) -> Side:
     return Side(unpack(one.codes), scales, one.scale_layout, one.scales.view(torch.uint8).flatten(), scale)
 
 
-def take_rows(s: Side, rows: slice) -> Side:
+def take_rows(s: Side, rows: slice | torch.Tensor) -> Side:
     """Some rows of a side. Its stored scales stay whole, because a layout is a matter of the whole operand."""
     if s.dense is not None:
         return replace(s, dense=s.dense[rows])

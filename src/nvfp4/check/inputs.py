@@ -198,6 +198,14 @@ def _offsets(g: torch.Generator, rows: int, groups: int) -> torch.Tensor:
     return torch.cat([cuts, torch.tensor([last])]).to(torch.int32)
 
 
+def _rows(g: torch.Generator, count: int, tokens: int, used: int) -> torch.Tensor:
+    """An index: some rows several times, others never, out of order. Behind the last group nonsense, as in a buffer."""
+    rows = torch.randint(0, tokens, (count,), generator=g, dtype=torch.int32)
+    nonsense = torch.tensor([-1, tokens, -(2**31), 2**31 - 1], dtype=torch.int32)
+    rows[used:] = nonsense[torch.randint(0, 4, (count - used,), generator=g)]
+    return rows
+
+
 def output_shapes(problem: Problem, *, batched: bool | None = None) -> tuple[tuple[int, ...], ...]:
     """Shapes of the results: with a leading L when `batched` (default: when L is not 1)."""
     if problem.groups:
@@ -227,23 +235,24 @@ def make(
     operand = functools.partial(_operand, g, distribution, _sampler(problem, distribution))
     batch = problem.l if problem.l != 1 else None
     count = problem.op.matrices
-    offsets = None
+    offsets = rows = None
     a: tuple[Operand, ...]
     b: tuple[Operand, ...]
     if problem.groups:
         a = tuple(operand(problem.a, None, m, k) for m, _, k in problem.groups)
         b = tuple(operand(problem.b, None, n, k) for _ in range(count) for _, n, k in problem.groups)
     elif problem.stacked:
-        a = (operand(problem.a, None, problem.m, problem.k),)
+        a = (operand(problem.a, None, problem.tokens or problem.m, problem.k),)
         b = tuple(operand(problem.b, problem.stacked, problem.n, problem.k) for _ in range(count))
         offsets = _offsets(g, problem.m, problem.stacked)
+        rows = _rows(g, problem.m, problem.tokens, int(offsets[-1])) if problem.tokens else None
     else:
         a = (operand(problem.a, batch, problem.m, problem.k),)
         b = tuple(operand(problem.b, batch, problem.n, problem.k) for _ in range(count))
     out = tuple(torch.empty(shape, dtype=DTYPES[problem.out_dtype]) for shape in output_shapes(problem))
     # Multiples of 1/8: values of every type, and sums that stay exact.
     bias = torch.randint(-512, 513, (problem.m,), generator=g) / 8 if problem.bias else None
-    operands = Operands(a, b, out, offsets, None if bias is None else bias.to(DTYPES[problem.bias]))
+    operands = Operands(a, b, out, offsets, None if bias is None else bias.to(DTYPES[problem.bias]), rows)
     return operands if torch.device(device).type == "cpu" else to_device(operands, device)
 
 
@@ -255,4 +264,5 @@ def to_device(operands: Operands, device: str | torch.device) -> Operands:
         tuple(x.to(device) for x in operands.out),
         operands.offsets.to(device) if operands.offsets is not None else None,
         operands.bias.to(device) if operands.bias is not None else None,
+        operands.rows.to(device) if operands.rows is not None else None,
     )

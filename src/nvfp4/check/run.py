@@ -124,7 +124,7 @@ def _call_public(problem: Problem, operands: Operands, backend: str | None) -> N
         nvfp4.dual_gemm(a, b[0], b[1], out_dtype=out_dtype, out=out, backend=backend)
     elif operands.offsets is not None:
         grouped: Any = nvfp4.group_dual_gemm if problem.op.dual else nvfp4.group_gemm
-        grouped(a, *b, offsets=operands.offsets, out_dtype=out_dtype, out=out, backend=backend)
+        grouped(a, *b, offsets=operands.offsets, rows=operands.rows, out_dtype=out_dtype, out=out, backend=backend)
     else:
         lists: Any = nvfp4.group_dual_gemm if problem.op.dual else nvfp4.group_gemm
         count = len(operands.a)
@@ -225,4 +225,6 @@ def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Cas
         problem = Problem(op, m, n, k, 1, a, b, out_dtype, groups=groups)
     else:
         problem = Problem(op, m, n, k, 1, a, b, out_dtype, stacked=rng.randint(1, 9))
+        if rng.random() < 0.5:  # more rows than the operand has, or fewer
+            problem = replace(problem, tokens=_sizes(rng, largest))
     return Case(problem, distribution, seed)

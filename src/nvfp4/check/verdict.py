@@ -163,7 +163,7 @@ def _expected_dual(problem: Problem, operands: Operands) -> tuple[Expected, ...]
         sizes = [k for _, _, k in problem.groups]
         return tuple(_from_dual(problem, dual, k) for dual, k in zip(duals, sizes, strict=True))
     if operands.offsets is not None:
-        stacked = reference.group_dual_gemm(operands.a[0], *weights, offsets=operands.offsets)
+        stacked = reference.group_dual_gemm(operands.a[0], *weights, offsets=operands.offsets, rows=operands.rows)
         return (_from_dual(problem, stacked, problem.k),)
     return (_from_dual(problem, reference.dual_gemm(operands.a[0], *weights), problem.k),)
 
@@ -180,7 +180,7 @@ def expected(problem: Problem, operands: Operands) -> tuple[Expected, ...]:
         sizes = [k for _, _, k in problem.groups]
         return tuple(_from_exact(problem, r, k, s) for r, k, s in zip(results, sizes, each, strict=True))
     if operands.offsets is not None:
-        result = reference.group_gemm(operands.a[0], weights[0], offsets=operands.offsets)
+        result = reference.group_gemm(operands.a[0], weights[0], offsets=operands.offsets, rows=operands.rows)
         if scales_exact.dim():  # one scale a group: one flag a row
             ends = operands.offsets.cpu()
             group = torch.bucketize(torch.arange(problem.m), ends, right=True).clamp(max=problem.stacked - 1)
@@ -281,7 +281,7 @@ def _product(
         group = next((g for g in range(problem.stacked) if ends[g] <= row < ends[g + 1]), 0)
         rows = slice(ends[group], ends[group + 1])
         a = diagnosis.side(operands.a[0], None)
-        a = diagnosis.take_rows(a, rows)
+        a = diagnosis.take_rows(a, rows if operands.rows is None else operands.rows[rows].long().cpu())
         b = tuple(diagnosis.side(x, group) for x in operands.b)
         others = tuple(
             (f"group {g}", a, tuple(diagnosis.side(x, g) for x in operands.b))

@@ -25,9 +25,10 @@ class Spec:
     Attributes:
         op: Its name in messages.
         name: Its name as an operator of torch.
-        describe: Its validation: (one argument for each of `operands`, offsets if stacked, out_dtype) to `Described`.
+        describe: Its validation: (one argument for each of `operands`, offsets and rows if stacked, bias if there may
+            be one, out_dtype) to `Described`.
         operands: What its operands are called: A first, then the right ones.
-        stacked: Whether `offsets` follow them.
+        stacked: Whether `offsets` follow them, and there may be `rows`.
         lists: Whether every operand is a list, and the result too.
         bias: Whether there may be a `bias`, after all of these.
     """
@@ -54,6 +55,7 @@ class Call(NamedTuple):
         backend: The backend that the caller asks for.
         lengths: List forms only: how long each list is.
         bias: What is added to the sums, where the operation has that.
+        rows: Stacked forms only: which row of A each row is; None where they are the same.
     """
 
     spec: Spec
@@ -65,6 +67,7 @@ class Call(NamedTuple):
     backend: str | None
     lengths: tuple[int, ...] = ()
     bias: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
 
     @staticmethod
     def of_lists(
@@ -95,7 +98,7 @@ class Call(NamedTuple):
     def described(self) -> Described:
         """Validate everything except what `out` is like."""
         self.check_kinds()
-        stacked = (self.offsets,) if self.spec.stacked else ()
+        stacked = (self.offsets, self.rows) if self.spec.stacked else ()
         biased = (self.bias,) if self.spec.bias else ()
         found = self.spec.describe(*self.arguments(), *stacked, *biased, self.out_dtype)
         if self.lengths and self.out is not None:
@@ -110,7 +113,7 @@ class Call(NamedTuple):
 
     def key(self) -> Hashable:
         """Of two calls with equal keys one may stand for the other, except for the memory of their tensors."""
-        spec, a, b, offsets, out_dtype, out, backend, lengths, bias = self
+        spec, a, b, offsets, out_dtype, out, backend, lengths, bias, rows = self
         return (
             spec,
             out_dtype,
@@ -120,11 +123,12 @@ class Call(NamedTuple):
             None if offsets is None else signature(offsets),
             None if out is None else (*map(signature, out),),
             None if bias is None else signature(bias),
+            None if rows is None else signature(rows),
         )
 
     def plain(self) -> bool:
         """Whether all tensors are of torch's own types: subclasses (fake tensors, users' own) need the dispatcher."""
-        return all(map(plain, (*self.a, *self.b, self.offsets, self.bias, *(self.out or ()))))
+        return all(map(plain, (*self.a, *self.b, self.offsets, self.bias, self.rows, *(self.out or ()))))
 
 
 def signature(x: Any) -> Hashable:

@@ -83,12 +83,12 @@ def directly(call: Call) -> tuple[torch.Tensor, ...] | None:
 
 def compute(prepared: Prepared, call: Call) -> tuple[torch.Tensor, ...]:
     """The results of a call that `prepared` was made for."""
-    _, a, b, offsets, _, out, _, _, bias = call
+    _, a, b, offsets, _, out, _, _, bias, rows = call
     if out is None:
-        operands = Operands(a, b, prepared.allocate(), offsets, bias)
+        operands = Operands(a, b, prepared.allocate(), offsets, bias, rows)
     else:
-        operands = Operands(a, b, out, offsets, bias)
-        operands = Operands(a, b, out, offsets, bias, addresses=_separate(prepared, call.spec.op, operands))
+        operands = Operands(a, b, out, offsets, bias, rows)
+        operands = Operands(a, b, out, offsets, bias, rows, _separate(prepared, call.spec.op, operands))
     prepared.run(operands)
     return operands.out
 
@@ -112,7 +112,8 @@ def _separate(prepared: Prepared, op: str, operands: Operands) -> list[int]:
 def _apart(begins: list[int], sizes: list[int], operands: Operands) -> bool:
     """Whether no result overlaps anything, found in one pass over all memory in order."""
     reached = reached_by_result = 0
-    last = len(begins) - (operands.offsets is not None) - (operands.bias is not None)
+    after = (operands.offsets, operands.bias, operands.rows)
+    last = len(begins) - sum([x is not None for x in after])
     results = range(last - len(operands.out), last)
     for begin, i in sorted(zip(begins, range(len(begins)), strict=True)):
         if begin < (reached if i in results else reached_by_result):

@@ -126,6 +126,9 @@ def _dispatch_flat(call: Call) -> tuple[torch.Tensor, ...]:
     for name, x in zip(spec.operands, call.arguments(), strict=True):
         flat += flatten_list(spec.op, name, x) if isinstance(x, tuple) else flatten(spec.op, name, x)
     if spec.stacked:
+        if call.rows is not None:
+            _tensor(spec, "rows", call.rows, "an int32 torch.Tensor, or None")
+        flat.append(call.rows)
         _tensor(spec, "offsets", call.offsets, "an int32 torch.Tensor")
         flat.append(call.offsets)
     if spec.bias:
@@ -168,14 +171,15 @@ def register(spec: Spec) -> None:
         """The call that the arguments of an operator stand for."""
         parts = [args[i : i + 3] for i in range(0, count, 3)]
         rest = iter(args[count:])
-        offsets = next(rest) if spec.stacked else None
+        offsets, rows = (next(rest), next(rest)) if spec.stacked else (None, None)
         bias = next(rest) if spec.bias else None
         dtype, backend, out = _dtype(spec, next(rest)), next(rest), next(rest, None)
         if spec.lists:
             lists = tuple(unflatten_list(*part) for part in parts)
             return Call.of_lists(spec, lists, dtype, out, backend)
         a, *b = (unflatten(*part) for part in parts)
-        return Call(spec, (a,), tuple(b), offsets, dtype, None if out is None else (out,), backend, bias=bias)
+        outs = None if out is None else (out,)
+        return Call(spec, (a,), tuple(b), offsets, dtype, outs, backend, bias=bias, rows=rows)
 
     # What the first call of a kind is validated for holds for every call of that kind.
     known: dict[Hashable, tuple[Prepared, Callable[[Sequence[Any]], Call]]] = {}
@@ -227,7 +231,7 @@ def register(spec: Spec) -> None:
             _validate.out_fits(spec.op, name, out, like.shape, like.dtype, like.device)
 
     names = (schema_lists if spec.lists else schema)(*spec.operands)
-    extra = (", Tensor offsets" if spec.stacked else "") + (", Tensor? bias" if spec.bias else "")
+    extra = (", Tensor offsets, Tensor? rows" if spec.stacked else "") + (", Tensor? bias" if spec.bias else "")
     arguments = f"{names}{extra}, str out_dtype, str? backend"
     _define(f"{spec.name}({arguments}) -> {tensors}", run_lists if spec.lists else run, fake)
     _define(f"{spec.name}_out({arguments}, {tensors.replace('Tensor', 'Tensor(a!)')} out) -> ()", run_out, fake_out)
@@ -263,9 +267,9 @@ def _again(made: Call, count: int) -> Callable[[Sequence[Any]], Call]:
     def one(args: Sequence[Any]) -> Call:
         a, *b = [put_together(each[0], *args[i : i + 3]) for each, i in zip(makers, places, strict=True)]
         out = (args[-1],) if into else None
-        offsets = args[count] if spec.stacked else None
-        bias = args[count + spec.stacked] if spec.bias else None
-        return Call(spec, (a,), tuple(b), offsets, out_dtype, out, backend, bias=bias)
+        offsets, rows = args[count : count + 2] if spec.stacked else (None, None)
+        bias = args[count + 2 * spec.stacked] if spec.bias else None
+        return Call(spec, (a,), tuple(b), offsets, out_dtype, out, backend, bias=bias, rows=rows)
 
     def lists(args: Sequence[Any]) -> Call:
         nothing = [None] * groups

@@ -199,7 +199,7 @@ def _aligned(run: Run, operands: Operands) -> None:
     # clone() also for results: the stacked form leaves rows beyond the last group as they were.
     results = tuple(out.clone() if out.data_ptr() & _MISALIGNED else out for out in operands.out)
     sides = tuple(map(copied, operands.a)), tuple(map(copied, operands.b))
-    run(Operands(*sides, results, operands.offsets, operands.bias))
+    run(Operands(*sides, results, operands.offsets, operands.bias, operands.rows))
     for out, result in zip(operands.out, results, strict=True):
         if result is not out:
             out.copy_(result)

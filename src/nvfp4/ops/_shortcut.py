@@ -82,9 +82,10 @@ class Shortcut:
     def __init__(self, spec: Spec, into: bool) -> None:
         count = 3 * len(spec.operands)
         first, others = (0,), tuple(range(3, count, 3))
-        more = (count,) if spec.stacked or spec.bias else ()  # offsets or bias
+        more = (count, count + 1) if spec.stacked else (count,) if spec.bias else ()  # offsets and rows, or bias
         rest = count + len(more)
-        # As in `operands.flatten`: of each side the data, the scales, the tensor scales; results; offsets or bias.
+        # As in `operands.flatten`: of each side the data, the scales, the tensor scales; results; offsets and rows, or
+        # bias.
         self._order = [i + part for side in (first, others) for part in range(3) for i in side]
         self._into, self._after = into, (*((-1,) if into else ()), *more)
         words = itemgetter(rest, rest + 1)

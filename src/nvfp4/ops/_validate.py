@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 
@@ -258,17 +259,19 @@ def list_problem(like: Problem, groups: Sequence[tuple[int, int, int]]) -> Probl
     return replace(like, m=m, n=n, k=k, groups=tuple(groups))
 
 
-def group_gemm_stacked(a: object, b: object, offsets: object, out_dtype: object) -> Described:
-    """Check the stacked form of group_gemm: a [T, K], b [G, N, K], offsets int32 [G]."""
-    return _stacked(Op.GROUP_GEMM, a, {"b": b}, offsets, out_dtype)
+def group_gemm_stacked(a: object, b: object, offsets: object, rows: object, out_dtype: object) -> Described:
+    """Check the stacked form of group_gemm: a [T, K], or [R, K] with rows int32 [T]; b [G, N, K], offsets int32 [G]."""
+    return _stacked(Op.GROUP_GEMM, a, {"b": b}, offsets, rows, out_dtype)
 
 
-def group_dual_gemm_stacked(a: object, b1: object, b2: object, offsets: object, out_dtype: object) -> Described:
-    """Check the stacked form of group_dual_gemm: a [T, K], b1 and b2 [G, N, K], offsets int32 [G]."""
-    return _stacked(Op.GROUP_DUAL_GEMM, a, {"b1": b1, "b2": b2}, offsets, out_dtype)
+def group_dual_gemm_stacked(
+    a: object, b1: object, b2: object, offsets: object, rows: object, out_dtype: object
+) -> Described:
+    """Check the stacked form of group_dual_gemm: b1 and b2 [G, N, K], the others as in `group_gemm_stacked`."""
+    return _stacked(Op.GROUP_DUAL_GEMM, a, {"b1": b1, "b2": b2}, offsets, rows, out_dtype)
 
 
-def _stacked(what: Op, a: object, bs: dict[str, object], offsets: object, out_dtype: object) -> Described:
+def _stacked(what: Op, a: object, bs: dict[str, object], offsets: object, rows: object, out_dtype: object) -> Described:
     op = what.value
     out = out_name(op, out_dtype)
     name, b = next(iter(bs.items()))
@@ -290,12 +293,35 @@ def _stacked(what: Op, a: object, bs: dict[str, object], offsets: object, out_dt
     _same_device(op, "offsets", offsets.device, weights.device, name)
     if not offsets.is_contiguous():
         raise InputError(op, "offsets", "contiguous memory", f"stride {offsets.stride()}", "Call .contiguous().")
-    t = shape[0]
-    problem = Problem(what, t, weights.rows, weights.k, 1, form, weights.format, out, stacked=weights.L)
+    t, tokens = (shape[0], 0) if rows is None else (_index(op, rows, shape[0], device), shape[0])
+    problem = Problem(what, t, weights.rows, weights.k, 1, form, weights.format, out, stacked=weights.L, tokens=tokens)
     return Described(problem, ((t, weights.rows),))
 
 
+def _index(op: str, rows: object, tokens: int, device: torch.device) -> int:
+    """Check the index of a stacked form, and count its rows."""
+    if not isinstance(rows, torch.Tensor):
+        got = type(rows).__name__
+        raise InputError(op, "rows", "an int32 torch.Tensor, or None", got, "Pass the row of `a` that each row is.")
+    if rows.dtype != torch.int32:
+        raise InputError(op, "rows", "int32", rows.dtype, "Convert with .int().")
+    if rows.dim() != 1:
+        raise InputError(op, "rows", "shape [T], one row of `a` each", f"shape {tuple(rows.shape)}", "Flatten it.")
+    _same_device(op, "rows", rows.device, device, "a")
+    if not rows.is_contiguous():
+        raise InputError(op, "rows", "contiguous memory", f"stride {rows.stride()}", "Call .contiguous().")
+    if rows.shape[0] and not tokens:
+        raise InputError(op, "a", "at least one row, as `rows` names some", "no rows", "Pass the rows that are named.")
+    return rows.shape[0]
+
+
 _ONE = (torch.Tensor, NVFP4Tensor)
+
+
+def no_index(op: str, rows: object) -> NoReturn:
+    """Say that a call of lists has no index."""
+    remedy = "Index the operands of the groups, or pass stacked weights [G, N, K] with offsets."
+    raise InputError(op, "rows", "None, as there are no offsets", type(rows).__name__, remedy)
 
 
 def are_lists(op: str, operands: Sequence[object], out: object) -> None:
@@ -341,7 +367,8 @@ def out_count(op: str, outs: Sequence[object], groups: int) -> None:
 def no_alias(op: str, operands: Operands) -> None:
     """Name the memory that a result shares with an input or with another result."""
     named = [(side, part) for side, xs in (("a", operands.a), ("b", operands.b)) for x in xs for part in _parts(x)]
-    named += [(name, x) for name, x in (("offsets", operands.offsets), ("bias", operands.bias)) if x is not None]
+    others = (("offsets", operands.offsets), ("bias", operands.bias), ("rows", operands.rows))
+    named += [(name, x) for name, x in others if x is not None]
     for i, out in enumerate(operands.out):
         begin = out.data_ptr()
         end = begin + out.nbytes

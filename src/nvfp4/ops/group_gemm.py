@@ -24,6 +24,7 @@ def group_gemm(
     b: Sequence[NVFP4Tensor],
     *,
     offsets: None = None,
+    rows: None = None,
     out_dtype: torch.dtype = torch.float16,
     out: Sequence[torch.Tensor] | None = None,
     backend: str | None = None,
@@ -36,6 +37,7 @@ def group_gemm(
     b: NVFP4Tensor,
     *,
     offsets: torch.Tensor,
+    rows: torch.Tensor | None = None,
     out_dtype: torch.dtype = torch.float16,
     out: torch.Tensor | None = None,
     backend: str | None = None,
@@ -47,6 +49,7 @@ def group_gemm(
     b: Sequence[NVFP4Tensor] | NVFP4Tensor,
     *,
     offsets: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
     out_dtype: torch.dtype = torch.float16,
     out: Sequence[torch.Tensor] | torch.Tensor | None = None,
     backend: str | None = None,
@@ -60,12 +63,19 @@ def group_gemm(
     them there, so the sizes of the groups may change between replays of a CUDA graph. (Backend torch_ops waits for the
     device outside of graphs.) Ends must not decrease nor exceed T; their values are not checked.
 
+    With `rows`, row i of all groups is ``a[rows[i]]``, so that the tokens of a mixture need not be gathered first. Like
+    `offsets` it is read on the device; its values, from 0 to R - 1, are not checked, and none leads outside of `a`.
+    (Backends without kernels for that gather the rows; `nvfp4.explain` tells.)
+
     Products and sums are fp32; tensor scales are applied to the fp32 sums, which are then rounded once.
 
     Args:
-        a: NVFP4, or float16 or bfloat16 activations. List form: [M_g, K_g] each; stacked form: [T, K].
+        a: NVFP4, or float16 or bfloat16 activations. List form: [M_g, K_g] each; stacked form: [T, K], or [R, K] with
+            `rows`.
         b: NVFP4. List form: [N_g, K_g] each, all in one format; stacked form: [G, N, K].
         offsets: Stacked form only: int32 [G].
+        rows: Stacked form only: int32 [T], the row of `a` that each row of the product is; None where `a` holds these
+            rows themselves.
         out_dtype: float16, bfloat16 or float32.
         out: Where results go: contiguous, of `out_dtype`, apart from the inputs and each other. None allocates them.
         backend: Name of a backend to use instead of the preferred one.
@@ -79,9 +89,11 @@ def group_gemm(
         UnsupportedError: No backend (or not the one asked for) runs this here; it holds the reasons.
     """
     if offsets is None:
+        if rows is not None:
+            _validate.no_index("group_gemm", rows)
         lists: Any = (a, b)
         return list(_library.run(Call.of_lists(_LISTS, lists, out_dtype, out, backend)))  # type: ignore[arg-type]
     # Whether these are tensors is looked at where a call is prepared.
     one: Any = None if out is None else (out,)
     left, right = cast("tuple[Operand, ...]", (a,)), cast("tuple[Operand, ...]", (b,))
-    return _library.run(Call(_STACKED, left, right, offsets, out_dtype, one, backend))[0]
+    return _library.run(Call(_STACKED, left, right, offsets, out_dtype, one, backend, (), None, rows))[0]

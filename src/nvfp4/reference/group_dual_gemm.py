@@ -17,12 +17,19 @@ _OP = "reference.group_dual_gemm"
 
 
 @overload
-def group_dual_gemm(a: Operand, b1: NVFP4Tensor, b2: NVFP4Tensor, *, offsets: torch.Tensor) -> ExactDual: ...
+def group_dual_gemm(
+    a: Operand, b1: NVFP4Tensor, b2: NVFP4Tensor, *, offsets: torch.Tensor, rows: torch.Tensor | None = None
+) -> ExactDual: ...
 
 
 @overload
 def group_dual_gemm(
-    a: Sequence[Operand], b1: Sequence[NVFP4Tensor], b2: Sequence[NVFP4Tensor], *, offsets: None = None
+    a: Sequence[Operand],
+    b1: Sequence[NVFP4Tensor],
+    b2: Sequence[NVFP4Tensor],
+    *,
+    offsets: None = None,
+    rows: None = None,
 ) -> list[ExactDual]: ...
 
 
@@ -32,11 +39,12 @@ def group_dual_gemm(
     b2: NVFP4Tensor | Sequence[NVFP4Tensor],
     *,
     offsets: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
 ) -> ExactDual | list[ExactDual]:
     """``silu(a_i @ b1_i.T) * (a_i @ b2_i.T)`` for every group, SiLU in float64.
 
     The forms are those of `group_gemm`: lists, or `a` [T, K] with NVFP4 `b1`, `b2` [G, N, K] and `offsets` int32 [G],
-    whose one result has zeros in the rows beyond the last end.
+    whose one result has zeros in the rows beyond the last end; with `rows` int32 [T], `a` is [R, K].
 
     Raises:
         InputError: The forms are mixed, or lengths or shapes do not fit.
@@ -44,7 +52,7 @@ def group_dual_gemm(
     if isinstance(b1, NVFP4Tensor) != isinstance(b2, NVFP4Tensor):
         raise InputError(_OP, "b2", "the form of b1", type(b2).__name__, "Pass two lists, or two stacked tensors.")
     # group_gemm tells mixed forms apart.
-    gate, up = (cast("Any", group_gemm)(a, b, offsets=offsets) for b in (b1, b2))
+    gate, up = (cast("Any", group_gemm)(a, b, offsets=offsets, rows=rows) for b in (b1, b2))
     if isinstance(gate, Exact):
         _equal(gate, up)
         return joined(gate, up)

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 
 from nvfp4 import executors, jit
-from nvfp4.backends.base import Operands, Plan
+from nvfp4.backends.base import Operands, Plan, follows_no_index
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm100 import decode, dual, gemm, gemv, group, model, planner
 from nvfp4.backends.sm100.decode import DecodePlan
@@ -39,7 +39,7 @@ class Sm100Backend:
 
     def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
         """Reasons why these kernels do not run `problem` there; empty when they do."""
-        reasons = []
+        reasons = [*follows_no_index(problem)]
         if capability.arch not in ARCHS:
             what = "a CPU" if capability.arch == "cpu" else capability.arch
             reasons.append(f"needs tcgen05 with FP4, which {' and '.join(ARCHS)} have, not {what}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from nvfp4 import executors
-from nvfp4.backends.base import Operands, Plan
+from nvfp4.backends.base import Operands, Plan, follows_no_index
 from nvfp4.backends.operands import aligned, repeated
 from nvfp4.backends.sm80 import gemm, gemv
 from nvfp4.backends.sm80.gemm import GemmPlan
@@ -26,7 +26,7 @@ class Sm80Backend:
 
     def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
         """Reasons why these kernels do not run `problem` there; empty when they do."""
-        reasons = []
+        reasons = [*follows_no_index(problem)]
         if capability.compute < (8, 0):
             what = "a CPU" if capability.arch == "cpu" else capability.arch
             reasons.append(f"needs a GPU of compute capability 8.0 or later, not {what}")

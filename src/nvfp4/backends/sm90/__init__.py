@@ -48,7 +48,8 @@ class Sm90Backend:
         if problem.stacked > MAX_STACKED:
             reasons.append(f"takes at most {MAX_STACKED} stacked groups, not {problem.stacked}")
         tiles = (ceil_div(problem.m, 8) + len(problem.groups) + problem.stacked) * ceil_div(problem.n, 128) * problem.l
-        if max(tiles * ceil_div(problem.k, UNIT * CHUNK), problem.m, problem.n, problem.k) > _INT_MAX:
+        sizes = (problem.m, problem.n, problem.k, problem.tokens)
+        if max(tiles * ceil_div(problem.k, UNIT * CHUNK), *sizes) > _INT_MAX:
             reasons.append("more than 2^31 - 1 parts of tiles")
         return tuple(reasons)
 

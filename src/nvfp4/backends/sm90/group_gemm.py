@@ -28,6 +28,7 @@ def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
         "MATRICES": problem.op.matrices,
         "STACKED": int(problem.stacked > 0),
         "EARLY_WEIGHTS": int(early),
+        "INDEXED": int(problem.tokens > 0),
         "RESIDENT": plan.resident,
     }
     form = "stacked" if problem.stacked else "list"
@@ -99,6 +100,7 @@ def _stacked(
             ScalarArray("i32", tuple(x.tensor_stride for x in b), len(b)),
             *(Pointer(tensor) for tensor in (operands.offsets, operands.out[0], operand, sums, counters)),
             *(Scalar("i32", size) for size in (problem.stacked, problem.m, problem.n, problem.k)),
+            *((Pointer(operands.rows), Scalar("i32", problem.tokens)) if problem.tokens else ()),
         ),
         programmatic=True,
     )

@@ -37,7 +37,8 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     pieces = [*shared_tiles(plan.grid, plan.blocks * plan.tokens // 2, more_counters=1)]
     if not plan.makes:
         kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
-        pieces += [Piece(tuple(x.shape), kind) for x in operands.a]
+        shapes = [(problem.m, problem.k)] if problem.tokens else [tuple(x.shape) for x in operands.a]
+        pieces += [Piece(shape, kind) for shape in shapes]
     return Scratch(tuple(pieces))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nvfp4.backends.base import Operand, Operands, Plan
+from nvfp4.backends.base import Operand, Operands, Plan, follows_no_index
 from nvfp4.backends.torch_ops import products
 from nvfp4.device import Capability
 from nvfp4.layouts import TILE_ROWS
@@ -50,9 +50,10 @@ class TorchBackend:
 
     def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
         """Reasons not to run `problem`."""
+        reasons = [*follows_no_index(problem)]
         if capability.arch != "cpu" and capability.compute < (8, 0):
-            return (f"needs sm_80 or later for 16-bit products with fp32 results, not {capability.arch}",)
-        return ()
+            reasons.append(f"needs sm_80 or later for 16-bit products with fp32 results, not {capability.arch}")
+        return tuple(reasons)
 
     def plan(self, capability: Capability, problem: Problem) -> TorchPlan:
         """How it runs `problem`."""

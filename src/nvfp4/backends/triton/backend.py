@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nvfp4.backends.base import Operand, Operands, Plan
+from nvfp4.backends.base import Operand, Operands, Plan, follows_no_index
 from nvfp4.backends.operands import Parts, parts
 from nvfp4.device import Capability
 from nvfp4.problem import Op, Problem
@@ -72,7 +72,7 @@ class TritonBackend:
         """Reasons not to run `problem`."""
         if not _installed():
             return ("triton is not installed: pip install 'nvfp4[triton]'",)
-        reasons = []
+        reasons = [*follows_no_index(problem)]
         if capability.arch == "cpu":
             if not _interpreted():
                 reasons.append("needs a GPU; TRITON_INTERPRET=1 interprets the kernels on a CPU, for tests")

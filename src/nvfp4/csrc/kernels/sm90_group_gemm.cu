@@ -5,6 +5,7 @@
 //       addresses and tensor maps are kernel parameters. Groups with a smaller K than the largest are padded with zeros.
 //   stacked form (nvfp4_sm90_group_gemm_stacked): A [T, K], B [G, N, K], offsets int32 [G] in device memory, the end row of each
 //       group in A -> C [T, N], G up to CAPACITY. Rows from offsets[G-1] on are not written.
+//       INDEXED: A [R, K], and rows int32 [T] in device memory, the row of A that each row is.
 //
 // A NVFP4, fp16 or bf16; B NVFP4, or B1 and B2, in arrays where they take turns; C fp16, bf16 or fp32; K a multiple of 64.
 //
@@ -18,8 +19,9 @@
 #include "pipeline/sm90_roles.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_RESIDENT, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
-// it has ended (list form only: the stacked form must first know the offsets).
+// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_INDEXED, PLAN_RESIDENT, and
+// PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended (list
+// form only: the stacked form must first know the offsets).
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
@@ -27,6 +29,7 @@ constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_RESIDENT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
+static_assert(!PLAN_INDEXED || (PLAN_STACKED && S::TOGETHER), "an index is followed where all blocks make the operand together");
 static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
 
 // What a group has one of, or of its weights, or what there is of all weights.
@@ -214,7 +217,15 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
                                   const float* a_tensor_scale,
                                   const __grid_constant__ Array<const float*, MATRICES> b_tensor_scale,
                                   const __grid_constant__ Array<int, MATRICES> b_tensor_stride, const int* offsets, u8* out,
-                                  u8* operand, float* sums, u32* counters, int groups, int tokens, int n, int k) {
+                                  u8* operand, float* sums, u32* counters, int groups, int tokens, int n, int k
+#if PLAN_INDEXED
+                                  , const int* row_index, int rows_of_a
+#endif
+    ) {
+#if !PLAN_INDEXED
+    constexpr const int* row_index = nullptr;
+    const int rows_of_a = tokens;
+#endif
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
     const int units = k / UNIT;
@@ -230,7 +241,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         table.fill(groups, rows, [&](int) { return (n + ROWS - 1) / ROWS; });
     }
     __syncthreads();
-    const Activations all{a_data, a_scales, operand, static_cast<u32>(tokens), static_cast<u32>(units)};
+    const Activations all{a_data, a_scales, operand, static_cast<u32>(rows_of_a), static_cast<u32>(units)};
     const auto operands = [&](const TileIndex& index) {
         Operands<BLOCKS> o;
 #pragma unroll
@@ -257,8 +268,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
                                            tensor_scale(a_tensor_scale, 0, 0), scale_b);
     };
-    const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(tokens) * units * HALVES, counters + WORKSPACE_GROUPS * grid_blocks(),
-                                              [&](u32&) { return all; });
+    const u32 halves = static_cast<u32>(tokens) * units * HALVES;
+    const auto share = activation_share<S::NVFP4, A_LAYOUT, PLAN_INDEXED>(halves, counters + WORKSPACE_GROUPS * grid_blocks(),
+                                                                          [&](u32&) { return all; }, row_index);
     run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);
 }
 

@@ -51,21 +51,25 @@ struct Activations {
     }
 };
 
-// A block's share of `halves`, dealt out thread by thread. `locate(index)` makes `index` one of a matrix, and returns that. For all
-// threads of the block.
-template <bool NVFP4, int LAYOUT, class Locate>
+// A block's share of `halves`, dealt out thread by thread. `locate(index)` makes `index` one of a matrix, and returns that. INDEXED: there is
+// one matrix, and row i of the operand is row rows[i] of it, or its first or last one, so that no value leads outside. For all threads of
+// the block.
+template <bool NVFP4, int LAYOUT, bool INDEXED, class Locate>
 struct ActivationShare {
     static constexpr u32 BATCH = NVFP4 ? 4 : 2;  // halves under way in a thread
     static constexpr u32 EIGHT = NVFP4 ? 4 : 16;  // bytes of eight elements
     u32 halves;
     u32* counter;
     Locate locate;
+    const int* rows;
 
     static __device__ __forceinline__ u32 first() { return blockIdx.x * blockDim.x + threadIdx.x; }
     static __device__ __forceinline__ u32 step() { return grid_blocks() * blockDim.x; }
 
-    // Before activations may be read: brings the first of them into L2, which is right whoever writes them yet.
+    // Before activations may be read: brings the first of them into L2, which is right whoever writes them yet. (Which rows are the
+    // first may not be read either.)
     __device__ __forceinline__ void prefetch() const {
+        if constexpr (INDEXED) return;
 #pragma unroll 1
         for (u32 i = first(); i < halves && i < first() + BATCH * step(); i += step()) {
             u32 index = i;
@@ -88,9 +92,31 @@ struct ActivationShare {
         if (threadIdx.x == 0) red_release_gpu_global_add_u32(counter, 1);
     }
 
+    // INDEXED: which halves of the matrix those of a batch are, all looked up before the first is waited for.
+    __device__ __forceinline__ void look_up(u32 base, u32 (&from)[BATCH]) const {
+        if constexpr (!INDEXED) return;
+        const u32 distance = step();
+#pragma unroll
+        for (u32 i = 0; i < BATCH; ++i) {
+            u32 index = min(base + i * distance, halves - 1);
+            const Activations x = locate(index);
+            const u32 width = x.units * HALVES, row = index / width;
+            const int named = static_cast<int>(ld_global_nc_b32(rows + row));
+            from[i] = min(max(named, 0), static_cast<int>(x.rows) - 1) * width + (index - row * width);
+        }
+    }
+
+    // INDEXED: where a half of the operand goes, found anew when it is written: there are no registers to keep it.
+    __device__ __forceinline__ u8* place(u32 index) const {
+        u32 inside = index;
+        const Activations x = locate(inside);
+        return x.out + static_cast<u64>(inside) * 64;
+    }
+
     __device__ __forceinline__ void write_decoded(u32 base) const {
-        u32 words[BATCH][4] = {}, scale[BATCH] = {};
+        u32 words[BATCH][4] = {}, scale[BATCH] = {}, found[BATCH];
         u8* to[BATCH];
+        look_up(base, found);
         const u32 distance = step();
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
@@ -98,21 +124,24 @@ struct ActivationShare {
             if (index >= halves) continue;
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
-            scale[i] = ld_global_nc_b32(x.template scale<LAYOUT>(index));
+            const u32 from = INDEXED ? found[i] : index;
+            scale[i] = ld_global_nc_b32(x.template scale<LAYOUT>(from));
 #pragma unroll
-            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_nc_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
+            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_nc_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
             const bool there = base + i * distance < halves;
-            store_half(there, to[i], decode_piece<0>(words[i], scale[i]), decode_piece<1>(words[i], scale[i]),
-                       decode_piece<2>(words[i], scale[i]), decode_piece<3>(words[i], scale[i]));
+            store_half(there, INDEXED ? place(base + i * distance) : to[i], decode_piece<0>(words[i], scale[i]),
+                       decode_piece<1>(words[i], scale[i]), decode_piece<2>(words[i], scale[i]), decode_piece<3>(words[i], scale[i]));
         }
     }
 
     __device__ __forceinline__ void write_permuted(u32 base) const {
         u32x4 values[BATCH][4] = {};
+        u32 found[BATCH];
         u8* to[BATCH];
+        look_up(base, found);
         const u32 distance = step();
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
@@ -120,16 +149,17 @@ struct ActivationShare {
             if (index >= halves) continue;
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
+            const u32 from = INDEXED ? found[i] : index;
 #pragma unroll
             for (u32 block = 0; block < 4; ++block) {
-                values[i][block] = ld_global_nc_v4_b32(x.eights<EIGHT>(index) + 2 * EIGHT * block);
+                values[i][block] = ld_global_nc_v4_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
             }
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
             const bool there = base + i * distance < halves;
-            store_half(there, to[i], permute_piece<0>(values[i]), permute_piece<1>(values[i]), permute_piece<2>(values[i]),
-                       permute_piece<3>(values[i]));
+            store_half(there, INDEXED ? place(base + i * distance) : to[i], permute_piece<0>(values[i]), permute_piece<1>(values[i]),
+                       permute_piece<2>(values[i]), permute_piece<3>(values[i]));
         }
     }
 
@@ -166,7 +196,8 @@ struct ActivationShare {
     }
 };
 
-template <bool NVFP4, int LAYOUT, class Locate>
-__device__ __forceinline__ ActivationShare<NVFP4, LAYOUT, Locate> activation_share(u32 halves, u32* counter, Locate locate) {
-    return {halves, counter, locate};
+template <bool NVFP4, int LAYOUT, bool INDEXED = false, class Locate>
+__device__ __forceinline__ ActivationShare<NVFP4, LAYOUT, INDEXED, Locate> activation_share(u32 halves, u32* counter, Locate locate,
+                                                                                            const int* rows = nullptr) {
+    return {halves, counter, locate, rows};
 }
