@@ -126,11 +126,11 @@ def _dispatch_flat(call: Call) -> tuple[torch.Tensor, ...]:
     for name, x in zip(spec.operands, call.arguments(), strict=True):
         flat += flatten_list(spec.op, name, x) if isinstance(x, tuple) else flatten(spec.op, name, x)
     if spec.stacked:
+        _tensor(spec, "offsets", call.offsets, "an int32 torch.Tensor")
+        flat.append(call.offsets)
         if call.rows is not None:
             _tensor(spec, "rows", call.rows, "an int32 torch.Tensor, or None")
         flat.append(call.rows)
-        _tensor(spec, "offsets", call.offsets, "an int32 torch.Tensor")
-        flat.append(call.offsets)
     if spec.bias:
         if call.bias is not None:
             _tensor(spec, "bias", call.bias, "a torch.Tensor, or None")
