@@ -9,6 +9,7 @@ import torch
 
 from nvfp4.backends.sm90 import BACKEND
 from nvfp4.backends.sm90.decode_gemm import DecodePlan
+from nvfp4.backends.sm90.plan import RAW, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import Verdict, judge
@@ -98,7 +99,9 @@ def test_emulated_however_the_work_is_cut(grid):
     [
         Problem(Op.GEMM, 13, 256, 1472, l=2, a=SCALED, b=TILED),
         Problem(Op.GEMM, 30, 130, 1088, a=TILED, b=LINEAR, out_dtype="fp32"),
+        Problem(Op.GEMM, 120, 130, 1088, a=TILED, b=LINEAR),
         Problem(Op.DUAL_GEMM, 9, 128, 1344, a=BF16, b=TILED),
+        Problem(Op.DUAL_GEMM, 50, 130, 832, a=LINEAR, b=TILED),
         Problem(Op.GROUP_GEMM, 40, 136, 832, a=FP16, b=SCALED, stacked=4),
         Problem(Op.GROUP_DUAL_GEMM, 21, 64, 832, a=LINEAR, b=LINEAR, groups=((16, 64, 832), (5, 40, 320))),
     ],
@@ -109,8 +112,9 @@ def test_tiles_that_a_block_makes_for_itself_are_those_that_all_make_together(pr
     found = []
     for makes in (False, True):
         operands, outputs = poison_outputs(inputs.make(problem, "all-scales", 5, "cpu"))
+        raw = RAW if makes and problem.a.kind == "nvfp4" else 0
         plan = replace(
-            BACKEND.plan(FEW, problem), tokens=16 if problem.a.kind != "nvfp4" else 32, makes=makes, tiles=8, chunks=2
+            BACKEND.plan(FEW, problem), tokens=tokens_of(problem.m, 64), makes=makes, raw=raw, tiles=8, chunks=2
         )
         BACKEND.run(plan, problem, operands)
         verdict = judge(problem, operands, outputs)

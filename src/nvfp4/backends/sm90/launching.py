@@ -59,12 +59,9 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
 
 
 def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -> TensorMap:
-    """What all blocks make of activations, or 16-bit ones themselves, [M, K] or [L, M, K], in boxes of a unit x tokens.
-
-    Where each block decodes its own tiles there is neither: then any map will do that has the activations' address.
-    """
+    """What the copy engine brings of activations: what all blocks have made of them, or else they themselves."""
     x = activations.data if made is None else made
-    return activation_map(x, plan.tokens) if x.dtype in _DTYPE else code_map(activations)
+    return activation_map(x, plan.tokens) if x.dtype in _DTYPE else code_map(activations, plan.tokens)
 
 
 def activation_map(x: torch.Tensor, tokens: int) -> TensorMap:

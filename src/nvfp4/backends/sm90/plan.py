@@ -23,7 +23,10 @@ CODES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 2
 SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
 """Their scales."""
 
-_ROW_BYTES = UNIT * 2  # of a tile of activations
+_ROW_BYTES = UNIT * 2  # of a tile of activations, and of a stage of NVFP4 ones
+RAW = 2
+"""Stages of NVFP4 activations that each block decodes for itself."""
+
 STAGING_BYTES = 2 * 64 * 128  # csrc/epilogue/tile_store.cuh
 ALIGNMENT_BYTES = 1024  # a tile's swizzle repeats every 1024 bytes
 SHARED_BYTES = 227 * 1024  # of a block
@@ -53,6 +56,7 @@ class GemmPlan:
         grid: Thread blocks: at most `resident` for each multiprocessor, as they wait for one another.
         makes: Each block makes its tiles of activations for itself: decodes NVFP4, or brings 16-bit values into order.
             Else all of them make all, before they multiply.
+        raw: Stages of NVFP4 activations as they lie (256 elements along K each): `RAW`, if each block decodes its own.
         resident: Blocks that share a multiprocessor: 1 or, of stacks, with few tokens, 2.
     """
 
@@ -63,14 +67,15 @@ class GemmPlan:
     tiles: int
     grid: int
     makes: bool = False
+    raw: int = 0
     resident: int = 1
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
         weights = self.chunks * self.blocks * (CODES_BYTES + SCALES_BYTES)
-        activations = self.tiles * self.tokens * _ROW_BYTES
-        barriers = 16 * self.chunks + 24 * self.tiles
+        activations = (self.tiles + self.raw) * self.tokens * _ROW_BYTES
+        barriers = 16 * self.chunks + 24 * self.tiles + 16 * self.raw
         staging = STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
         return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
@@ -133,7 +138,8 @@ APART = 1.09
 
 _TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
 
-DECODER_TOKENS = 32
+
+DECODER_TOKENS = 64
 """Most tokens of a tile of NVFP4 activations that a block can decode for itself as fast as it multiplies them."""
 
 
@@ -206,8 +212,9 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
                 # A stack multiplies the same tokens with so many weights that they had better be made once.
-                own = not problem.stacked and (not nvfp4 or tokens <= DECODER_TOKENS)
-                for makes in {own, own and not nvfp4}:
+                narrow = tokens <= DECODER_TOKENS and blocks == 2
+                ways = (False,) if problem.stacked else (True,) if not nvfp4 else (False, True) if narrow else (False,)
+                for makes in ways:
                     time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
                     if best is None or time < best[0]:
                         best = (time, tokens, blocks, grid, makes, tiles)
@@ -217,6 +224,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
         return GemmPlan(capability.arch, tokens, blocks, 2, 4, 2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
     # Where activations come as they lie, more weights ahead only keep them waiting.
-    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if makes and not nvfp4 else (4, 3, 2))]
-    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, grid, makes) for stage in stages]
+    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if makes else (4, 3, 2))]
+    raw = RAW if makes and nvfp4 else 0
+    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, grid, makes, raw) for stage in stages]
     return next(found for found in plans if found.shared_bytes <= room)

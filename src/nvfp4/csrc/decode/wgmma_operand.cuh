@@ -8,7 +8,7 @@
 // The order of K within a unit is the same for A and B of the instruction, and chosen so that weights are cheap to decode: block t belongs
 // to the lanes with lane % 4 == t; slot 2t + e + 8h of instruction i is element 16 t + 8 (i / 2) + 2 (i % 2) + h + 4 e. A lane then
 // reads 8 bytes and one scale of its row, and the values lie as shifts leave them. B is brought into this order beforehand: NVFP4 activations
-// as they are decoded, 16-bit ones as they are copied (pipeline/sm90_activations.cuh, pipeline/sm90_makers.cuh, pipeline/sm90_arrangers.cuh).
+// as they are decoded, 16-bit ones as they are copied (pipeline/sm90_activations.cuh, pipeline/sm90_arrangers.cuh).
 #pragma once
 
 #include "decode/e2m1_select.cuh"

@@ -5,15 +5,16 @@
 //                     slower than the multipliers, as each wait and each copy takes it a latency
 //
 // Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh). Or by each block for itself,
-// tile by tile (MAKES):
-//   16 bits    they are loaded as they lie; the third and fourth warp bring them into order (pipeline/sm90_arrangers.cuh), the second loads scales, too
-//   NVFP4      the first warp loads weights, the others make tiles (pipeline/sm90_makers.cuh)
+// tile by tile (MAKES): they are loaded as they lie, and the third and fourth warp bring 16-bit values into order in place, or decode NVFP4, of which there
+// is a ring of its own (pipeline/sm90_arrangers.cuh); the second warp loads linear scales, too.
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
 //
-//   chunk_full, tile_full     loader (makers) -> multipliers     chunk_empty, tile_empty   multipliers -> loader (makers)
-//   tile_here                 loader -> arrangers, whose is tile_full then
+//   chunk_full, tile_full     loader -> multipliers     chunk_empty, tile_empty   multipliers -> loader
+//
+// Where tiles are arranged, the arrangers are between them: tile_here (loader -> arrangers), and tile_full is theirs. Where they decode, so is tile_empty, and
+// raw_full and raw_empty are between them and the loader.
 //
 // Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
 //
@@ -28,7 +29,6 @@
 #include "mma/wgmma.cuh"
 #include "pipeline/sm90_activations.cuh"
 #include "pipeline/sm90_arrangers.cuh"
-#include "pipeline/sm90_makers.cuh"
 #include "pipeline/sm90_scales.cuh"
 #include "pipeline/stream_k_loop.cuh"
 #include "ptx/cp_async.cuh"
@@ -59,10 +59,10 @@ struct Shape {
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
     // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups, or 240 of each of two blocks.
-    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : DECODES ? 136 : 56;
-    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : DECODES ? 184 : 224;
-    static constexpr int MAKERS = 96;  // threads
+    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : 56;
+    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : 224;
     static constexpr int ARRANGERS = 2;  // warps, a tile each in turn
+    static constexpr int RAW = DECODES ? 2 : 0;  // chunks of NVFP4 activations
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
@@ -72,17 +72,18 @@ struct Shape {
     static constexpr int STAGING_BYTES = MULTIPLIERS * STAGED_BYTES;
 
     static constexpr int TILE = 0;
-    static constexpr int CODES = TILE + TILES * TILE_BYTES;
+    static constexpr int RAW_TILE = TILE + TILES * TILE_BYTES;  // codes of a chunk: [TOKENS, 128 bytes]
+    static constexpr int CODES = RAW_TILE + RAW * TILE_BYTES;
     static constexpr int STAGING = CODES + CHUNKS * CODES_BYTES;
     static constexpr int SCALES = STAGING + STAGING_BYTES;
     static constexpr int BARRIERS = SCALES + CHUNKS * SCALES_BYTES;
-    static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24;
+    static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24 + RAW * 16;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
-    static_assert(!DECODES || TOKENS <= 32, "registers and time of the makers");
+    static_assert(!DECODES || TOKENS <= 64, "registers and time of the arrangers");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
@@ -92,6 +93,7 @@ struct Stages {
     u32 base;  // 1024-byte aligned
 
     __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILE + stage * S::TILE_BYTES; }
+    __device__ __forceinline__ u32 raw_tile(u32 stage) const { return base + S::RAW_TILE + stage * S::TILE_BYTES; }
     __device__ __forceinline__ u32 codes(u32 stage) const { return base + S::CODES + stage * S::CODES_BYTES; }
     __device__ __forceinline__ u32 scales(u32 stage) const { return base + S::SCALES + stage * S::SCALES_BYTES; }
     __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * S::STAGED_BYTES; }
@@ -101,6 +103,9 @@ struct Stages {
     __device__ __forceinline__ u32 tile_empty(u32 stage) const { return chunk_full(2 * S::CHUNKS + S::TILES + stage); }
     __device__ __forceinline__ u32 tile_here(u32 stage) const { return S::ARRANGES ? chunk_full(2 * S::CHUNKS + 2 * S::TILES + stage) : tile_full(stage); }
 
+    __device__ __forceinline__ u32 raw_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + 3 * S::TILES + stage); }
+    __device__ __forceinline__ u32 raw_empty(u32 stage) const { return raw_full(S::RAW + stage); }
+
     // By one thread, before the roles part.
     __device__ __forceinline__ void init() const {
         for (u32 stage = 0; stage < S::CHUNKS; ++stage) {
@@ -108,9 +113,13 @@ struct Stages {
             mbarrier_init_shared_b64(chunk_empty(stage), 4 * S::MULTIPLIERS);  // a lane of each warp
         }
         for (u32 stage = 0; stage < S::TILES; ++stage) {
-            mbarrier_init_shared_b64(tile_full(stage), S::DECODES ? S::MAKERS / 32 : 1);  // a lane of each warp that makes it
+            mbarrier_init_shared_b64(tile_full(stage), 1);
             mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
             if (S::ARRANGES) mbarrier_init_shared_b64(tile_here(stage), 1);
+        }
+        for (u32 stage = 0; stage < S::RAW; ++stage) {
+            mbarrier_init_shared_b64(raw_full(stage), 1);
+            mbarrier_init_shared_b64(raw_empty(stage), S::ARRANGERS);
         }
         fence_mbarrier_init_release_cluster();
     }
@@ -124,9 +133,10 @@ struct Operands {
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    const TensorMap* activations;           // to be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS
-    int token, activation_batch;            // first token of the tile
-    Activations source;                     // for a block that makes its own tiles
+    // To be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS; or, decoded by each block, u8 [batch, tokens, K/2], boxes of 128 x TOKENS.
+    const TensorMap* activations;
+    int token, activation_batch;  // first token of the tile
+    Activations source;
     int units;                              // K / 64
 };
 
@@ -223,18 +233,32 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
     Segment segment;
     while (work.next(segment)) {
         const Operands<S::BLOCKS> o = operands(segment.tile);
+        const auto load = [&](u32 to, u32 full, int first) {
+            mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
+            cp_async_bulk_tensor_3d_shared_global_mbarrier(to, o.activations, first, o.token, o.activation_batch, full);
+        };
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+            if constexpr (S::DECODES) {
+                const u32 stage = place.count % 2;
+                wait_barrier(stages.raw_empty(stage), place.count / 2 % 2 ^ 1);
+                load(stages.raw_tile(stage), stages.raw_full(stage), chunk * CHUNK_ROW_BYTES);
+            } else {
 #pragma unroll 1
-            for (u32 u = 0; u < CHUNK; ++u) {
-                const u32 tile = place.first_tile() + u;
-                wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                mbarrier_arrive_expect_tx_shared_b64(stages.tile_here(tile), S::TILE_BYTES);
-                cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.tile(tile), o.activations,
-                                                               (chunk * CHUNK + static_cast<int>(u)) * UNIT, o.token,
-                                                               o.activation_batch, stages.tile_here(tile));
+                for (u32 u = 0; u < CHUNK; ++u) {
+                    const u32 tile = place.first_tile() + u;
+                    wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+                    load(stages.tile(tile), stages.tile_here(tile), (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+                }
             }
         }
     }
+}
+
+// What an arranger has written is for the matrix unit. A whole warp.
+__device__ __forceinline__ void publish_tile(u32 full) {
+    fence_proxy_async_shared_cta();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(full);
 }
 
 // An arranger, number `arranger` of them: a whole warp.
@@ -247,49 +271,40 @@ __device__ __forceinline__ void arrange_tiles(const Stages<S>& stages, const Str
             const u32 tile = place.first_tile() + u;
             wait_barrier(stages.tile_here(tile), place.tile_parity());
             arrange_tile<S::TOKENS>(stages.tile(tile));
-            fence_proxy_async_shared_cta();
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(stages.tile_full(tile));
+            publish_tile(stages.tile_full(tile));
         }
     }
 }
 
-// The makers: three warps.
+// The same of NVFP4: decodes tiles. The scales of the next one are on their way from device memory meanwhile.
 template <class S, int A_LAYOUT, class Describe>
-__device__ __forceinline__ void make_tiles(const Stages<S>& stages, const StreamK& work, Describe operands) {
-    const int thread = static_cast<int>(threadIdx.x) - S::LOADER - 32;
-    using Part = ChunkPart<A_LAYOUT, S::TOKENS, S::MAKERS>;
-    Part parts[2];  // of the next chunks
-    int next = work.position;
-    const auto load = [&](Part& part) {
-        if (next >= work.last) return;
-        const int tile = next / work.chunks, chunk = next - tile * work.chunks;
-        const Operands<S::BLOCKS> o = operands(tile);
-        part.load(thread, o.source, o.activation_batch, o.token, chunk * CHUNK);
-        ++next;
-    };
-    Position<S> place;
-    const u32 chunks = work.last - work.position;
-    const auto write = [&](const Part& part) {
-        if (place.count >= chunks) return;
-        const u32 first = place.first_tile();
-        for (u32 u = 0; u < CHUNK; ++u) wait_barrier(stages.tile_empty(first + u), place.tile_parity() ^ 1);
-        part.write(thread, stages.tile(first));
-        fence_proxy_async_shared_cta();
-        __syncwarp();
-        if (thread % 32 == 0) {
-            for (u32 u = 0; u < CHUNK; ++u) mbarrier_arrive_shared_b64(stages.tile_full(first + u));
+__device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const StreamK& work, Describe operands, u32 arranger) {
+    constexpr u32 EACH = CHUNK / S::ARRANGERS;  // tiles of a chunk
+    const u32 tiles = (work.last - work.position) * EACH;
+    TileScales<S::TOKENS> scales;
+    int known = -1, token = 0, batch = 0;
+    Activations source{};
+    const auto load = [&](u32 i) {
+        const int position = work.position + static_cast<int>(i / EACH), tile = position / work.chunks;
+        if (tile != known) {
+            const Operands<S::BLOCKS> o = operands(tile);
+            known = tile, token = o.token, batch = o.activation_batch, source = o.source;
         }
-        ++place.count;
+        const u32 unit = (position - tile * work.chunks) * CHUNK + i % EACH * S::ARRANGERS + arranger;
+        scales.template load<A_LAYOUT>(source, batch, token, unit);
     };
-    load(parts[0]);
-    load(parts[1]);
+    if (tiles > 0) load(0);
 #pragma unroll 1
-    while (place.count < chunks) {
-        write(parts[0]);
-        load(parts[0]);
-        write(parts[1]);
-        load(parts[1]);
+    for (u32 i = 0; i < tiles; ++i) {
+        const Position<S> place{i / EACH};
+        const u32 u = i % EACH * S::ARRANGERS + arranger, tile = place.first_tile() + u, stage = place.count % 2;
+        const TileScales<S::TOKENS> now = scales;
+        if (i + 1 < tiles) load(i + 1);
+        wait_barrier(stages.raw_full(stage), place.count / 2 % 2);
+        wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+        decode_tile<S::TOKENS>(stages.tile(tile), stages.raw_tile(stage), u, now);
+        publish_tile(stages.tile_full(tile));
+        if (i % EACH + 1 == EACH && threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(stages.raw_empty(stage));
     }
 }
 
@@ -422,7 +437,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
             if (role == 1) load_weights<S, PART_CODES>(stages, work(), operands, first, end);
             if (role == 2 && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_weights<S, PART_SCALES>(stages, work(), operands, first, end);
         } else {
-            if (role == (S::DECODES ? 0 : 1)) load_weights<S, PART_ALL>(stages, work(), operands, first, end);
+            if (role == 1) load_weights<S, PART_ALL>(stages, work(), operands, first, end);
         }
     };
     // Chunks of weights, at most so many as there is room for at once; more would keep the first activations waiting.
@@ -436,18 +451,12 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         const u32 role = S::RESIDENT == 2 ? find_warp() - S::LOADER / 32 : kept_role;
-        if constexpr (S::DECODES) {
-            const StreamK all = work();
-            if (role > 0) {
-                make_tiles<S, A_LAYOUT>(stages, all, operands);
-            } else if (all.position < all.last) {
-                wait_barrier(stages.tile_full(0), 0);
-            }
-        } else if (threadIdx.x == S::LOADER) {
+        if (threadIdx.x == S::LOADER) {
             if constexpr (S::TOGETHER) share.await();
             load_tiles(stages, work(), operands);
-        } else if (S::ARRANGES && role >= 2) {
-            arrange_tiles(stages, work(), role - 2);
+        } else if (role >= 2) {
+            if constexpr (S::ARRANGES) arrange_tiles(stages, work(), role - 2);
+            if constexpr (S::DECODES) decode_tiles<S, A_LAYOUT>(stages, work(), operands, role - 2);
         }
         load(FIRST, ALL_CHUNKS);
     } else {
