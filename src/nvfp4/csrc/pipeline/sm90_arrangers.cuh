@@ -1,4 +1,5 @@
-// Tiles of activations, brought by the copy engine as they lie in memory, to the operand in its order of K (decode/wgmma_operand.cuh), by warps beside the
+// Tiles of activations, brought by the copy engine as they lie in memory, to the operand in its order of K
+// (decode/wgmma_operand.cuh), by warps beside the
 // multipliers: 16-bit values in place, NVFP4 decoded. Nobody waits for another block, and the copies run ahead as far as the ring goes.
 //
 // Two warps take longer to decode a wide tile than it takes to multiply; then all blocks decode all activations together
@@ -12,7 +13,8 @@
 
 // A tile [TOKENS, 128 bytes] in the 128-byte swizzle. A warp.
 //
-// A lane takes a piece of 16 bytes, eight elements of a block: its four pairs become a word each of four pieces. Eight lanes have a row, so that a warp
+// A lane takes a piece of 16 bytes, eight elements of a block: its four pairs become a word each of four pieces. Eight lanes have a
+// row, so that a warp
 // reads four rows before it writes them. Neither reads nor writes of a warp touch a bank twice.
 template <int TOKENS>
 __device__ __forceinline__ void arrange_tile(u32 tile) {
@@ -58,7 +60,8 @@ struct TileScales {
     }
 };
 
-// Unit `unit` of a chunk of codes [TOKENS, 128 bytes] at `raw`, in the 128-byte swizzle, to a tile. A warp, a row for each lane: eight rows in a row write
+// Unit `unit` of a chunk of codes [TOKENS, 128 bytes] at `raw`, in the 128-byte swizzle, to a tile. A warp, a row for each lane:
+// eight rows in a row write
 // to different banks.
 template <int TOKENS>
 __device__ __forceinline__ void decode_tile(u32 tile, u32 raw, u32 unit, const TileScales<TOKENS>& scales) {

@@ -1,11 +1,13 @@
 // The roles of the Hopper GEMM kernels, and the shared memory between them.
 //
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
-//   warpgroup 2       loads: a thread of its first warp tiles of activations, one of its second codes; its third warp linear scales. One warp would be
-//                     slower than the multipliers, as each wait and each copy takes it a latency
+//   warpgroup 2       loads: a thread of its first warp tiles of activations, one of its second codes; its third warp linear scales.
+//                     One warp would be slower than the multipliers, as each wait and each copy takes it a latency
 //
-// Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh). Or by each block for itself,
-// tile by tile (MAKES): they are loaded as they lie, and the third and fourth warp bring 16-bit values into order in place, or decode NVFP4, of which there
+// Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh). Or by each
+// block for itself,
+// tile by tile (MAKES): they are loaded as they lie, and the third and fourth warp bring 16-bit values into order in place, or
+// decode NVFP4, of which there
 // is a ring of its own (pipeline/sm90_arrangers.cuh); the second warp loads linear scales, too.
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
@@ -13,7 +15,8 @@
 //
 //   chunk_full, tile_full     loader -> multipliers     chunk_empty, tile_empty   multipliers -> loader
 //
-// Where tiles are arranged, the arrangers are between them: tile_here (loader -> arrangers), and tile_full is theirs. Where they decode, so is tile_empty, and
+// Where tiles are arranged, the arrangers are between them: tile_here (loader -> arrangers), and tile_full is theirs. Where they
+// decode, so is tile_empty, and
 // raw_full and raw_empty are between them and the loader.
 //
 // Segments are whole chunks, so that all positions within a chunk are constants; K is padded with zeros to its multiple.
@@ -101,8 +104,9 @@ struct Stages {
     __device__ __forceinline__ u32 chunk_empty(u32 stage) const { return chunk_full(S::CHUNKS + stage); }
     __device__ __forceinline__ u32 tile_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + stage); }
     __device__ __forceinline__ u32 tile_empty(u32 stage) const { return chunk_full(2 * S::CHUNKS + S::TILES + stage); }
-    __device__ __forceinline__ u32 tile_here(u32 stage) const { return S::ARRANGES ? chunk_full(2 * S::CHUNKS + 2 * S::TILES + stage) : tile_full(stage); }
-
+    __device__ __forceinline__ u32 tile_here(u32 stage) const {
+        return S::ARRANGES ? chunk_full(2 * S::CHUNKS + 2 * S::TILES + stage) : tile_full(stage);
+    }
     __device__ __forceinline__ u32 raw_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + 3 * S::TILES + stage); }
     __device__ __forceinline__ u32 raw_empty(u32 stage) const { return raw_full(S::RAW + stage); }
 
@@ -133,7 +137,8 @@ struct Operands {
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    // To be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS; or, decoded by each block, u8 [batch, tokens, K/2], boxes of 128 x TOKENS.
+    // To be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS; or, decoded by each block, u8 [batch, tokens, K/2],
+    // boxes of 128 x TOKENS.
     const TensorMap* activations;
     int token, activation_batch;  // first token of the tile
     Activations source;
@@ -424,7 +429,8 @@ struct Multiplier {
 };
 
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
-// the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh), with the warpgroup behind.
+// the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh),
+// with the warpgroup behind.
 template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store) {
