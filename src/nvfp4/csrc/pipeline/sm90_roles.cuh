@@ -121,9 +121,11 @@ struct Stages {
             mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
             if (S::ARRANGES) mbarrier_init_shared_b64(tile_here(stage), 1);
         }
-        for (u32 stage = 0; stage < S::RAW; ++stage) {
-            mbarrier_init_shared_b64(raw_full(stage), 1);
-            mbarrier_init_shared_b64(raw_empty(stage), S::ARRANGERS);
+        if constexpr (S::DECODES) {
+            for (u32 stage = 0; stage < S::RAW; ++stage) {
+                mbarrier_init_shared_b64(raw_full(stage), 1);
+                mbarrier_init_shared_b64(raw_empty(stage), S::ARRANGERS);
+            }
         }
         fence_mbarrier_init_release_cluster();
     }
