@@ -76,6 +76,8 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem(Op.GROUP_GEMM, 90, 136, 320, 1, SCALED, SCALED, "fp32", stacked=40),
     Problem(Op.GROUP_DUAL_GEMM, 88, 130, 576, 1, TILED, TILED, "fp16", groups=((20, 130, 576), (68, 64, 64))),
     Problem(Op.GROUP_DUAL_GEMM, 90, 136, 320, 1, BF16, LINEAR, "bf16", stacked=7),
+    Problem(Op.GROUP_GEMM, 90, 136, 320, 1, SCALED, LINEAR, "fp16", stacked=7, tokens=20),
+    Problem(Op.GROUP_DUAL_GEMM, 90, 136, 320, 1, BF16, LINEAR, "fp32", stacked=7, tokens=20),
 )
 
 

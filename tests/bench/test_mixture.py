@@ -61,6 +61,7 @@ def test_a_run_checks_everything_and_counts_active_experts(tmp_path, layer):
     assert [case for case, _ in found] == list(cases)
     for case, record in found:
         assert record.problem == case.problem
+        assert record.problem.tokens == (case.tokens if layer.gathered else 0)
         assert record.problem.op is (Op.GROUP_DUAL_GEMM if layer.dual else Op.GROUP_GEMM)
         assert record.workload.active == mixture.route(case).active
         assert record.bytes == record.problem.bytes_of(record.workload.active) <= record.problem.bytes
@@ -68,11 +69,45 @@ def test_a_run_checks_everything_and_counts_active_experts(tmp_path, layer):
         assert {"nvfp4/torch_ops", "cublas-loop", "grouped-mm"} <= names
         assert ("nvfp4/torch_ops, gathered" in names) == layer.gathered
         assert record.entry("nvfp4/torch_ops").right
+        assert ("rows gathered first" in record.entry("nvfp4/torch_ops").detail) == layer.gathered
+        if layer.gathered:
+            assert "rows gathered first" not in record.entry("nvfp4/torch_ops, gathered").detail
+            assert record.entry("nvfp4/torch_ops, gathered").right
         assert not any(entry.wrong for entry in record.entries)
         assert "needs a GPU" in record.refusals["humming-indexed"]
     assert records.load(path) == tuple(record for _, record in found)
     # 3 tokens twice: the same sizes, told apart by their routing.
     assert len(records.newest(records.load(path))) == 4
+
+
+def test_what_a_kernel_is_asked_for_a_workload_may_change():
+    """Rows that were gathered once, and tokens by index today, are the same row of a table."""
+    ((_, record),) = mixture.bench([Case(PRODUCT, 3, 2)], SETTINGS, Environment.dry())
+    earlier = dataclasses.replace(
+        record, problem=dataclasses.replace(record.problem, tokens=0), time="2020-01-01T00:00:00+00:00"
+    )
+    assert records.newest([record, earlier]) == records.newest([earlier, record]) == (record,)
+
+
+def test_a_wrong_index_is_found(monkeypatch):
+    plain = mixture.Tensors.operands
+
+    def shifted(self, problem, weights, out):
+        made = plain(self, problem, weights, out)
+        return dataclasses.replace(made, rows=made.rows.roll(1)) if problem.tokens else made
+
+    class Shifted(mixture._Answers):
+        expected = property(lambda self: mixture.expected(self.case.problem, plain(self.first, *self.arguments)))
+
+        @property
+        def arguments(self):
+            return self.case.problem, self.weights, self.out
+
+    monkeypatch.setattr(mixture, "_Answers", Shifted)
+    monkeypatch.setattr(mixture.Tensors, "operands", shifted)
+    ((_, record),) = mixture.bench([Case(PRODUCT, 3, 2)], SETTINGS, Environment.dry())
+    assert record.entry("nvfp4/torch_ops").wrong
+    assert not record.entry("nvfp4/torch_ops, gathered").wrong
 
 
 def test_a_wrong_answer_is_found(monkeypatch):

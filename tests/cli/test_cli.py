@@ -146,6 +146,9 @@ def test_gate_and_up_of_experts_from_the_command_line():
     )
     assert data["choice"]["backend"] == "sm80"
     assert {"sm90", "sm100"} <= set(data["refusals"])
+    data = _json("explain", "group_gemm", "--m", "64", "--groups", "8", "--tokens", "16", "--arch", "sm_80")
+    assert data["choice"]["plan"]["describe"].startswith("rows gathered first")
+    assert "rows of 16 by index" in data["problem"]
     data = _json("solve", "--op", "group_dual_gemm", "--shape", "3x16x32+5x24x48", "--device", "cpu")
     assert data["ok"] is True
 
@@ -167,6 +170,7 @@ def test_doctor_finds_this_machine_in_order():
         (("solve", "--op", "gemm", "--shape", "1x16x24"), "multiple of 16"),
         (("solve", "--op", "gemm", "--shape", "1x16x32", "--data", "nice"), "contest"),
         (("explain", "gemm", "--arch", "sm_1"), "sm_90a"),
+        (("explain", "gemm", "--tokens", "16"), "stacked groups"),
         (("check", "--backend", "cublas"), "torch_ops"),
         (("check", "--size", "big"), "384,2048"),
     ],

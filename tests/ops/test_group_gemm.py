@@ -96,3 +96,20 @@ def test_an_index_is_no_place_for_results() -> None:
     x, b, offsets = operand("fp16", 6, 64), weights(2, 4, 64), torch.tensor([2, 4], dtype=torch.int32)
     with pytest.raises(nvfp4.InputError, match="apart from `rows`"):
         nvfp4.group_gemm(x, b, offsets=offsets, rows=memory[:4], out=memory[:8].view(torch.float16).view(4, 4))
+
+
+@pytest.mark.gpu
+def test_an_index_may_change_between_replays_of_a_graph() -> None:
+    a = operand("bf16", 40, 128).cuda()
+    b = weights(4, 64, 128, device="cuda")
+    offsets = torch.tensor([5, 9, 9, 30], dtype=torch.int32, device="cuda")
+    rows = torch.zeros(30, dtype=torch.int32, device="cuda")
+    nvfp4.group_gemm(a, b, offsets=offsets, rows=rows, out_dtype=torch.float32)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = nvfp4.group_gemm(a, b, offsets=offsets, rows=rows, out_dtype=torch.float32)
+    for seed in (1, 2):
+        rows.copy_(torch.randint(0, 40, (30,), generator=torch.Generator().manual_seed(seed)).int())
+        graph.replay()
+        expected = nvfp4.group_gemm(a[rows], b, offsets=offsets, out_dtype=torch.float32)
+        assert torch.equal(result, expected)

@@ -1,9 +1,10 @@
 """Mixtures of experts: layers of models, how tokens are routed, and a run that times them as records.
 
 A token goes to `top_k` experts, and its row is multiplied with the weights of each. Grouped products want the rows in
-the order of the experts; where the rows are tokens (gate and up), gathering them is timed with the product, of ours and
-of every peer but those whose kernels take an index. A down projection finds its rows where gate and up have left them.
-Routing itself (which experts, the ends of the groups, lists of indices) is there before timing, for all.
+the order of the experts. Where the rows are tokens (gate and up), ours takes tokens and the row of each, as peers do
+whose kernels take an index; for the others gathering is timed with the product. A down projection finds its rows where
+gate and up have left them. Routing itself (which experts, the ends of the groups, lists of indices) is there before
+timing, for all.
 
 All calls of a sample share the weights, and have activations of their own; the weights that a call reads exceed the
 cache.
@@ -11,6 +12,7 @@ cache.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from nvfp4.bench.run import PEER_ERROR, Environment, Ready, Settings, measure
 from nvfp4.bench.timing import Call
 from nvfp4.check.run import poison_outputs
 from nvfp4.check.verdict import Expected, expected, judge
-from nvfp4.errors import InputError
+from nvfp4.errors import InputError, UnsupportedError
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
@@ -89,11 +91,13 @@ class Case:
 
     @property
     def problem(self) -> Problem:
-        """What is computed: bf16 rows times NVFP4 weights, stacked, to bf16."""
+        """What is computed: bf16 rows, or tokens by an index, times NVFP4 weights, stacked, to bf16."""
         layer = self.layer
+        tokens = self.tokens if layer.gathered else 0
         op = Op.GROUP_DUAL_GEMM if layer.dual else Op.GROUP_GEMM
         a, b = Format("bf16", ""), Format("nvfp4", "linear")
-        return Problem(op, self.tokens * self.top_k, layer.n, layer.k, 1, a, b, "bf16", stacked=layer.experts)
+        count = self.tokens * self.top_k
+        return Problem(op, count, layer.n, layer.k, 1, a, b, "bf16", stacked=layer.experts, tokens=tokens)
 
     def __str__(self) -> str:
         return f"{self.layer.name}, {self.tokens} tokens, top {self.top_k}, {self.routing}"
@@ -179,18 +183,26 @@ class Tensors:
     Attributes:
         x: bf16: tokens [tokens, K], or for a down projection the rows of every token [tokens * top_k, K].
         index: int64 [tokens * top_k]: row of `x` for each row in the order of the experts.
+        short: int32, the same.
         rows: bf16 [tokens * top_k, K]: those rows.
         routing: Which rows go to which expert.
     """
 
     x: torch.Tensor
     index: torch.Tensor
+    short: torch.Tensor
     rows: torch.Tensor
     routing: Routing
 
     def gather(self) -> None:
         """Fill `rows`."""
         torch.index_select(self.x, 0, self.index, out=self.rows)
+
+    def operands(self, problem: Problem, weights: tuple[NVFP4Tensor, ...], out: torch.Tensor) -> Operands:
+        """As a backend takes them: tokens by their index where `problem` has one, else `rows`."""
+        if problem.tokens:
+            return Operands((self.x,), weights, (out,), self.routing.ends, rows=self.short)
+        return Operands((self.rows,), weights, (out,), self.routing.ends)
 
 
 def tensors(case: Case, routing: Routing, seed: int) -> Tensors:
@@ -201,7 +213,7 @@ def tensors(case: Case, routing: Routing, seed: int) -> Tensors:
     count = case.tokens if gathered else routing.order.numel()
     x = torch.randn(count, case.layer.k, device=device, generator=generator).to(ACTIVATIONS)
     index = routing.order // case.top_k if gathered else routing.order
-    made = Tensors(x, index, x.new_empty(routing.order.numel(), case.layer.k), routing)
+    made = Tensors(x, index, index.int(), x.new_empty(routing.order.numel(), case.layer.k), routing)
     made.gather()
     return made
 
@@ -311,17 +323,18 @@ class _Answers:
 
     def __init__(self, case: Case, weights: Weights, first: Tensors) -> None:
         self.case, self.first = case, first
-        out = first.rows.new_empty(case.problem.m, case.problem.n)
-        self.operands = Operands((first.rows,), weights.nvfp4, (out,), first.routing.ends)
+        self.out = first.rows.new_empty(case.problem.m, case.problem.n)
+        self.weights = weights.nvfp4
 
     @functools.cached_property
     def expected(self) -> tuple[Expected, ...]:
-        return expected(self.case.problem, self.operands)
+        problem = self.case.problem
+        return expected(problem, self.first.operands(problem, self.weights, self.out))
 
-    def ours(self, run: Callable[[Operands], None]) -> str:
-        poisoned, outputs = poison_outputs(self.operands)
+    def ours(self, problem: Problem, run: Callable[[Operands], None]) -> str:
+        poisoned, outputs = poison_outputs(self.first.operands(problem, self.weights, self.out))
         run(poisoned)
-        verdict = judge(self.case.problem, poisoned, outputs, wants=self.expected)
+        verdict = judge(problem, poisoned, outputs, wants=self.expected)
         return verdict.summary if verdict.ok else f"wrong: {verdict.summary}"
 
     def peer(self, result: object, *, token_order: bool) -> str:
@@ -335,24 +348,29 @@ class _Answers:
         return text if error <= PEER_ERROR else f"wrong: {text}"
 
 
-def _ours(name: str, case: Case, env: Environment, weights: Weights) -> tuple[str, Callable[[Operands], None], Prepare]:
+def _ours(
+    name: str, problem: Problem, env: Environment, weights: Weights
+) -> tuple[str, Callable[[Operands], None], Prepare]:
     """Plan, kernel and calls of one of our backends."""
-    problem = case.problem
-    backend = backends.get(name)
-    plan = backend.plan(env.capability, problem)
+    choice = backends.choose(env.capability, problem, name)
+    backend, plan = choice.backend, choice.plan
     make: Any = getattr(backend, "prepare", None)
     run = make(plan, problem) if make is not None else functools.partial(backend.run, plan, problem)
 
     def prepare(operands: Tensors) -> Call:
         out = operands.rows.new_empty(problem.m, problem.n)
-        made = Operands((operands.rows,), weights.nvfp4, (out,), operands.routing.ends)
-        return functools.partial(run, made)
+        return functools.partial(run, operands.operands(problem, weights.nvfp4, out))
 
     return plan.describe(), run, prepare
 
 
+def _judged(answers: _Answers, problem: Problem, run: Callable[[Operands], None], _: object) -> str:
+    """The verdict on one of ours, which is called once more with a result that tells what was written."""
+    return answers.ours(problem, run)
+
+
 def run(case: Case, weights: Weights, settings: Settings, env: Environment) -> Record:
-    """Time one case: our backends, beside the same without the gathering, and the peers of `PEERS`.
+    """Time one case: our backends, beside the same with rows gathered before, and the peers of `PEERS`.
 
     Args:
         case: What is computed.
@@ -387,15 +405,17 @@ def run(case: Case, weights: Weights, settings: Settings, env: Environment) -> R
         ready.calls[name], ready.details[name] = made, (role, detail)
 
     for name in backends.installed() if settings.backends is None else settings.backends:
-        reasons = backends.get(name).refuse(env.capability, problem)
-        if reasons:
-            ready.refusals[f"nvfp4/{name}"] = "; ".join(reasons)
-            continue
-        detail, kernel, prepare = _ours(name, case, env, weights)
-        check = functools.partial(lambda kernel, _: answers.ours(kernel), kernel)
-        add(f"nvfp4/{name}", "nvfp4", detail, _with_gather(case, prepare), check)
-        if case.layer.gathered:
-            add(f"nvfp4/{name}, gathered", "other", f"{detail}; rows gathered before timing", prepare, check)
+        forms = [(f"nvfp4/{name}", "nvfp4", problem, "; tokens by index" if problem.tokens else "")]
+        if problem.tokens:
+            rows = dataclasses.replace(problem, tokens=0)
+            forms.append((f"nvfp4/{name}, gathered", "other", rows, "; rows gathered before timing"))
+        for label, role, form, how in forms:
+            try:
+                detail, kernel, prepare = _ours(name, form, env, weights)
+            except UnsupportedError as error:
+                ready.refusals[label] = "; ".join(error.refusals[0].reasons)
+                continue
+            add(label, role, detail + how, prepare, functools.partial(_judged, answers, form, kernel))
     for name in PEERS if settings.peers is None else settings.peers:
         if name not in PEERS:
             raise InputError("mixture", "peers", "some of " + ", ".join(PEERS), repr(name), "Name known peers.")

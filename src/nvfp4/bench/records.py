@@ -346,10 +346,13 @@ def load(path: Path | str) -> tuple[Record, ...]:
 
 
 def newest(records: Iterable[Record]) -> tuple[Record, ...]:
-    """The latest record of each problem, workload, device and protocol."""
-    latest: dict[tuple[Problem, Workload | None, str, str], Record] = {}
+    """The latest record of each problem or workload, device and protocol.
+
+    A workload says what is wanted; what a kernel is asked for it may change: tokens by index, or rows.
+    """
+    latest: dict[tuple[Problem | Workload, str, str], Record] = {}
     for record in records:
-        key = (record.problem, record.workload, str(record.device["name"]), record.protocol.name)
+        key = (record.workload or record.problem, str(record.device["name"]), record.protocol.name)
         if key not in latest or record.time >= latest[key].time:
             latest[key] = record
     return tuple(latest.values())

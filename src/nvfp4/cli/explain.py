@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +12,7 @@ import nvfp4
 from nvfp4.backends import Explanation
 from nvfp4.cli import output
 from nvfp4.device import Capability, capability, known
-from nvfp4.errors import MissingDependencyError
+from nvfp4.errors import InputError, MissingDependencyError
 from nvfp4.problem import Op, Problem
 
 
@@ -23,6 +23,7 @@ def explain(
     k: Annotated[int, typer.Option("--k", help="Elements along K, a multiple of 16.")] = 16384,
     l: Annotated[int, typer.Option("--l", help="Batch size.")] = 1,
     groups: Annotated[int, typer.Option(help="Stacked groups with offsets on the device.")] = 0,
+    tokens: Annotated[int, typer.Option(help="Rows that an index chooses from, for stacked groups.")] = 0,
     shape: Annotated[str, typer.Option(help="All sizes at once, as in nvfp4 solve.")] = "",
     arch: Annotated[str, typer.Option(help="sm_80, sm_90a, sm_100a, ... or cpu; this machine's by default.")] = "",
     backend: Annotated[str, typer.Option(help="Ask only this backend.")] = "",
@@ -39,7 +40,9 @@ def explain(
         problem = Problem(what, m, n or 7168, k, groups=((m, n or 7168, k),))
     else:
         problem = Problem(what, m, n or (1 if what is Op.GEMV else 7168), k, l, stacked=groups)
-    problem = output.formats(problem, activations, scale_layout, out)
+    if tokens and not problem.stacked:
+        raise InputError("nvfp4 explain", "--tokens", "stacked groups", f"{problem}", "Add --groups.")
+    problem = replace(output.formats(problem, activations, scale_layout, out), tokens=tokens)
     found = nvfp4.explain(problem, _capability(arch), backend or None)
     if as_json:
         chosen = found.choice

@@ -127,7 +127,8 @@ def shape(problem: Problem) -> str:
             return f"{len(m)} groups, {min(m)}..{max(m)} x {problem.n} x {problem.k}"
         return "+".join("x".join(map(str, group)) for group in problem.groups)
     if problem.stacked:
-        return f"{problem.m}x{problem.n}x{problem.k} in {problem.stacked}"
+        index = f" of {problem.tokens}" if problem.tokens else ""
+        return f"{problem.m}{index}x{problem.n}x{problem.k} in {problem.stacked}"
     sizes = [problem.m, problem.k] if problem.op is Op.GEMV and problem.n == 1 else [problem.m, problem.n, problem.k]
     return "x".join(map(str, sizes)) + (f"x{problem.l}" if problem.l != 1 else "")
 
