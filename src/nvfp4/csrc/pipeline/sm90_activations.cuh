@@ -66,12 +66,19 @@ struct ActivationShare {
     static __device__ __forceinline__ u32 first() { return blockIdx.x * blockDim.x + threadIdx.x; }
     static __device__ __forceinline__ u32 step() { return grid_blocks() * blockDim.x; }
 
-    // Before activations may be read: brings the first of them into L2, which is right whoever writes them yet. (Which rows are the
-    // first may not be read either.)
+    // Before activations may be read: brings the first of them into L2, which is right whoever writes them yet. INDEXED: which rows these
+    // are may not be read either; where all rows of the matrix may be among them, they are fetched as they lie, and the index too.
     __device__ __forceinline__ void prefetch() const {
-        if constexpr (INDEXED) return;
+        u32 present = halves;
+        if constexpr (INDEXED) {
+            u32 index = 0;
+            const Activations x = locate(index);
+            const u32 width = x.units * HALVES;
+            if (first() * 8 < halves / width) prefetch_global_L2(rows + first() * 8);
+            present = x.rows * width <= halves ? x.rows * width : 0;
+        }
 #pragma unroll 1
-        for (u32 i = first(); i < halves && i < first() + BATCH * step(); i += step()) {
+        for (u32 i = first(); i < present && i < first() + BATCH * step(); i += step()) {
             u32 index = i;
             const Activations x = locate(index);
             if (index % (32 / EIGHT) == 0) prefetch_global_L2(x.eights<EIGHT>(index));
