@@ -78,7 +78,7 @@ class Call(NamedTuple):
         backend: str | None,
     ) -> Call:
         """The call of a list form; `lists` has one list for each of its operands."""
-        if {*map(type, lists), type(out)} - _LISTS:
+        if {*map(type, lists), type(out)}.difference(_LISTS):  # torch 2.11 compiles no "-" between them
             _validate.are_lists(spec.op, lists, out)  # anything that can be iterated over is right
         a, b = (*lists[0],), (*lists[1],)
         outs = None if out is None else (*out,)
