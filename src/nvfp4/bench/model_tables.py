@@ -5,6 +5,7 @@ They say how many times longer a peer takes, for each peer, where the tables of 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from nvfp4.bench import sweep, tables
@@ -57,7 +58,8 @@ def _newest(records: Iterable[Record], device: str, protocol: str) -> list[Recor
 def _table(head: Sequence[str], left: Callable[[Record], list[str]], records: Sequence[Record]) -> str:
     if not records:
         return tables.NONE
-    peers = list(dict.fromkeys(entry.name for record in records for entry in record.entries if entry.role == "peer"))
+    seen = Counter(entry.name for record in records for entry in record.entries if entry.role == "peer")
+    peers = [name for name, rows in seen.items() if 2 * rows >= len(records)]  # others would be mostly empty columns
     others = list(dict.fromkeys(entry.name for record in records for entry in record.entries if entry.role == "other"))
     columns = [
         *head,
