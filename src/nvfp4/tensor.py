@@ -266,6 +266,18 @@ class NVFP4Tensor:
         """The block scales as float8_e4m3fn [..., rows, K/16], whatever the layout."""
         return layouts.by_name(self.scale_layout).unpack(self.scales, self.rows, self.k // formats.BLOCK)
 
+    def take_rows(self, index: torch.Tensor) -> NVFP4Tensor:
+        """Rows of a matrix, copied, in the same layout.
+
+        Args:
+            index: int32 or int64 [count]: which rows, in order; each from 0 to `rows` - 1.
+        """
+        # As bytes: few operators exist for float8.
+        scales = self.linear_scales().view(torch.uint8).index_select(0, index).view(torch.float8_e4m3fn)
+        packed = layouts.by_name(self.scale_layout).pack(scales)
+        codes = self.codes.index_select(0, index)
+        return NVFP4Tensor(codes, packed, self.tensor_scale, scale_layout=self.scale_layout, validate=False)
+
     def dequantize(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The values, [..., rows, K] of `dtype`.
 

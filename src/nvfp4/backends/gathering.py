@@ -6,10 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
-from nvfp4 import layouts
-from nvfp4.backends.base import Backend, Operand, Operands, Plan, PreparingBackend
+from nvfp4.backends.base import Backend, Operands, Plan, PreparingBackend
 from nvfp4.device import Capability
 from nvfp4.problem import Problem
 from nvfp4.tensor import NVFP4Tensor
@@ -73,18 +70,8 @@ def gathered(operands: Operands) -> Operands:
     (a,) = operands.a
     # No value may lead outside of A, as in kernels that follow the index.
     index = rows.clamp(0, a.shape[0] - 1)
-    return Operands((_chosen(a, index),), operands.b, operands.out, operands.offsets)
-
-
-def _chosen(a: Operand, index: torch.Tensor) -> Operand:
-    """Rows of a matrix."""
-    if not isinstance(a, NVFP4Tensor):
-        return a.detach().index_select(0, index)
-    # As bytes: few operators exist for float8.
-    scales = a.linear_scales().view(torch.uint8).index_select(0, index).view(torch.float8_e4m3fn)
-    packed = layouts.by_name(a.scale_layout).pack(scales)
-    codes = a.codes.index_select(0, index)
-    return NVFP4Tensor(codes, packed, a.tensor_scale, scale_layout=a.scale_layout, validate=False)
+    chosen = a.take_rows(index) if isinstance(a, NVFP4Tensor) else a.detach().index_select(0, index)
+    return Operands((chosen,), operands.b, operands.out, operands.offsets)
 
 
 def _gathered(problem: Problem) -> Problem:

@@ -55,9 +55,8 @@ def unflatten(data: torch.Tensor, scales: torch.Tensor | None, scale: torch.Tens
     """The operand that the arguments of an operator stand for."""
     if scales is None:
         return data
-    layout = (
-        "linear" if scales.dim() == data.dim() else "tiled"
-    )  # of tiles the constructor demands three dimensions more
+    # Of tiles the constructor demands three dimensions more.
+    layout = "linear" if scales.dim() == data.dim() else "tiled"
     return NVFP4Tensor(data, scales, scale, scale_layout=layout, validate=False)
 
 

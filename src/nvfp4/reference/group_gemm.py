@@ -73,11 +73,8 @@ def _stacked(a: Operand, b: NVFP4Tensor, ends: list[int], index: torch.Tensor | 
 
 
 def _chosen(a: Operand, index: torch.Tensor) -> Operand:
-    """Rows of `a`, whose scales are linear."""
+    """Rows of `a`."""
     if bool(((index < 0) | (index >= a.shape[0])).any()):
         got = index[(index < 0) | (index >= a.shape[0])][:4].tolist()
         raise InputError(_OP, "rows", f"rows of a, 0 to {a.shape[0] - 1}", got, "Pass the row of a that each row is.")
-    if not isinstance(a, NVFP4Tensor):
-        return a[index]
-    scales = a.scales.view(torch.uint8)[index].view(a.scales.dtype)
-    return NVFP4Tensor(a.codes[index], scales, a.tensor_scale, validate=False)
+    return a.take_rows(index) if isinstance(a, NVFP4Tensor) else a[index]

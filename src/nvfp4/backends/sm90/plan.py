@@ -138,7 +138,6 @@ APART = 1.09
 
 _TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
 
-
 DECODER_TOKENS = 64
 """Most tokens of a tile of NVFP4 activations that a block can decode for itself as fast as it multiplies them."""
 
@@ -168,7 +167,10 @@ def estimate(plan: GemmPlan, problem: Problem) -> float:
     tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, rows) * problem.l
     bf16, arranged = problem.a.kind == "bf16", plan.makes and problem.a.kind != "nvfp4"
     time = _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, bf16, plan.makes)
-    return (8.3 if arranged else 10.0) + 1.12 * time
+    return _BEGIN_AND_END[arranged] + 1.12 * time
+
+
+_BEGIN_AND_END = {False: 10.0, True: 8.3}  # microseconds of a launch; where 16-bit tiles come as they lie, fewer
 
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
@@ -191,6 +193,15 @@ def likely_sizes(rows: int, groups: int) -> list[int]:
     return [max(0, round(spread.inv_cdf((i + 0.5) / groups))) for i in range(groups)]
 
 
+def _ways(problem: Problem, tokens: int, blocks: int) -> tuple[bool, ...]:
+    """Whether blocks may, or must, make tiles of activations for themselves: values of `GemmPlan.makes`."""
+    if problem.stacked:  # the same tokens are multiplied with so many weights that they had better be made once
+        return (False,)
+    if problem.a.kind != "nvfp4":
+        return (True,)
+    return (False, True) if tokens <= DECODER_TOKENS and blocks == 2 else (False,)
+
+
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
     """The plan for `problem` there: of all tiles and grids the one that the model finds fastest."""
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
@@ -211,10 +222,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
         for blocks in (2,) if dual else (2, 1):
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
-                # A stack multiplies the same tokens with so many weights that they had better be made once.
-                narrow = tokens <= DECODER_TOKENS and blocks == 2
-                ways = (False,) if problem.stacked else (True,) if not nvfp4 else (False, True) if narrow else (False,)
-                for makes in ways:
+                for makes in _ways(problem, tokens, blocks):
                     time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
                     if best is None or time < best[0]:
                         best = (time, tokens, blocks, grid, makes, tiles)

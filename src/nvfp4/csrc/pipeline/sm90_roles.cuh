@@ -157,6 +157,10 @@ struct Position {
     __device__ __forceinline__ u32 stage() const { return count % S::CHUNKS; }
     __device__ __forceinline__ u32 parity() const { return count / S::CHUNKS % 2; }
 
+    // Of the chunk in the ring of NVFP4 activations.
+    __device__ __forceinline__ u32 raw_stage() const { return count % S::RAW; }
+    __device__ __forceinline__ u32 raw_parity() const { return count / S::RAW % 2; }
+
     // Of the chunk's first tile; the others follow it.
     __device__ __forceinline__ u32 first_tile() const { return S::TILES == CHUNK ? 0 : count % 2 * CHUNK; }
     __device__ __forceinline__ u32 tile_parity() const { return S::TILES == CHUNK ? count % 2 : count / 2 % 2; }
@@ -246,8 +250,8 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
         };
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
             if constexpr (S::DECODES) {
-                const u32 stage = place.count % 2;
-                wait_barrier(stages.raw_empty(stage), place.count / 2 % 2 ^ 1);
+                const u32 stage = place.raw_stage();
+                wait_barrier(stages.raw_empty(stage), place.raw_parity() ^ 1);
                 load(stages.raw_tile(stage), stages.raw_full(stage), chunk * CHUNK_ROW_BYTES);
             } else {
 #pragma unroll 1
@@ -304,10 +308,10 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Stre
 #pragma unroll 1
     for (u32 i = 0; i < tiles; ++i) {
         const Position<S> place{i / EACH};
-        const u32 u = i % EACH * S::ARRANGERS + arranger, tile = place.first_tile() + u, stage = place.count % 2;
+        const u32 u = i % EACH * S::ARRANGERS + arranger, tile = place.first_tile() + u, stage = place.raw_stage();
         const TileScales<S::TOKENS> now = scales;
         if (i + 1 < tiles) load(i + 1);
-        wait_barrier(stages.raw_full(stage), place.count / 2 % 2);
+        wait_barrier(stages.raw_full(stage), place.raw_parity());
         wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
         decode_tile<S::TOKENS>(stages.tile(tile), stages.raw_tile(stage), u, now);
         publish_tile(stages.tile_full(tile));
