@@ -97,6 +97,7 @@ def calls(seed: int) -> dict[str, Callable[..., object]]:
         "gemm": lambda **more: nvfp4.gemm(a, b, **more),
         "gemm, activations": lambda **more: nvfp4.gemm(x, b, **more),
         "gemm, no tensor scale": lambda **more: nvfp4.gemm(x, plain[0], **more),
+        "gemm, no tensor scales": lambda **more: nvfp4.gemm(plain[1], plain[0], **more),
         "dual_gemm": lambda **more: nvfp4.dual_gemm(a, b, b2, **more),
         "group_gemm": lambda **more: nvfp4.group_gemm(x, experts, offsets=offsets, **more),
         "group_gemm, rows": lambda **more: nvfp4.group_gemm(x, experts, offsets=offsets, rows=rows, **more),

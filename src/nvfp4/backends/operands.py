@@ -158,7 +158,7 @@ class _Repeated:
     def __call__(self, operands: Operands) -> None:
         program = self._program
         if program is not None:
-            program(operands.addresses or addresses(operands))
+            program.run(operands.addresses or addresses(operands))
             return
         device = operands.out[0].device
         needed = self._scratch(operands) if self._scratch is not None else None
@@ -168,7 +168,7 @@ class _Repeated:
         tensors = flatten(operands)
         if executor.name == "driver" and not aliased(tensors):
             self._program = Program(launches, tensors, needed, extra)
-            self._program(addresses(operands))
+            self._program.run(addresses(operands))
         else:  # The CPU; or such as gemm(a, a), which is right, but tells nothing about other operands.
             executor.run(launches)
 
@@ -177,5 +177,5 @@ class _Repeated:
         program = self._program
         if program is None:
             return False
-        program(addresses)
+        program.run(addresses)
         return True

@@ -239,7 +239,11 @@ class Prepared:
         self._lock = threading.Lock()
 
     def __call__(self, addresses: Sequence[int], queue: int) -> None:
-        """Launch with other memory of the same shapes.
+        """`run`."""
+        self.run(addresses, queue)
+
+    def run(self, addresses: Sequence[int], queue: int) -> None:
+        """Launch with other memory of the same shapes. A method, because calling an object takes longer.
 
         Args:
             addresses: As many as `count`: of first elements, 0 for null.
