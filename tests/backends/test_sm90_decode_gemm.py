@@ -50,7 +50,9 @@ def test_plans_fit_the_device(m, n, k, out, form):
     for plan in found:
         assert 1 <= plan.grid <= HOPPER.sms
         assert plan.grid % plan.share == 0
-        assert plan.share == 1 or plan.whole, "clusters that wait for one another may not fit at once"
+        assert plan.share <= 2 or plan.whole, "clusters that wait for one another may not fit at once"
+        assert plan.rounds == 0 or not plan.whole
+        assert 0 <= plan.sharers <= plan.grid // plan.share
         assert plan.shared_bytes <= HOPPER.shared_bytes
         assert plan.tokens % (8 * plan.share) == 0
         assert plan.tokens <= 256

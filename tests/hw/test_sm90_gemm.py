@@ -140,6 +140,33 @@ def test_decoded_into_shared_memory_in_the_emulator(problem, shape, grid, whole)
     assert verdict.ok, verdict
 
 
+LATE = [(rounds, sharers) for rounds in (1, 2) for sharers in (0, 1, 3)]
+
+
+def late(rounds: int, sharers: int, device: str, what: Capability) -> None:
+    """Eleven tiles of five chunks for four clusters, which take one or two each; all or fewer share the rest."""
+    problem = Problem(Op.GEMM, 200, 256 * 11 - 60, 1280, a=FP16, b=LINEAR, out_dtype="fp32")
+    plan = DecodePlan(what.arch, 208, 2, False, 3, 4, 2, 8, rounds, sharers)
+    operands, outputs = poison_outputs(inputs.make(problem, inputs.NAMES[sharers], rounds, device))
+    BACKEND.run(plan, problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict
+
+
+@pytest.mark.parametrize(("rounds", "sharers"), LATE)
+def test_whole_tiles_first_and_the_rest_shared(rounds, sharers):
+    late(rounds, sharers, "cpu", FEW)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("rounds", "sharers"), LATE)
+def test_whole_tiles_first_and_the_rest_shared_on_the_gpu(rounds, sharers):
+    what = capability("cuda")
+    if what.compute != (9, 0):
+        pytest.skip("for Hopper")
+    late(rounds, sharers, "cuda", what)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(("problem", "shape"), DECODED, ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -47,10 +47,12 @@ class DecodePlan:
         arch: Compilation target.
         tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 * share up to 256.
         share: Blocks of a cluster, which share their activations and have weight rows of their own.
-        whole: Clusters take whole tiles in turn; else all of them the same share of all tiles (stream-K).
+        whole: Clusters take whole tiles in turn; else they share tiles evenly (stream-K).
         weights, tiles: Stages of decoded weights and of activations, 64 elements along K each.
         chunks: Stages of codes, 256 elements along K each.
         grid: Thread blocks: with stream-K at most as many as fit at once, as they wait for one another.
+        rounds: Whole tiles that each cluster takes before the rest is shared; only for tiles of more than 128 tokens.
+        sharers: The clusters that share the rest; 0 for all of them.
     """
 
     arch: str
@@ -61,6 +63,8 @@ class DecodePlan:
     tiles: int
     chunks: int
     grid: int
+    rounds: int = 0
+    sharers: int = 0
 
     @property
     def shared_bytes(self) -> int:
@@ -81,7 +85,8 @@ class DecodePlan:
         tile = f"{ROWS} weight rows x {self.tokens} tokens"
         stages = f"{self.chunks} stages of codes, {self.weights} decoded, {self.tiles} of activations"
         cluster = f"clusters of {self.share}, " if self.share > 1 else ""
-        grid = f"{'tiles in turn' if self.whole else 'stream-K'} over {self.grid} blocks"
+        first = f"{self.rounds} rounds of tiles, then " if self.rounds else ""
+        grid = f"{first}{'tiles in turn' if self.whole else 'stream-K'} over {self.grid} blocks"
         how = f"WGMMA m64n{self.tokens}k16, weights decoded to shared memory"
         return f"{how}, {tile}, {stages}, {cluster}{grid} [{self.arch}]"
 
@@ -99,7 +104,8 @@ def launches(
         return ()
     sums, counters = scratch
     chunks = _chunks(problem)
-    share, extra = divmod(_tiles(problem, plan.tokens, plan.share) * chunks, plan.grid // plan.share)
+    left, sharers = _shared(plan, problem)
+    share, extra = divmod(left * chunks, sharers)
     activations, weights = parts(operands.a[0]), [parts(matrix) for matrix in operands.b]
     matrices = problem.op.matrices
     linear = problem.b.scale_layout == "linear"
@@ -132,7 +138,9 @@ def launches(
             PointerArray(tuple(x.tensor_scale for x in weights), matrices),
             Scalar("i32", weights[0].tensor_stride),
             *(Pointer(tensor) for tensor in (operands.out[0], sums, counters)),
-            *(Scalar("i32", size) for size in (problem.m, problem.n, problem.k, problem.l, share, extra)),
+            *(Scalar("i32", size) for size in (problem.m, problem.n, problem.k)),
+            Scalar("i32", count_tiles(problem, plan.tokens, plan.share)),
+            *(Scalar("i32", size) for size in (plan.rounds, share, extra)),
             Scalar("u32", ceil_div(1 << 32, chunks) & 0xFFFFFFFF),  # not used where that is 2^32
         ),
         programmatic=True,
@@ -149,9 +157,17 @@ def _scale_map(weights: Parts, problem: Problem) -> TensorMap:
     return TensorMap(weights.scales, "u8", shape, strides, box, l2_promotion=256)
 
 
-def _tiles(problem: Problem, tokens: int, share: int) -> int:
+def count_tiles(problem: Problem, tokens: int, share: int) -> int:
     """What clusters of `share` blocks take at a time: a tile of each."""
     return ceil_div(problem.m, tokens) * ceil_div(problem.n * problem.op.matrices, ROWS * share) * problem.l
+
+
+def _shared(plan: DecodePlan, problem: Problem) -> tuple[int, int]:
+    """Tiles that are left when all clusters have taken theirs, and how many clusters share them."""
+    clusters = plan.grid // plan.share
+    tiles = count_tiles(problem, plan.tokens, plan.share)
+    assert plan.rounds * clusters <= tiles, "as many tiles as there are"
+    return tiles - plan.rounds * clusters, plan.sharers or clusters
 
 
 def _chunks(problem: Problem) -> int:
@@ -175,18 +191,23 @@ def serves(problem: Problem) -> bool:
     return problem.k > 0 and problem.k % (CHUNK * UNIT) == 0  # rows of a box
 
 
+_LATE = 1.0  # microseconds that a whole tile takes longer where others are shared
+
+
 def estimate(plan: DecodePlan, problem: Problem) -> float:
     """Microseconds on an H200; fitted to products of 32 to 8192 tokens (docs/optimisation-log.md)."""
     wide = plan.tokens > _NARROW
     unit = 0.35 + 0.0012 * plan.tokens if wide else 0.24 + 0.0015 * plan.tokens
-    clusters, tiles, chunks = plan.grid // plan.share, _tiles(problem, plan.tokens, plan.share), _chunks(problem)
+    depth, chunks = ceil_div(problem.k, UNIT), _chunks(problem)
+    left, clusters = _shared(plan, problem)
     if plan.whole:
-        units, shared = ceil_div(tiles, clusters) * ceil_div(problem.k, UNIT), 0
+        units, shared = ceil_div(left, clusters) * depth, 0
     else:
-        units, shared = ceil_div(tiles * chunks, clusters) * CHUNK, handing_over(tiles, chunks, clusters)
-    if wide and shared and units > 2 * ceil_div(problem.k, UNIT):
+        units = plan.rounds * depth + ceil_div(left * chunks, clusters) * CHUNK
+        shared = handing_over(left, chunks, clusters)
+    if wide and shared and units - plan.rounds * depth > 2 * depth:
         unit *= APART
-    hand_over = shared * (10.0 if wide else 2.5 * plan.tokens / 128)
+    hand_over = shared * (6.5 if wide else 2.5 * plan.tokens / 128) + plan.rounds * _LATE
     silu = 1.5 if problem.op.dual else 0.0
     return (5.5 if wide else 9.0) + units * unit + hand_over + silu
 
@@ -197,13 +218,20 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
     arch, sms, chunks = capability.arch, capability.sms, _chunks(problem)
     for tokens in _widths(problem):
         stages = next(stages for most, stages in _STAGES.items() if tokens <= most)
-        # Blocks that wait for one another have to fit at once, which clusters may not: those take whole tiles.
-        share = 2 if tokens > _NARROW and problem.n * problem.op.matrices > ROWS else 1
-        clusters = min(_tiles(problem, tokens, share), sms // share)
-        found.append(DecodePlan(arch, tokens, share, True, *stages, clusters * share))
-        tiles = _tiles(problem, tokens, 1)
-        if _may_cut(problem, tokens, tiles):
-            found += [DecodePlan(arch, tokens, 1, False, *stages, grid) for grid in grids(tiles, chunks, sms)]
+        wide = tokens > _NARROW
+        share = 2 if wide and problem.n * problem.op.matrices > ROWS else 1
+        tiles, most = count_tiles(problem, tokens, share), sms // share
+        plan = DecodePlan(arch, tokens, share, True, *stages, min(tiles, most) * share)
+        found.append(plan)
+        if (wide and share == 1) or not _may_cut(problem, tokens, tiles):
+            continue
+        # Clusters that wait for one another have to fit at once: those of two do, in the two multiprocessors of a TPC.
+        found += [replace(plan, whole=False, grid=clusters * share) for clusters in grids(tiles, chunks, most)]
+        rounds, left = divmod(tiles, most)
+        if wide and rounds and left:
+            # The rest for all clusters, or for as many as cut each of its tiles in equal parts.
+            even = [left * parts for parts in range(2, most // left + 1) if chunks % parts == 0][-1:]
+            found += [replace(plan, whole=False, rounds=rounds, sharers=sharers) for sharers in (0, *even)]
     return found
 
 
@@ -219,8 +247,7 @@ def _widths(problem: Problem) -> set[int]:
 def _may_cut(problem: Problem, tokens: int, tiles: int) -> bool:
     """Whether blocks may share so many tiles."""
     exact = tiles * _chunks(problem) ** 2 < 1 << 32  # the kernel divides by a reciprocal
-    # Else ptxas spills.
-    fits = tokens <= 192 or (tokens == 256 and not (problem.op.dual and problem.out_dtype == "fp32"))
+    fits = tokens != 208 or problem.b.scale_layout == "linear"  # else ptxas spills
     return exact and fits
 
 

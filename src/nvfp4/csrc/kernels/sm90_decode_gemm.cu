@@ -6,7 +6,7 @@
 //
 // The instruction's M is rows of B, its N tokens (rows of A). A tile is 128 rows, or 64 of both B1 and B2, x TOKENS tokens of one block
 // of the grid; clusters of SHARE blocks with neighbouring rows share activations (pipeline/sm90_feed.cuh), and the clusters of the grid
-// take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh). Order of tiles: pipeline/tiling.cuh.
+// take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh), or both, one after the other. Order of tiles: pipeline/tiling.cuh.
 //
 // Resources: FeedShape::SHARED_BYTES + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
 #include "epilogue/silu.cuh"
@@ -35,19 +35,32 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_decode_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ Each<TensorMap> b_map,
                            const __grid_constant__ Each<TensorMap> b_scale_map, const __grid_constant__ Each<const u8*> b_scales,
                            const __grid_constant__ Each<const float*> b_tensor_scale, int b_tensor_stride, u8* out, float* sums,
-                           u32* counters, int m, int n, int k, int l, int share, int extra, u32 reciprocal) {
+                           u32* counters, int m, int n, int k, int tiles, int rounds, int share, int extra, u32 reciprocal) {
     const FeedStages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     const Tiling<BAND> tiling{(n + CLUSTER_ROWS - 1) / CLUSTER_ROWS, (m + S::TOKENS - 1) / S::TOKENS};
     const int units = k / UNIT, teams = static_cast<int>(gridDim.x) / S::SHARE;
-    const DealtStreamK<S::SHARE> range({share, extra}, chunks_of(k), reciprocal);
-    const auto split = [&] {
-        // Anew each time where sums and results leave few registers to keep it in.
-        int each = share, longer = extra, depth = k;
-        if constexpr (!S::NARROW || PLAN_OUT == OUT_FP32) asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));
-        return DealtStreamK<S::SHARE>({each, longer}, chunks_of(depth), reciprocal);
+    const auto deal = [&](int each, int longer, int chunks) {
+        if constexpr (S::NARROW) {
+            return DealtStreamK<S::SHARE>({each, longer}, chunks, reciprocal);
+        } else {
+            return LateStreamK<S::SHARE>({each, longer}, chunks, reciprocal, teams, rounds, tiles);
+        }
     };
-    const FeedWork work = S::WHOLE ? FeedWork{0, tiling.count() * l, range.chunks, units, range.team(), teams}
-                                   : FeedWork{range.position, range.last, range.chunks, units, range.tile_of(range.position), 1};
+    const auto split = [&] {
+        // Anew each time: sums and results leave few registers to keep it in.
+        int each = share, longer = extra, depth = k;
+        asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));
+        return deal(each, longer, chunks_of(depth));
+    };
+    const auto range = deal(share, extra, chunks_of(k));
+    const FeedWork work{range.chunks,
+                        units,
+                        range.team(),
+                        teams,
+                        S::WHOLE ? tiles : S::NARROW ? 0 : rounds * teams,
+                        range.tile_of(range.shared_from()),
+                        range.shared_from(),
+                        range.last};
     const auto describe = [&](int tile) {
         const TileIndex index = tiling.at(tile);
         const int block = index.x * S::SHARE + static_cast<int>(place_in_cluster<S>());
@@ -77,12 +90,11 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         load_first_raw(stages, work, source, describe);
     }
     if constexpr (S::SHARE > 1) {
+        // Barriers are made known by their own fence. The neighbours' are waited for by those who reach for them.
         __syncwarp();
-        barrier_cluster_arrive_release();
-        barrier_cluster_wait_acquire();
-    } else {
-        __syncthreads();
+        barrier_cluster_arrive_relaxed();
     }
+    __syncthreads();
 
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sums_of_tile, u32 group) {
         const FeedItem o = describe(tile);

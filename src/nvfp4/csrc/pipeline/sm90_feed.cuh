@@ -11,7 +11,8 @@
 // its own.
 //
 // A cluster has SHARE blocks with the same tokens and K, and rows of weights of their own: each brings its part of a tile of activations
-// to all of them. Clusters take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh).
+// to all of them. Clusters take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh), or take whole tiles as
+// long as there are enough for all and share the rest.
 //
 // Three rings of shared memory, with a barrier that says full and one that says empty for each place. A unit is 64 elements along K, a
 // chunk 4 units.
@@ -37,7 +38,7 @@
 template <int TOKENS_, int MATRICES_, int SHARE_, bool WHOLE_, int WEIGHTS_, int TILES_, int CHUNKS_, bool BF16_, int WEIGHT_LAYOUT_>
 struct FeedShape {
     static constexpr int TOKENS = TOKENS_, MATRICES = MATRICES_, SHARE = SHARE_;
-    static constexpr bool WHOLE = WHOLE_;  // tiles, dealt out in turn; else equal shares of all tiles
+    static constexpr bool WHOLE = WHOLE_;  // tiles, dealt out in turn; else the last of them, or all, are shared evenly
     static constexpr int WEIGHTS = WEIGHTS_, TILES = TILES_, CHUNKS = CHUNKS_;  // of the rings
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
     static constexpr bool BF16 = BF16_;
@@ -127,27 +128,34 @@ struct Turn {
     }
 };
 
-// What a cluster computes: tiles `tile`, `tile` + `step`, ... below `last`; or chunks [position, last), counted over all tiles from
-// `tile` on, of which each has `chunks`. A tile has `units` units.
+// What a cluster computes: tiles `tile`, `tile` + `step`, ... below `whole`; then chunks [position, last), counted over all tiles, the first of
+// which is of tile `shared`. A tile has `chunks` chunks, `units` units.
 struct FeedWork {
-    int position, last, chunks, units, tile, step;
+    int chunks, units;
+    int tile, step, whole;
+    int shared, position, last;
 };
 
-// A place in that: a unit of a tile.
+// A place in that: a unit of a tile. With WHOLE there are no shared tiles.
 template <bool WHOLE>
 struct FeedPlace {
     const FeedWork& work;
     int tile, unit, until;  // units of this tile
 
-    __device__ __forceinline__ FeedPlace(const FeedWork& w) : work(w), tile(w.tile) {
-        unit = WHOLE ? 0 : (w.position - tile * w.chunks) * CHUNK;
-        enter();
-    }
-    __device__ __forceinline__ void enter() {
+    __device__ __forceinline__ FeedPlace(const FeedWork& w) : work(w), tile(w.tile), unit(0) { enter(true); }
+
+    // A tile; after one of those that are taken in turn, or the first.
+    __device__ __forceinline__ void enter(bool in_turn) {
         if constexpr (WHOLE) {
-            until = tile < work.last ? work.units : 0;
+            until = tile < work.whole ? work.units : 0;
+        } else if (in_turn && tile < work.whole) {
+            until = work.units;
         } else {
-            until = min(work.units, (work.last - tile * work.chunks) * CHUNK);
+            if (in_turn) {
+                tile = work.shared;
+                unit = (work.position - tile * work.chunks) * CHUNK;
+            }
+            until = least(work.units, (work.last - tile * work.chunks) * CHUNK);
         }
     }
     __device__ __forceinline__ bool more() const { return unit < until; }
@@ -157,8 +165,9 @@ struct FeedPlace {
         unit += units;
         if (unit < until) return false;
         unit = 0;
-        tile += WHOLE ? work.step : 1;
-        enter();
+        const bool in_turn = WHOLE || tile < work.whole;
+        tile += in_turn ? work.step : 1;
+        enter(in_turn);
         return true;
     }
 };
@@ -334,11 +343,11 @@ struct SharedMultiplier {
             tile_empty = mapa_shared_cluster_u32(tile_empty, min(threadIdx.x % 32, static_cast<u32>(S::SHARE) - 1));
         }
         if constexpr (!S::NARROW) {
-            if (threadIdx.x == 0) {
 #pragma unroll 1
-                for (u32 i = 0; i < S::TILES && next.more(); ++i, next.advance(1)) load_tile(stages, i, activations, next);
+            for (u32 i = 0; i < S::TILES && next.more(); ++i, next.advance(1)) {
+                if (threadIdx.x == 0) load_tile(stages, i, activations, next);
+                __syncwarp();
             }
-            __syncwarp();
         }
     }
 
@@ -354,15 +363,16 @@ struct SharedMultiplier {
         }
     }
 
-    // A new tile in the place of `which`, as soon as all are done with that.
+    // A new tile in the place of `which`, as soon as all are done with that. The whole first warp waits for it: a loop of one thread would
+    // keep the compiler from knowing that the warp counts places as one, and all of them from uniform registers.
     __device__ __forceinline__ void refill(const Turn<S::TILES>& which) {
         if constexpr (S::NARROW) return;
-        if (threadIdx.x == 0 && next.more()) {
-            wait_barrier(stages.tile_empty(which.place), which.parity);
-            load_tile(stages, which.place, activations, next);
+        if (__any_sync(0xFFFFFFFFu, threadIdx.x == 0)) wait_barrier(stages.tile_empty(which.place), which.parity);
+        if (next.more()) {
+            if (threadIdx.x == 0) load_tile(stages, which.place, activations, next);
+            __syncwarp();
             next.advance(1);
         }
-        __syncwarp();
     }
 
     // Behind all tiles (await_releases).
@@ -371,13 +381,6 @@ struct SharedMultiplier {
             if (threadIdx.x == 0) await_releases(stages, {tile.place, tile.parity ^ 1});
             __syncwarp();
         }
-    }
-
-    // The same for the warp, as the compiler should know: it then moves a descriptor to uniform registers once. Where registers are many
-    // it has found that out for itself, and keeps all it counts there.
-    static __device__ __forceinline__ u32 known(u32 start) {
-        if constexpr (S::WHOLE || S::NARROW) return start;
-        return __shfl_sync(0xFFFFFFFFu, start, 0);
     }
 
     template <u32 FIRST, u32 LAST>
@@ -399,14 +402,14 @@ struct SharedMultiplier {
         float(&sums)[N / 2] = all[0];
 #pragma unroll
         for (int i = 0; i < N / 2; ++i) sums[i] = 0.0f;
-        const int count = min(segment.end * CHUNK, work.units) - segment.begin * CHUNK;
+        const int count = least(segment.end * CHUNK, work.units) - segment.begin * CHUNK;
         chunks += segment.end - segment.begin;
         u32 slot_before = 0;  // of the unit before
         Turn<S::TILES> tile_before{0, 0};
 #pragma unroll 1
         for (int i = 0; i < count; ++i) {
-            const u32 a = known(weights + slot.place * (S::DECODED_BYTES / 16));
-            const u32 b = known(tiles + tile.place * (S::TILE_BYTES / 16));
+            const u32 a = weights + slot.place * (S::DECODED_BYTES / 16);
+            const u32 b = tiles + tile.place * (S::TILE_BYTES / 16);
             wait_barrier(stages.weights_full(slot.place), slot.parity);
             wait_barrier(stages.tile_full(tile.place), tile.parity);
             wgmma_fence_sync_aligned();
@@ -443,21 +446,28 @@ __device__ __forceinline__ void load_tiles(const FeedStages<S>& stages, const Fe
     await_releases(stages, tile);
 }
 
-// What follows in a kernel once its barriers are there: the roles. `store` is as for `multiply_and_store`
+// What follows in a kernel once its barriers are there, and each thread of a cluster has arrived at the cluster's barrier: the roles. `store` is as for `multiply_and_store`
 // (pipeline/stream_k_loop.cuh), with the warpgroup behind.
 template <class S, bool EARLY_WEIGHTS, class Split, class Describe, class Store>
 __device__ __forceinline__ void run_feed(const FeedStages<S>& stages, const FeedWork& work, Split split, const Workspace& workspace,
                                          const FeedSource<S::MATRICES>& source, const TensorMap* activations, Describe describe,
                                          Store store) {
     const u32 group = __shfl_sync(0xFFFFFFFFu, threadIdx.x / 128, 0);  // the same for the warp, as the compiler should know
+    const auto await_neighbours = [] {
+        if constexpr (S::SHARE > 1) barrier_cluster_wait_acquire();
+    };
     if (group == S::LOADER / 128) {
+        await_neighbours();
         if (EARLY_WEIGHTS) griddepcontrol_wait();
         if (threadIdx.x == S::LOADER) load_tiles(stages, work, activations, describe);
     } else if (group >= S::MULTIPLIERS / 128) {
         setmaxnreg_dec_sync_aligned<S::FEED_REGISTERS>();
         feed(stages, work, source, describe);
+        __syncwarp();
+        await_neighbours();
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
+        await_neighbours();
         if (EARLY_WEIGHTS) griddepcontrol_wait();
         griddepcontrol_launch_dependents();
         SharedMultiplier<S, Describe> multiplier(stages, work, activations, describe, group);
@@ -466,7 +476,7 @@ __device__ __forceinline__ void run_feed(const FeedStages<S>& stages, const Feed
         };
         if constexpr (S::WHOLE) {
 #pragma unroll 1
-            for (int tile = work.tile; tile < work.last; tile += work.step) {
+            for (int tile = work.tile; tile < work.whole; tile += work.step) {
                 float sums[1][S::TOKENS / 2];
                 multiplier.template multiply<S::TOKENS>(sums, Segment{tile, 0, work.chunks});
                 finish(Count<S::TOKENS>(), tile, 0, 0, S::TOKENS, sums);

@@ -71,6 +71,9 @@ struct StreamKTeams {
         return true;
     }
 
+    // Before anything has been taken: where the part begins that other teams may share.
+    __device__ __forceinline__ int shared_from() const { return position; }
+
     __device__ __forceinline__ int tile_of(int chunk) const { return chunk / chunks; }
 
     // Takes the next segment, which is of `tile`.
@@ -108,6 +111,43 @@ struct DealtStreamK : StreamKTeams<TEAM> {
         this->cut(segment, tile_of(this->position));
         return true;
     }
+};
+
+// As `min`, which is no instruction of uniform registers.
+__device__ __forceinline__ int least(int a, int b) {
+    int result;
+    asm("{.reg .pred less; setp.lt.s32 less, %1, %2; selp.s32 %0, %1, %2, less;}" : "=r"(result) : "r"(a), "r"(b));
+    return result;
+}
+
+// Teams first take `rounds` whole tiles each, in turn, and share what is left. Fewer teams than there are may share it: the last ones get
+// nothing. Positions before a team's range stand for its whole tiles, so that what it has done is one number.
+template <int TEAM>
+struct LateStreamK : DealtStreamK<TEAM> {
+    int teams, rounds, begin;
+
+    __device__ __forceinline__ LateStreamK(const Deal& of_chunks, int chunks_of_tile, u32 reciprocal_of_chunks, int teams_, int rounds_, int tiles)
+        : DealtStreamK<TEAM>(of_chunks, chunks_of_tile, reciprocal_of_chunks), teams(teams_), rounds(rounds_) {
+        const int behind = rounds * teams * chunks_of_tile, end = tiles * chunks_of_tile;
+        begin = least(behind + this->position, end);
+        this->position = begin - rounds * chunks_of_tile;
+        this->last = least(behind + this->last, end);
+    }
+
+    __device__ __forceinline__ int shared_from() const { return begin; }
+
+    __device__ __forceinline__ bool next(Segment& segment) {
+        if (this->position >= this->last) return false;
+        const bool late = this->position >= begin;
+        const int at = this->tile_of(late ? this->position : begin - this->position);
+        segment.tile = late ? at : this->team() + (rounds - at) * teams;
+        segment.begin = late ? this->position - at * this->chunks : 0;
+        segment.end = late ? least(segment.begin + this->last - this->position, this->chunks) : this->chunks;
+        this->position += segment.end - segment.begin;
+        return true;
+    }
+
+    __device__ __forceinline__ Sharers sharers(int tile) const { return DealtStreamK<TEAM>::sharers(tile - rounds * teams); }
 };
 
 // Device memory for shared tiles, of the blocks that have the same place in their teams: `sums` holds, for each of them, two slots

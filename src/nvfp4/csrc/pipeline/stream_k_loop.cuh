@@ -43,8 +43,8 @@ __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work 
     }
     // The tile that an earlier block began, unless it was the last.
     const auto work = work_of_block();
-    const int waiting = work.tile_of(work.position);
-    if (work.position == waiting * work.chunks || work.last <= (waiting + 1) * work.chunks) return;
+    const int from = work.shared_from(), waiting = work.tile_of(from);
+    if (from == waiting * work.chunks || work.last <= (waiting + 1) * work.chunks) return;
     const Sharers sharers = work.sharers(waiting);
     const Share share(sharers, GROUPS);
     await_sums(workspace, sharers, group, number);
