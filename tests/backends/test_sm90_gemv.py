@@ -135,6 +135,9 @@ QUEUES = [
     (problem(9, 1, 1088, out="fp16"), (2, 1, 1, 4, 3, 2, 1)),
     (problem(40, 1, 2560, out="bf16"), (3, 1, 1, 8, 2, 3, 1)),
     (problem(21, 1, 4096, out="fp16"), (2, 1, 2, 4, 3, 2, 1)),
+    # Rows dealt to fewer blocks than would take them at once, the last ones half a unit; and to more than there are.
+    (problem(53, 1, 1280, 2), (2, 2, 1, 4, 2, 3, 1)),
+    (problem(9, 1, 1024, 2, TILED), (1, 2, 1, 4, 2, 4, 1)),
 ]
 
 
@@ -163,6 +166,16 @@ MMAS = [
     (problem(70, 1, 1536, b=FP16), (2, 1, 1, 2, 35, 1, 2, 2)),
     (problem(300, 9, 512, b=BF16), (1, 18, 2, 1, 300, 1, 1, 2)),
     (problem(90, 12, 1024, b=LINEAR), (2, 9, 1, 1, 48, 1, 1, 2)),
+    # A step decoded before the vectors are there: one vector; more; tiles not whole, or not there for all warps;
+    # one segment only; in clusters; and blocks that share in fetching the vectors.
+    (problem(70, 1, 1536, b=FP16), (2, 2, 1, 2, 35, 1, 1, 2, True, True)),
+    (problem(37, 1, 1072, 2, TILED, FP16), (2, 3, 1, 2, 32, 1, 1, 4, True)),
+    (problem(70, 1, 2048, b=BF16), (2, 1, 2, 2, 55, 1, 2, 4, True, True)),
+    (problem(150, 3, 96, a=TILED, b=TILED), (1, 2, 1, 1, 64, 1, 1, 2, True, True)),
+    (problem(60, 8, 1552, out="bf16"), (2, 2, 2, 2, 40, 1, 1, 4, True, True)),
+    (problem(37, 16, 1072, 1, TILED, FP16), (1, 3, 2, 3, 48, 1, 1, 2, True, True)),
+    (problem(90, 12, 1024, b=FP16), (2, 9, 1, 1, 48, 1, 1, 2, True, True)),
+    (problem(90, 9, 560, 3, b=LINEAR), (1, 4, 1, 2, 80, 1, 1, 4, False, True)),
 ]
 
 

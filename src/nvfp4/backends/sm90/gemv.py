@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nvfp4.backends.base import Operands, Repeating
 from nvfp4.backends.operands import parts, repeated
@@ -81,7 +82,7 @@ class QueuePlan:
         chunks: Chunks of 1024 elements of a row that a warp takes.
         rows: Rows of a segment, which a warp takes at a time; a power of two.
         depth: Segments that each warp has in flight.
-        grid: Blocks for each matrix; they share its rows equally.
+        grid: Blocks for each matrix, to which its segments are dealt in turn.
         blocks: Blocks that must fit on a multiprocessor together.
     """
 
@@ -103,7 +104,9 @@ class QueuePlan:
         """Dynamic shared memory of a block: queues and partial sums."""
         scales = 2 if problem.a.scale_layout == "linear" and problem.k % 256 == 0 else 4  # bytes of a lane
         segment = self.rows * self.chunks * 32 * (16 + scales)
-        return self.warps_k * (self.warps_r * self.depth * segment + ceil_div(problem.m, self.grid) * 4)
+        unit = self.rows * self.warps_r
+        sums = ceil_div(problem.m, unit * self.grid) * unit * 4
+        return self.warps_k * (self.warps_r * self.depth * segment + sums)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,9 @@ class MmaPlan:
         blocks: Blocks that must fit on a multiprocessor together.
         flush: Tiles after which the warps that share them add their sums.
         steps: Steps of 128 elements of K in a segment (2 or 4).
+        ahead: Whether the first step of each warp is decoded before the previous kernel has finished. It takes 32
+            registers then, which more than 20 warps rarely have.
+        dealt: Whether blocks that need the same vectors share in fetching them into L2; else each asks for all.
     """
 
     arch: str
@@ -130,6 +136,8 @@ class MmaPlan:
     blocks: int
     flush: int = 1
     steps: int = 4
+    ahead: bool = False
+    dealt: bool = False
 
     @property
     def turns(self) -> int:
@@ -163,37 +171,37 @@ _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tu
     (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
-_MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
-    (7168, 16384, 1): (4, 5, 1, 2, 55, 1, 1, 2),
-    (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4),
-    (4096, 14336, 1): (8, 2, 1, 3, 32, 1, 1, 2),
-    (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4),
-    (4096, 7168, 1): (7, 2, 1, 3, 32, 1, 1, 2),
+_MMA_TABLE: dict[tuple[int, int, int], tuple[Any, ...]] = {
+    (7168, 16384, 1): (4, 5, 1, 2, 55, 1, 1, 2, True, True),
+    (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4, False, True),
+    (4096, 14336, 1): (8, 2, 1, 3, 32, 1, 1, 2, True),
+    (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4, False, True),
+    (4096, 7168, 1): (7, 2, 1, 3, 32, 1, 1, 2, True),
     (7168, 2048, 1): (4, 4, 1, 2, 55, 1, 1, 4),
-    (7168, 16384, 2): (4, 7, 2, 1, 109, 1, 1, 2),
-    (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4),
-    (4096, 14336, 2): (14, 2, 1, 1, 32, 1, 1, 2),
-    (8192, 7168, 2): (7, 4, 1, 1, 63, 1, 1, 2),
-    (4096, 7168, 2): (14, 1, 1, 1, 16, 2, 1, 2),
-    (7168, 2048, 2): (4, 2, 1, 2, 28, 2, 1, 4),
-    (7168, 16384, 4): (4, 7, 2, 1, 109, 1, 1, 2),
-    (28672, 4096, 4): (2, 7, 1, 1, 109, 2, 1, 2),
-    (4096, 14336, 4): (7, 4, 2, 1, 63, 1, 1, 2),
-    (8192, 7168, 4): (7, 4, 2, 1, 125, 1, 1, 2),
-    (4096, 7168, 4): (14, 2, 1, 1, 32, 1, 1, 2),
-    (7168, 2048, 4): (4, 2, 1, 2, 28, 2, 1, 4),
-    (7168, 16384, 8): (2, 10, 8, 2, 478, 1, 3, 2),
-    (28672, 4096, 8): (1, 28, 2, 1, 435, 1, 1, 2),
-    (4096, 14336, 8): (7, 4, 8, 1, 274, 1, 5, 2),
-    (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 2, 2),
-    (4096, 7168, 8): (1, 18, 8, 1, 274, 1, 1, 4),
-    (7168, 2048, 8): (4, 4, 1, 2, 55, 1, 1, 4),
-    (7168, 16384, 16): (2, 10, 8, 1, 480, 1, 1, 2),
-    (28672, 4096, 16): (1, 28, 2, 1, 435, 1, 1, 2),
-    (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2),
-    (8192, 7168, 16): (1, 18, 4, 1, 274, 1, 1, 2),
-    (4096, 7168, 16): (1, 18, 8, 1, 274, 1, 1, 2),
-    (7168, 2048, 16): (1, 15, 4, 2, 239, 1, 1, 4),
+    (7168, 16384, 2): (4, 7, 2, 1, 109, 1, 1, 2, True, True),
+    (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4, True, True),
+    (4096, 14336, 2): (14, 2, 1, 1, 32, 1, 1, 2, True, True),
+    (8192, 7168, 2): (7, 4, 1, 1, 63, 1, 1, 2, True, True),
+    (4096, 7168, 2): (14, 1, 1, 1, 16, 2, 1, 2, True, True),
+    (7168, 2048, 2): (4, 2, 1, 2, 28, 2, 1, 4, True, True),
+    (7168, 16384, 4): (4, 7, 2, 1, 109, 1, 1, 2, False, True),
+    (28672, 4096, 4): (2, 7, 1, 1, 109, 2, 1, 2, False, True),
+    (4096, 14336, 4): (7, 4, 2, 1, 63, 1, 1, 2, True, True),
+    (8192, 7168, 4): (7, 4, 2, 1, 125, 1, 1, 2, True, True),
+    (4096, 7168, 4): (14, 2, 1, 1, 32, 1, 1, 2, True, True),
+    (7168, 2048, 4): (4, 2, 1, 2, 28, 2, 1, 4, True, True),
+    (7168, 16384, 8): (2, 10, 8, 2, 478, 1, 3, 2, True, True),
+    (28672, 4096, 8): (1, 28, 2, 1, 435, 1, 1, 2, True, True),
+    (4096, 14336, 8): (7, 4, 8, 1, 274, 1, 5, 2, True, True),
+    (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 2, 2, True, True),
+    (4096, 7168, 8): (1, 18, 8, 1, 274, 1, 1, 4, True),
+    (7168, 2048, 8): (4, 4, 1, 2, 55, 1, 1, 4, True),
+    (7168, 16384, 16): (2, 10, 8, 1, 480, 1, 1, 2, True, True),
+    (28672, 4096, 16): (1, 28, 2, 1, 435, 1, 1, 2, False, True),
+    (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2, True),
+    (8192, 7168, 16): (1, 18, 4, 1, 274, 1, 1, 2, True, True),
+    (4096, 7168, 16): (1, 18, 8, 1, 274, 1, 1, 2, True),
+    (7168, 2048, 16): (1, 15, 4, 2, 239, 1, 1, 4, True),
 }
 
 
@@ -245,7 +253,7 @@ def _plan_queue(capability: Capability, problem: Problem) -> QueuePlan:
     chunks = ceil_div(all_chunks, _STREAM_WARPS)
     warps_k = ceil_div(all_chunks, chunks)
     warps_r = max(1, (_STREAM_WARPS if chunks == 1 else 8) // warps_k)
-    grid = max(1, min(2 * capability.sms // problem.l, problem.m))
+    grid = max(1, min(2 * capability.sms // problem.l, ceil_div(problem.m, 4 * warps_r)))
     found = QueuePlan(capability.arch, warps_k, warps_r, chunks, 4, 2, grid, 2 if warps_k <= 8 or chunks == 1 else 1)
     return _fitting(capability, problem, found)
 
@@ -294,6 +302,7 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 _CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 15}
 
 _MAX_FLUSH = 8
+_AHEAD_WARPS = 20  # on a multiprocessor: those of which each has 96 registers
 
 # (warps, blocks on a multiprocessor, depth), best first; below 48 segments in flight memory waits for the warps.
 _SHAPES = ((8, 2, 2), (16, 1, 2), (16, 1, 1), (8, 1, 2))
@@ -328,7 +337,7 @@ def _fit(capability: Capability, problem: Problem, split: int, shape: tuple[int,
             if found.shared_bytes(problem) <= limit:
                 rounds = ceil_div(ceil_div(rows, 16), warps_r)
                 longer = (replace(found, flush=flush) for flush in range(min(rounds, _MAX_FLUSH), 1, -1))
-                return next((each for each in longer if each.shared_bytes(problem) <= limit), found)
+                return _started(next((each for each in longer if each.shared_bytes(problem) <= limit), found))
         if split == 1 or rows <= (256 if shape in _SHAPES else 16):
             return None
         rows = ceil_div(rows, 32) * 16
@@ -352,7 +361,13 @@ def _plan_wide(capability: Capability, problem: Problem) -> MmaPlan:
                     best = waves * cost, found
             if rows == 16:
                 break
-    return best[1] if best is not None else _plan_mma(capability, problem)
+    return _started(best[1]) if best is not None else _plan_mma(capability, problem)
+
+
+def _started(found: MmaPlan) -> MmaPlan:
+    """`found`, with what is done before the previous kernel has finished, as it was best for most shapes."""
+    warps = found.warps_k * found.warps_r * found.blocks
+    return replace(found, ahead=warps <= _AHEAD_WARPS, dealt=found.split <= 2)
 
 
 def _wide_plans(capability: Capability, problem: Problem, split: int, rows: int) -> Iterator[tuple[MmaPlan, float]]:
@@ -412,6 +427,8 @@ def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
             "FLUSH": plan.flush,
             "TURNS": plan.turns,
             "SEGMENT": plan.steps,
+            "AHEAD": int(plan.ahead),
+            "DEALT": int(plan.dealt),
             "TILES": ceil_div(plan.rows, 16),
         }
     return {**shared, **own}
@@ -446,13 +463,14 @@ def launches(plan: GemvPlan, problem: Problem, operands: Operands, *, early: boo
     kernel = Kernel(f"{name}.cu", f"nvfp4_{name}", values, plan.arch)
     block = (32 * plan.warps_k * plan.warps_r, 1, 1)
     if not isinstance(plan, MmaPlan):
-        blocks = plan.grid(problem) if isinstance(plan, StreamPlan) else plan.grid
-        rows, more = divmod(problem.m, blocks)
+        blocks = plan.grid if isinstance(plan, QueuePlan) else plan.grid(problem)
+        # Blocks of the stream kernel have neighbouring rows: so many, and one more each for the first ones.
+        shares = () if isinstance(plan, QueuePlan) else tuple(Scalar("i32", n) for n in divmod(problem.m, blocks))
         launch = Launch(
             kernel,
             (blocks, problem.l, 1),
             block,
-            (*args, Scalar("i32", rows), Scalar("i32", more)),
+            (*args, *shares),
             shared_bytes=plan.shared_bytes(problem),
             programmatic=True,
         )

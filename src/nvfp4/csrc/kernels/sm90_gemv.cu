@@ -131,7 +131,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     };
 #pragma unroll
     for (int i = 0; i < PRELOAD; i++) load(i);
-    if (warp_r == 0) prefetch_vectors(args, l, warp_k, lane);
+    // A quarter of the blocks asks for each line.
+    if (warp_r == 0 && warp_k % 4 == block % 4) prefetch_vectors(args, l, warp_k, lane);
     const u32 table = e2m1_table(), decoded = shared_address(memory) + threadIdx.x / 32 * (AHEAD * AHEAD_BYTES);
     const BiasedTables tables = biased_tables(table);
 #pragma unroll
@@ -161,5 +162,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
         if (PRELOAD > 1) load(i + PRELOAD);
     }
     __syncthreads();
-    finish<32 * WARPS>(partial, end - begin, begin, l, args);
+    const float a_scale = tensor_scale(args.a_tensor, args.a_tensor_stride, l);
+    const float x_scale = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
+    for (int i = threadIdx.x; i < end - begin; i += 32 * WARPS) {
+        finish_row(partial + i * WARPS_K, static_cast<i64>(begin) + i, l, a_scale, x_scale, args);
+    }
 }

@@ -162,12 +162,20 @@ __device__ __forceinline__ void stage_x(u32 shared, const Arguments& args, int l
     if (DIAGONAL && threadIdx.x < 16) st_shared_v4_b32(shared + BLOCK_STEPS * 256 + threadIdx.x * 16, {0, 0, 0, 0});
 }
 
-// Brings this block's share of x into L2 before the wait: a first touch of memory costs a microsecond or more. The
-// previous kernel may be writing x now; from L2 it will be read as written all the same.
+// Brings x into L2 before the wait: a first touch of memory costs a microsecond or more. The previous kernel may be writing x
+// now; from L2 it will be read as written all the same. With DEALT a block asks for some lines of its share only, as all that
+// have the same share do; else for all of it.
 __device__ __forceinline__ void prefetch_x(const Arguments& args, int l, int rank) {
     constexpr int LINE = X_KIND == 2 ? 256 : 64;  // elements in 128 bytes
-    constexpr int LINES = (BLOCK_STEPS * 128 + LINE - 1) / LINE;
-    for (int i = threadIdx.x; i < N * LINES; i += THREADS) {
+    constexpr int LINES = (BLOCK_STEPS * 128 + LINE - 1) / LINE, FEWEST = 4;
+    int count = N * LINES, first = 0;
+    if constexpr (DEALT) {
+        const int equal = (N * LINES + gridDim.x - 1) / gridDim.x;
+        count = equal > FEWEST ? equal : FEWEST;
+        first = blockIdx.x * count;
+    }
+    for (int j = threadIdx.x; j < count; j += THREADS) {
+        const int i = DEALT ? (first + j) % (N * LINES) : j;
         const int token = i / LINES, element = rank * BLOCK_STEPS * 128 + i % LINES * LINE;
         const i64 index = (static_cast<i64>(l) * N + token) * K + element;
         if (element < K) prefetch_global_L2(args.x + (X_KIND == 2 ? index / 2 : index * 2));
@@ -180,20 +188,80 @@ __device__ __forceinline__ void store(void* y, i64 index, float value) {
     if constexpr (OUT == 2) st_global_f32(static_cast<float*>(y) + index, value);
 }
 
-// The sums of a warp for one tile over its segments: sums[c][i] of rows g, g, g + 8, g + 8 and tokens 8c + 2t, 8c + 2t
+// What a warp has of a step of all 16 rows, decoded.
+struct Decoded {
+    u32 low[4][4], high[4][4];  // [word], of rows g and g + 8
+    u32 low_scales, high_scales;
+};
+
+__device__ __forceinline__ Decoded decode_step(u32 slot, int step, int lane) {
+    const Piece low = read_piece(slot, step, 0, lane), high = read_piece(slot, step, 1, lane);
+    Decoded decoded;
+#pragma unroll
+    for (int word = 0; word < 4; word++) {
+        decode(decoded.low[word], low, word);
+        decode(decoded.high[word], high, word);
+    }
+    decoded.low_scales = low.scales;
+    decoded.high_scales = high.scales;
+    return decoded;
+}
+
+// Adds step `step` of the warp's first segment to its sums: what add_tile does with the steps that follow.
+__device__ __forceinline__ void add_step(float (&sums)[COLUMN_TILES][4], const Decoded& a, u32 x_at, int step, int warp_k,
+                                         int lane) {
+    const int g = lane / 4, t = lane % 4;
+    if constexpr (DIAGONAL) {
+        const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_at + (warp_k * SEGMENT + step) * 256 + t * 16;
+        const u32 x_first = g == 2 * t ? mine : zeros, x_second = g == 2 * t + 1 ? mine : zeros;
+        float blocks[2][4] = {};
+#pragma unroll
+        for (int word = 0; word < 4; word++) {
+            const u32 first[4] = {a.low[word][0], a.high[word][0], a.low[word][1], a.high[word][1]};
+            const u32 second[4] = {a.low[word][2], a.high[word][2], a.low[word][3], a.high[word][3]};
+            const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
+            multiply(blocks[word / 2], first, b.x, b.y);
+            multiply(blocks[word / 2], second, b.z, b.w);
+        }
+        sums[0][0] = fmaf(blocks[0][0], cvt_f32_f16(a.low_scales), sums[0][0]);
+        sums[0][1] = fmaf(blocks[1][1], cvt_f32_f16(a.low_scales >> 16), sums[0][1]);
+        sums[0][2] = fmaf(blocks[0][2], cvt_f32_f16(a.high_scales), sums[0][2]);
+        sums[0][3] = fmaf(blocks[1][3], cvt_f32_f16(a.high_scales >> 16), sums[0][3]);
+    } else {
+        const u32 x_step = x_at + (warp_k * SEGMENT + step) * (4 * N * 64) + t * 16;
+#pragma unroll
+        for (int word = 0; word < 4; word++) {
+            const u32 first[4] = {a.low[word][0], a.high[word][0], a.low[word][1], a.high[word][1]};
+            const u32 second[4] = {a.low[word][2], a.high[word][2], a.low[word][3], a.high[word][3]};
+#pragma unroll
+            for (int c = 0; c < COLUMN_TILES; c++) {
+                const int token = g + 8 * c < N ? g + 8 * c : N - 1;
+                const u32x4 b = ld_shared_v4_b32(x_step + token * 64 + word * (N * 64));
+                multiply(sums[c], first, b.x, b.y);
+                multiply(sums[c], second, b.z, b.w);
+            }
+        }
+    }
+}
+
+// The sums of a warp for one tile over its segments, from segment `begin` on: sums[c][i] of rows g, g, g + 8, g + 8 and tokens 8c + 2t, 8c + 2t
 // + 1.
 // HALF: rows 8 to 15 of the tile do not exist; their sums may be anything.
 template <bool HALF, typename Open, typename Close>
 __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_at, const u32& slot, int warp_k,
-                                         int lane, const Open& open_segment, const Close& close_segment) {
+                                         int lane, const Open& open_segment, const Close& close_segment, int begin) {
     const int g = lane / 4, t = lane % 4;
     if constexpr (DIAGONAL) {
         // Lanes that hold no part of a block's column read the zeros behind x, and stay there.
         const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_at + warp_k * SEGMENT * 256 + t * 16;
         u32 x_first = g == 2 * t ? mine : zeros, x_second = g == 2 * t + 1 ? mine : zeros;
         const u32 move_first = g == 2 * t ? 256 : 0, move_second = g == 2 * t + 1 ? 256 : 0;
+        if constexpr (AHEAD) {
+            x_first += begin * WARPS_K * SEGMENT * move_first;
+            x_second += begin * WARPS_K * SEGMENT * move_second;
+        }
 #pragma unroll 1
-        for (int i = 0; i < WARP_SEGMENTS; i++) {
+        for (int i = AHEAD ? begin : 0; i < WARP_SEGMENTS; i++) {
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
@@ -239,13 +307,14 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
             const int token = g + 8 * c;
-            x_lane[c] = x_at + ((token < N ? token : N - 1) * 4 + t) * 16 + warp_k * SEGMENT * (4 * N * 64);
+            x_lane[c] = x_at + ((token < N ? token : N - 1) * 4 + t) * 16 +
+                        (warp_k + (AHEAD ? begin * WARPS_K : 0)) * SEGMENT * (4 * N * 64);
         }
         // A second chain, where there are not many warps: an mma takes longer than the decoding of its operands.
         constexpr bool TWO_CHAINS = THREADS <= 640;
         float more[COLUMN_TILES][4] = {};
 #pragma unroll 1
-        for (int i = 0; i < WARP_SEGMENTS; i++) {
+        for (int i = AHEAD ? begin : 0; i < WARP_SEGMENTS; i++) {
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
@@ -325,10 +394,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll 1
     for (int i = 0; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, lane);
     prefetch_x(args, l, rank);
-    if (EARLY) griddepcontrol_wait();
-    stage_x(x_at, args, l, rank);
-    __syncthreads();
-
     u32 slot = queue;
     // Lets the warp read the segment in `slot`; and fills the slot again when all lanes have.
     auto open_segment = [&] {
@@ -340,6 +405,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         from.copy_next(slot, lane);
         if (DEPTH > 1) slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
     };
+    // Decoding does not need x: with AHEAD the first step of a warp's first tile is decoded while the previous kernel runs.
+    const bool ahead = AHEAD && warp_r < tiles && tile_row(first, warp_r) + row_in_tile(8) < end;
+    Decoded decoded;
+    if (ahead) {
+        open_segment();
+        decoded = decode_step(slot, 0, lane);
+    }
+    if (EARLY) griddepcontrol_wait();
+    stage_x(x_at, args, l, rank);
+    __syncthreads();
+    float early_sums[COLUMN_TILES][4] = {};
+    int begun = 0;  // segments of the next tile that are in these sums
+    if (ahead) {
+        add_step(early_sums, decoded, x_at, 0, warp_k, lane);
+#pragma unroll
+        for (int step = 1; step < SEGMENT; step++) {
+            const Decoded next = decode_step(slot, step, lane);
+            if (step == SEGMENT - 1) close_segment();
+            add_step(early_sums, next, x_at, step, warp_k, lane);
+        }
+        begun = 1;
+    }
+
     const float scale = UNIT * tensor_scale(args.a_tensor, args.a_tensor_stride, l);
     const float x_scale = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
     // Writes the sum of row `index` of tile `tile` for `token`.
@@ -366,11 +454,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #pragma unroll 1
         for (int tile = begin; flush < FLUSH && tile < tiles; tile += WARPS_R, flush++) {
             float sums[COLUMN_TILES][4] = {};
-            if (tile_row(first, tile) + row_in_tile(8) < end) {
-                add_tile<false>(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
-            } else {
-                add_tile<true>(sums, x_at, slot, warp_k, lane, open_segment, close_segment);
+            if constexpr (AHEAD) {
+#pragma unroll
+                for (int c = 0; c < COLUMN_TILES; c++) {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) sums[c][i] = early_sums[c][i], early_sums[c][i] = 0.0f;
+                }
             }
+            if (tile_row(first, tile) + row_in_tile(8) < end) {
+                add_tile<false>(sums, x_at, slot, warp_k, lane, open_segment, close_segment, begun);
+            } else {
+                add_tile<true>(sums, x_at, slot, warp_k, lane, open_segment, close_segment, begun);
+            }
+            begun = 0;
             // A warp that shares its tile with no other leaves the sums where the cluster wants them.
             float* const mine = DIRECT ? block_sums + tile * TILE_FLOATS : group + (flush * WARPS_K + warp_k) * TILE_FLOATS;
 #pragma unroll

@@ -4,7 +4,9 @@
 // Each warp has a queue of DEPTH segments (ROWS rows x CHUNKS chunks) that it fills with cp.async and that only it reads;
 // codes even by the lane that copied them. The only synchronisation is cp.async.wait_group and, for scales, __syncwarp.
 //
-//     rows of a block:  segment 0 | segment 1 | ...   of ROWS rows; group wr of warps takes wr, wr + WARPS_R, ...
+//     rows of A:  segment 0 | segment 1 | ...   of ROWS rows, WARPS_R in a row for each block, dealt to the blocks in turn
+//
+// so that all blocks together read one part of A after the other.
 //
 // A is read once, so its lines leave L2 first. In a call by itself others would have to be written back to memory before they
 // could be replaced: whatever the kernels before this one have left there.
@@ -14,11 +16,16 @@
 
 #include "pipeline/sm90_gemv_lanes.cuh"
 #include "ptx/cache_policy.cuh"
+#include "ptx/clock.cuh"
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_small.cuh"
 #include "ptx/griddepcontrol.cuh"
 
-constexpr int DEPTH = CONFIG_DEPTH;                       // segments in flight
+constexpr int DEPTH = CONFIG_DEPTH;       // segments in flight
+constexpr int UNIT = ROWS * WARPS_R;      // rows that a block takes at a time
+// Cycles from the start of a block until it asks for x. In a chain they have long passed when the wait returns; in a call by
+// itself, whose blocks all start at once, x would else be asked for while it is on its way from memory.
+constexpr u32 X_AFTER = 3000;
 constexpr bool RAGGED = WARPS_K * CHUNKS * 1024 != K;  // some lanes lie beyond the end of a row
 
 // How scales of A travel: SCALES_16, 16 bytes a copy, where rows of scales are aligned; SCALES_4, each lane the 4 bytes
@@ -37,10 +44,10 @@ constexpr int SLOT_BYTES = CODE_BYTES + PIECES * 32 * PIECE_SCALES;
 struct Source {
     const u8* codes;   // of the lane, in the segment's first row
     const u8* scales;  // with SCALES_16 likewise, for the lane's first copy; else of the matrix
-    int row, end;      // first row of the segment; end of the block's rows
+    int row, end;      // first row of the segment; end of the matrix
 
-    __device__ __forceinline__ Source(const Arguments& args, int l, int first, int end, int warp_k, int lane)
-        : row(first), end(end) {
+    __device__ __forceinline__ Source(const Arguments& args, int l, int first, int warp_k, int lane)
+        : row(first), end(args.m) {
         codes = args.a_codes + (static_cast<i64>(l) * args.m + first) * (K / 2) + chunk_element(0, warp_k, lane) / 2;
         scales = args.a_scales + l * scale_matrix_bytes<A_LAYOUT>(args.m, BLOCKS);
         if constexpr (SCALE_COPY == SCALES_16) {
@@ -54,7 +61,7 @@ struct Source {
         return (piece % CHUNKS * WARPS_K + warp_k) * 64 + lane % 4 * 16;
     }
 
-    // WHOLE: all rows of the segment are the block's; else nothing is read of those beyond its end.
+    // WHOLE: all rows of the segment exist; else nothing is read beyond the end.
     template <bool WHOLE>
     __device__ __forceinline__ void copy(u32 slot, int warp_k, int lane) const {
 #pragma unroll
@@ -105,6 +112,9 @@ struct Source {
         }
     }
 
+    // Rows of all blocks' units together: from a segment of the warp to its next.
+    static __device__ __forceinline__ int round() { return UNIT * gridDim.x; }
+
     // Starts the copies of the next segment into `slot`, if there is one, and moves on.
     __device__ __forceinline__ void copy_next(u32 slot, int warp_k, int lane) {
         if (row + ROWS <= end) {
@@ -112,9 +122,9 @@ struct Source {
         } else if (row < end) {
             copy<false>(slot, warp_k, lane);
         }
-        row += ROWS * WARPS_R;
-        codes += ROWS * WARPS_R * (K / 2);
-        if constexpr (SCALE_COPY == SCALES_16) scales += ROWS * WARPS_R * BLOCKS;
+        row += round();
+        codes += static_cast<i64>(round()) * (K / 2);
+        if constexpr (SCALE_COPY == SCALES_16) scales += static_cast<i64>(round()) * BLOCKS;
         cp_async_commit_group();
     }
 };
@@ -126,32 +136,36 @@ __device__ __forceinline__ Piece read_piece(u32 slot, int r, int chunk, int lane
     return {ld_shared_v4_b32(slot + piece * 512 + lane * 16), ld_shared_b16(scales_at)};
 }
 
-// grid (blocks, L): `rows` rows for each block, one more for the first `more`; WARPS * DEPTH * SLOT_BYTES + ceil(M / blocks) * WARPS_K * 4
-// bytes of dynamic shared memory
+// grid (blocks, L); WARPS * DEPTH * SLOT_BYTES bytes of dynamic shared memory, and WARPS_K * 4 for each row of a block, of which
+// it has ceil(M / (UNIT * blocks)) times UNIT
 extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     nvfp4_sm90_gemv_queue(const u8* a_codes, const u8* a_scales, const float* a_tensor, i32 a_stride, const u8* x_codes,
-                      const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m, i32 rows, i32 more) {
+                      const u8* x_scales, const float* x_tensor, i32 x_stride, void* y, const u8* bias, i32 m) {
     const Arguments args = {a_codes, a_scales, x_codes, x_scales, a_tensor, x_tensor, y, a_stride, x_stride, m, bias};
     extern __shared__ __align__(128) u8 memory[];
+    const u32 began = clock_u32();
     griddepcontrol_launch_dependents();
     if (!EARLY) griddepcontrol_wait();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warp_k = warp % WARPS_K, warp_r = warp / WARPS_K;
     const int l = blockIdx.y, block = blockIdx.x;
-    const int first = block * rows + (block < more ? block : more), end = first + rows + (block < more ? 1 : 0);
+    const int first = block * UNIT;
     const u32 queue = shared_address(memory) + warp * (DEPTH * SLOT_BYTES);
     float* const partial = reinterpret_cast<float*>(memory + WARPS * DEPTH * SLOT_BYTES);
 
     if (warp == WARPS - 1) prefetch_share(args, l, block, lane);
-    Source from(args, l, first + warp_r * ROWS, end, warp_k, lane);
+    Source from(args, l, first + warp_r * ROWS, warp_k, lane);
 #pragma unroll 1
     for (int i = 0; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, warp_k, lane);
+    while (clock_u32() - began < X_AFTER) {
+    }
     if (EARLY) griddepcontrol_wait();
     Lane x;
     decode_x(x, load_x(args, l, warp_k, lane), e2m1_table());
 
     u32 slot = queue;
+    int turn = 0;
 #pragma unroll 1
-    for (int row = first + warp_r * ROWS; row < end; row += ROWS * WARPS_R) {
+    for (int row = first + warp_r * ROWS; row < m; row += Source::round(), turn++) {
         cp_async_wait_group<DEPTH - 1>();
         __syncwarp();
         Piece pieces[ROWS][CHUNKS];
@@ -172,9 +186,15 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
             for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], pieces[r][chunk], x, chunk);
         }
         const float sum = reduce_lanes(sums, lane);
-        const int mine = row + lane / LANES_PER_ROW;
-        if (lane % LANES_PER_ROW == 0 && mine < end) partial[(mine - first) * WARPS_K + warp_k] = sum;
+        const int index = (turn * WARPS_R + warp_r) * ROWS + lane / LANES_PER_ROW;
+        if (lane % LANES_PER_ROW == 0 && row + lane / LANES_PER_ROW < m) partial[index * WARPS_K + warp_k] = sum;
     }
     __syncthreads();
-    finish<32 * WARPS>(partial, end - first, first, l, args);
+    const float a_scale = tensor_scale(args.a_tensor, args.a_tensor_stride, l);
+    const float x_scale = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
+    const int count = (m - first + Source::round() - 1) / Source::round() * UNIT;
+    for (int i = threadIdx.x; i < count; i += 32 * WARPS) {
+        const int row = first + i / UNIT * Source::round() + i % UNIT;
+        if (row < m) finish_row(partial + i * WARPS_K, row, l, a_scale, x_scale, args);
+    }
 }

@@ -69,7 +69,7 @@ struct Arguments {
 __device__ __forceinline__ u32x4 load_codes(const u8* address, int element, bool stream) {
     if constexpr (WHOLE_VECTORS) {
         if (element >= K) return {0, 0, 0, 0};
-        return stream ? ld_global_nc_L1_no_allocate_L2_256B_v4_b32(address) : ld_global_nc_v4_b32(address);
+        return stream ? ld_global_nc_L1_no_allocate_L2_128B_v4_b32(address) : ld_global_nc_v4_b32(address);
     } else {
         u32x2 low{0, 0}, high{0, 0};
         if (element < K) low = ld_global_nc_L1_no_allocate_v2_b32(address);

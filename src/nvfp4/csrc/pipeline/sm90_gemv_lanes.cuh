@@ -119,16 +119,11 @@ __device__ __forceinline__ float reduce_lanes(float (&sums)[ROWS], int lane) {
 
 constexpr int LANES_PER_ROW = 32 / ROWS;
 
-// Adds the partial sums of the warps along K, in order, and writes rows [row, row + rows) of matrix l.
-template <int THREADS>
-__device__ __forceinline__ void finish(const float* partial, int rows, i64 row, int l, const Arguments& args) {
-    const float a_tensor = tensor_scale(args.a_tensor, args.a_tensor_stride, l);
-    const float x_tensor = tensor_scale(args.x_tensor, args.x_tensor_stride, l);
-    for (int i = threadIdx.x; i < rows; i += THREADS) {
-        float sum = partial[i * WARPS_K];
+// Adds the partial sums of the warps along K, in order, and writes row `row` of matrix l.
+__device__ __forceinline__ void finish_row(const float* partial, i64 row, int l, float a_tensor, float x_tensor, const Arguments& args) {
+    float sum = partial[0];
 #pragma unroll
-        for (int warp_k = 1; warp_k < WARPS_K; warp_k++) sum += partial[i * WARPS_K + warp_k];
-        const float result = add_bias<BIAS>(sum * DOT_UNIT * a_tensor * x_tensor, args.bias, static_cast<int>(row) + i);
-        store(args.y, l * static_cast<i64>(args.m) + row + i, result);
-    }
+    for (int warp_k = 1; warp_k < WARPS_K; warp_k++) sum += partial[warp_k];
+    const float result = add_bias<BIAS>(sum * DOT_UNIT * a_tensor * x_tensor, args.bias, static_cast<int>(row));
+    store(args.y, l * static_cast<i64>(args.m) + row, result);
 }

@@ -14,6 +14,8 @@ constexpr int K = CONFIG_K, N = CONFIG_N;
 constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, SPLIT = CONFIG_SPLIT;
 constexpr int FLUSH = CONFIG_FLUSH;            // tiles of a group of warps whose sums are added together
 constexpr int DEPTH = CONFIG_DEPTH;            // segments in flight
+constexpr bool AHEAD = CONFIG_AHEAD;           // a step is decoded before the previous kernel has finished
+constexpr bool DEALT = CONFIG_DEALT;           // blocks share in fetching x into L2
 constexpr bool EARLY = CONFIG_EARLY;            // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;

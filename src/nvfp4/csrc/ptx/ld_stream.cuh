@@ -1,12 +1,12 @@
-// Loads for data that is read once from end to end (PTX ISA 9.7.9.8, "ld"): not kept in L1, and L2 fetches 256 bytes
-// around each, which the next loads of the same row want anyway.
+// Loads for data that is read once from end to end (PTX ISA 9.7.9.8, "ld"): not kept in L1, and L2 fetches the 128 bytes
+// around each, which the same instruction of other lanes wants.
 #pragma once
 
 #include "ptx/types.cuh"
 
-__device__ __forceinline__ u32x4 ld_global_nc_L1_no_allocate_L2_256B_v4_b32(const void* address) {
+__device__ __forceinline__ u32x4 ld_global_nc_L1_no_allocate_L2_128B_v4_b32(const void* address) {
     u32x4 value;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.b32 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                  : "l"(address));
     return value;
