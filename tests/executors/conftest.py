@@ -76,6 +76,7 @@ class Recorder:
         seen: (queue, the value of each parameter) of every launch that was made.
         queue: The current queue.
         capturing: Whether it is being captured.
+        capture: The number of that capture.
         status: What launches return.
     """
 
@@ -83,6 +84,7 @@ class Recorder:
     seen: list[tuple[int, list[object]]] = field(default_factory=list)
     queue: int = 0
     capturing: bool = False
+    capture: int = 1
     status: int = 0
 
     def launch(self, config: int, function: int, offsets: int, extra: None) -> int:
@@ -131,4 +133,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
         monkeypatch.setattr(torch, name, allocate)
     monkeypatch.setattr(scratch, "_current", lambda device, queue: mock.MagicMock())
     monkeypatch.setattr(scratch, "_spaces", scratch._Spaces())
+    monkeypatch.setattr(libcuda, "capture_id", lambda queue: made.capture if made.capturing else None)
+    for name in ("Stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    monkeypatch.setattr(scratch, "_graphs", {})
     return made

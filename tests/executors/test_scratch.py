@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 
@@ -133,14 +134,8 @@ def test_a_call_takes_what_is_kept(recorder: Recorder) -> None:
             assert recorder.last() == [[*call(SMALL, queue), made.out[0].data_ptr()]]
 
 
-@pytest.mark.parametrize("case", ["captured", "too much"])
-def test_a_call_that_may_not_keep_memory_has_its_own(
-    case: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if case == "captured":
-        recorder.capturing = True
-    else:
-        monkeypatch.setattr(scratch, "KEPT_BYTES", 2048)
+def test_a_call_that_needs_much_has_its_own(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "KEPT_BYTES", 2048)
     needed = Scratch(SMALL.pieces)
     taken: list[tuple[torch.Tensor, ...]] = []
     real = Scratch.allocate
@@ -158,7 +153,47 @@ def test_a_call_that_may_not_keep_memory_has_its_own(
     assert len(set(seen)) == 3
     assert seen == [tuple(x.data_ptr() for x in tensors) for tensors in taken[1:]]
     assert not scratch._spaces.by_queue
-    recorder.capturing = False
-    if case == "captured":
+
+
+def test_captured_calls_have_memory_of_the_graph_and_share_zeros(recorder: Recorder) -> None:
+    compute, made = program(SMALL), inputs.make(Problem(Op.GEMM, 8, 8, 64))
+    recorder.launches = [Launch(Kernel("", "", (), ""), (1, 1, 1), (1, 1, 1), (Pointer(None),) * 4)]
+    zeros = {}
+    for capture, queue in ((1, 3), (1, 4), (2, 3), (1, 3)):
+        recorder.capturing, recorder.capture, recorder.queue = True, capture, queue
         compute(made)
-        assert recorder.last()[0][:3] == list(call(needed))
+        first, counters, last, _ = recorder.last()[0]
+        assert last - first == SMALL.pieces[0].bytes
+        assert zeros.setdefault((capture, queue), counters) == counters, "the same for all calls of a captured queue"
+    assert len(set(zeros.values())) == 3, "of its own for every queue and every capture"
+    assert not scratch._spaces.by_queue
+    places = sorted(zeros.values())
+    assert all(b - a >= SMALL.bytes(True) for a, b in itertools.pairwise(places))
+    (memory,) = scratch._graphs[0].memory
+    assert memory.data_ptr() <= places[0]
+    assert places[-1] + SMALL.bytes(True) <= memory.data_ptr() + memory.nbytes
+    assert not memory.any()
+    recorder.capturing = False
+    compute(made)
+    assert recorder.last()[0][:3] == list(call(SMALL, recorder.queue))
+
+
+def test_zeros_of_graphs_are_not_used_again(recorder: Recorder) -> None:
+    """Graphs may live for as long as the process: each capture gets zeros that no other has had."""
+    recorder.capturing = True
+    taken: list[tuple[int, int]] = []
+    for recorder.capture in range(600):
+        size = 1024 + recorder.capture % 7 * 1024
+        taken.append((scratch._graph_zeros(size, 0, 9), size))
+        assert scratch._graph_zeros(size, 0, 9) == taken[-1][0]
+    taken.sort()
+    assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(taken))
+    assert len(scratch._graphs[0].memory) > 1
+    assert len(scratch._graphs[0].known) <= scratch._SPACES
+
+
+def test_a_captured_call_that_needs_more_zeros_gets_them(recorder: Recorder) -> None:
+    recorder.capturing = True
+    small, large = scratch._graph_zeros(1024, 0, 9), scratch._graph_zeros(5 << 20, 0, 9)
+    assert large != small
+    assert scratch._graph_zeros(1024, 0, 9) == large

@@ -205,6 +205,30 @@ def test_threads_in_one_queue(backend: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_graphs_beside_each_other(backend: str) -> None:
+    """Two graphs of the same calls, replayed in two queues at once, and one captured in two queues that join."""
+    calls, expected = on_gpu(backend)
+    side = torch.cuda.Stream()
+    graphs, results = [], []
+    for _ in range(2):
+        graphs.append(torch.cuda.CUDAGraph())
+        with torch.cuda.graph(graphs[-1]):
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                results.append(calls())
+            results.append(calls())
+            torch.cuda.current_stream().wait_stream(side)
+    queues = [torch.cuda.Stream(), torch.cuda.Stream()]
+    for _ in range(20):
+        for graph, queue in zip(graphs, queues, strict=True):
+            with torch.cuda.stream(queue):
+                graph.replay()
+    torch.cuda.synchronize()
+    assert all(same(result, expected) for result in results)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
 def test_a_graph_beside_eager_calls(backend: str) -> None:
     """What is captured has memory of its own: its replays and calls in another queue do not meet."""
     calls, expected = on_gpu(backend)

@@ -12,8 +12,7 @@ import functools
 import operator
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,17 +51,6 @@ class Function:
     local_bytes: int
 
 
-@contextmanager
-def _relaxed_capture() -> Iterator[None]:
-    """Loading is forbidden while any queue of the process is being captured, unless this thread opts out."""
-    mode = ctypes.c_int(libcuda.CAPTURE_MODE_RELAXED)
-    libcuda.library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
-    try:
-        yield
-    finally:
-        libcuda.library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
-
-
 def _make_current(index: int) -> None:
     """Make torch's context of device `index` current in this thread, where nothing has done so yet."""
     cuda = libcuda.library()
@@ -93,7 +81,7 @@ def _load(kernel: Kernel, index: int) -> Function:
     artifact = jit.compile(kernel, "cubin")
     cuda = libcuda.library()
     module, function = ctypes.c_void_p(), ctypes.c_void_p()
-    with torch.cuda.device(index), _relaxed_capture():
+    with torch.cuda.device(index), libcuda.relaxed_capture():
         _make_current(index)
         libcuda.check(cuda.cuModuleLoadData(ctypes.byref(module), artifact.code), f"cuModuleLoadData of {kernel}")
         status = cuda.cuModuleGetFunction(ctypes.byref(function), module, kernel.entry.encode())

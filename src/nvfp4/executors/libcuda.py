@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nvfp4.errors import LaunchError, MissingDependencyError
@@ -27,6 +29,7 @@ LAUNCH_CLUSTER_DIMENSION = 4
 LAUNCH_PROGRAMMATIC = 6
 
 CAPTURE_MODE_RELAXED = 2
+CAPTURE_STATUS_ACTIVE = 1
 
 
 class LaunchAttribute(ctypes.Structure):
@@ -63,6 +66,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuFuncGetAttribute": (_VOID, _INT, _VOID),
     "cuFuncSetAttribute": (_VOID, _INT, _INT),
     "cuThreadExchangeStreamCaptureMode": (_VOID,),
+    "cuStreamGetCaptureInfo_v2": (_VOID, _VOID, _VOID, _VOID, _VOID, _VOID),
     "cuTensorMapEncodeTiled": (_VOID, _INT, _UINT, _VOID, _VOID, _VOID, _VOID, _VOID, _INT, _INT, _INT, _INT),
     "cuLaunchKernelEx": (_VOID, _VOID, _VOID, _VOID),
 }
@@ -106,3 +110,22 @@ def check(status: int, what: str) -> None:
     """Raise LaunchError unless `status` is success; `what` names the call and its object."""
     if status != SUCCESS:
         raise LaunchError(f"{what}: {error_text(status)}")
+
+
+@contextmanager
+def relaxed_capture() -> Iterator[None]:
+    """Loading and allocating are forbidden while a queue of the process is being captured, unless a thread opts out."""
+    mode = ctypes.c_int(CAPTURE_MODE_RELAXED)
+    library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        library().cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+
+
+def capture_id(queue: int) -> int | None:
+    """The number of the capture that `queue` (``CUstream``) is part of, unique in this process; None if it is not."""
+    status, number = ctypes.c_int(), ctypes.c_uint64()
+    asked = library().cuStreamGetCaptureInfo_v2(queue, ctypes.byref(status), ctypes.byref(number), None, None, None)
+    check(asked, "cuStreamGetCaptureInfo")
+    return number.value if status.value == CAPTURE_STATUS_ACTIVE else None

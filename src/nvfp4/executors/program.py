@@ -24,8 +24,8 @@ class Program:
         launches: What `LaunchBackend.launches` gave for `tensors` and `extra`.
         tensors: All operands that the launches refer to, distinct; None where an optional one is absent. A later call
             must have tensors of the same shapes and alignment, and null at the same places.
-        scratch: What else the launches need. A call takes it from what is kept for its thread and queue; one that is
-            captured, or needs much, from an allocation of its own.
+        scratch: What else the launches need. A call takes it from what is kept for its thread and queue; one that
+            needs much from an allocation of its own, one that is captured from the graph's.
         extra: The tensors of `scratch` that the launches were built with.
 
     Raises:
@@ -64,12 +64,16 @@ class Program:
         queue = torch._C._cuda_getCurrentRawStream(index)  # type: ignore[attr-defined, unused-ignore]
         if self._scratch is None:
             self._prepared.run(addresses, queue)
-        elif self._keeps and not torch._C._cuda_isCurrentStreamCapturing():
+        elif torch._C._cuda_isCurrentStreamCapturing():
+            # Freed when this returns, which in torch means: free for what is queued later.
+            memory, places = self._scratch.of_graph(index, queue)
+            self._prepared.run([*addresses, *places], queue)
+            del memory
+        elif self._keeps:
             self._prepared.run([*addresses, *kept(self._scratch, index, queue)], queue)
         else:
-            # Freed when this returns, which in torch means: free for what is queued later.
-            memory = self._scratch.allocate(self._device)
-            self._prepared.run([*addresses, *(tensor.data_ptr() for tensor in memory)], queue)
+            pieces = self._scratch.allocate(self._device)
+            self._prepared.run([*addresses, *(tensor.data_ptr() for tensor in pieces)], queue)
 
 
 def _sources(launch: Launch, tensors: Tensors) -> parameters.Sources:

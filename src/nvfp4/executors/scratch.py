@@ -2,7 +2,9 @@
 
 Kept memory belongs to one queue and one thread. Kernels of a queue follow each other, so the next call of the thread
 may overwrite what the one before used; another thread could queue its kernels between the two launches of a call. What
-is captured in a graph gets memory of its own, because the graph may be replayed in any queue, beside any other work.
+is captured in a graph gets memory of its own, because the graph may be replayed in any queue, beside any other work:
+of the graph's pool, but for zeros. Those are a few bytes that all calls of a captured queue share, made when nothing is
+captured, so that no kernel of the graph waits for memory to be set.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 
 import torch
 
+from nvfp4.executors import libcuda
+
 ALIGNMENT = 1024
 """Bytes: where a piece of kept memory may start."""
 
@@ -25,6 +29,8 @@ KEPT_BYTES = 64 << 20
 _ZEROS = 1024  # counters that a queue gets at once
 _SPACES = 64  # queues that a thread keeps memory for; with more of them all is given back
 _KNOWN = 8192  # calls whose addresses are remembered
+_GRAPH_ZEROS = 4096  # bytes of counters that a queue of a capture gets, unless it needs more
+_GRAPH_ZEROS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,20 @@ class Scratch:
             (torch.zeros if piece.zeroed else torch.empty)(piece.shape, dtype=piece.dtype, device=device)
             for piece in self.pieces
         )
+
+    def of_graph(self, index: int, queue: int) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Memory for one call that is being captured, and the addresses of the pieces.
+
+        Args:
+            index: The current CUDA device.
+            queue: ``cudaStream_t`` of the current queue.
+
+        Returns:
+            What must not be freed before all launches of the call are queued.
+        """
+        memory = torch.empty(self.bytes(False), dtype=torch.uint8, device=torch.device("cuda", index))
+        zeros = _graph_zeros(self.bytes(True), index, queue)
+        return memory, tuple(self.places(memory.data_ptr(), zeros))
 
     @functools.cached_property
     def keepable(self) -> bool:
@@ -159,6 +179,57 @@ def _current(device: torch.device, queue: int) -> torch.cuda.StreamContext:
     if not queue:
         return torch.cuda.stream(torch.cuda.default_stream(device))
     return torch.cuda.stream(torch.cuda.ExternalStream(queue, device=device))  # type: ignore[no-untyped-call]
+
+
+class _GraphZeros:
+    """Zeros of a device for what is captured. They are not given back: nobody says when a graph is gone."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.memory: list[torch.Tensor] = []
+        self.free = self.end = 0  # addresses
+        self.known: dict[tuple[int | None, int], tuple[int, int]] = {}  # address and size, by capture and queue
+
+
+_graphs: dict[int, _GraphZeros] = {}
+
+
+def _graph_zeros(size: int, index: int, queue: int) -> int:
+    """The address of so many zeroed bytes, which calls of the same capture in the same queue share.
+
+    Kernels leave them as they find them, and those of a captured queue follow each other whenever the graph runs.
+    """
+    graphs = _graphs.setdefault(index, _GraphZeros())
+    key = (libcuda.capture_id(queue), queue)
+    with graphs.lock:
+        address, room = graphs.known.get(key, (0, 0))
+        if room >= size:
+            return address
+        room = max(size, _GRAPH_ZEROS)
+        if graphs.end - graphs.free < room:
+            memory = _zeros_now(max(room, _GRAPH_ZEROS_AT_ONCE), torch.device("cuda", index))
+            graphs.memory.append(memory)
+            graphs.free, graphs.end = memory.data_ptr(), memory.data_ptr() + memory.nbytes
+        address, graphs.free = graphs.free, graphs.free + room
+        if len(graphs.known) >= _SPACES:  # of captures that have ended, most of them; the others get new zeros
+            graphs.known.clear()
+        graphs.known[key] = (address, room)
+        return address
+
+
+def _zeros_now(size: int, device: torch.device) -> torch.Tensor:
+    """So many zeroed bytes, that are zero when this returns, also while queues are captured."""
+
+    def allocate() -> torch.Tensor:
+        with libcuda.relaxed_capture():
+            queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(queue):
+                memory = torch.zeros(size, dtype=torch.uint8, device=device)
+            queue.synchronize()
+            return memory
+
+    with ThreadPoolExecutor(1) as thread:  # as for what is kept
+        return thread.submit(allocate).result()
 
 
 def release() -> None:
