@@ -48,6 +48,9 @@ COMPILED = [
     Problem(Op.GROUP_DUAL_GEMM, 4096, 512, 256, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32", stacked=16),
     Problem(Op.GROUP_GEMM, 2048, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64, tokens=256),
     Problem(Op.GROUP_GEMM, 1024, 7168, 2048, a=TILED, b=LINEAR, out_dtype="bf16", stacked=64, tokens=256),
+    Problem(Op.GROUP_GEMM, 1024, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64, tokens=256),
+    Problem(Op.GROUP_GEMM, 8192, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64, tokens=1024),
+    Problem(Op.GROUP_DUAL_GEMM, 8192, 2048, 7168, a=TILED, b=LINEAR, out_dtype="bf16", stacked=64, tokens=1024),
     Problem(Op.GROUP_DUAL_GEMM, 512, 2048, 7168, a=Format("fp16", ""), b=LINEAR, stacked=256, tokens=64),
 ]
 
@@ -93,7 +96,7 @@ def test_likely_sizes_of_a_stack_spread_around_their_mean(rows, groups):
     assert groups == 1 or max(sizes) > rows / groups + (rows / groups) ** 0.5
 
 
-@pytest.mark.parametrize(("mean", "tokens"), [(0.25, 8), (4, 8), (16, 24), (32, 48), (128, 128)])
+@pytest.mark.parametrize(("mean", "tokens"), [(0.25, 8), (4, 8), (16, 24), (32, 48), (128, 128), (256, 128)])
 def test_a_stack_has_tiles_that_hold_most_of_its_groups(mean, tokens):
     """A tile of the mean would decode the weights of every other group twice."""
     problem = Problem(Op.GROUP_DUAL_GEMM, int(mean * 256), 2048, 7168, a=Format("bf16", ""), b=LINEAR, stacked=256)
@@ -122,6 +125,28 @@ def test_two_blocks_a_multiprocessor_are_right_in_the_emulator(op, kind, out, to
     problem = Problem(op, 70, 264, 576, a=a, b=LINEAR, out_dtype=out, stacked=5)
     shape = {"tokens": tokens, "blocks": 2, "chunks": 2, "tiles": 4, "resident": 2, "grid": grid}
     operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 3))
+    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
+
+
+@pytest.mark.parametrize(
+    ("op", "kind", "out", "tokens", "blocks", "tiles", "grid", "sizes"),
+    [
+        (Op.GROUP_GEMM, "bf16", "bf16", 144, 2, 8, 3, (143, 0, 145, 2)),
+        (Op.GROUP_DUAL_GEMM, "nvfp4", "fp16", 144, 2, 8, 2, (0, 150, 7)),
+        (Op.GROUP_GEMM, "bf16", "fp16", 48, 2, 8, 3, (9, 0, 0, 48, 49, 96, 1, 0)),
+        (Op.GROUP_GEMM, "nvfp4", "fp32", 16, 1, 4, 2, (33, 16, 1, 0, 15)),
+        (Op.GROUP_DUAL_GEMM, "fp16", "bf16", 32, 2, 4, 5, (0, 0, 31, 33, 64)),
+    ],
+)
+def test_tiles_of_a_stack_are_right_in_the_emulator(op, kind, out, tokens, blocks, tiles, grid, sizes):
+    """Wide ones and narrow ones; groups begin within the range of a block, and end in a tile of few rows."""
+    a = LINEAR if kind == "nvfp4" else Format(kind, "")
+    problem = Problem(op, sum(sizes), 264, 576, a=a, b=LINEAR, out_dtype=out, stacked=len(sizes))
+    shape = {"tokens": tokens, "blocks": blocks, "chunks": 2, "tiles": tiles, "resident": 1, "grid": grid}
+    made = replace(inputs.make(problem, "gaussian", 4), offsets=torch.tensor(sizes).cumsum(0).int())
+    operands, outputs = poison_outputs(made)
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary

@@ -27,7 +27,7 @@ def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
         "CAPACITY": room,
         "MATRICES": problem.op.matrices,
         "STACKED": int(problem.stacked > 0),
-        "EARLY_WEIGHTS": int(early),
+        "EARLY_WEIGHTS": int(early and not problem.stacked),  # a stack waits for its offsets
         "INDEXED": int(problem.tokens > 0),
         "RESIDENT": plan.resident,
     }

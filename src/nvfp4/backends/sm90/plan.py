@@ -34,6 +34,9 @@ SHARED_BYTES = 227 * 1024  # of a block
 MAX_TOKENS = 128
 """Most columns of one instruction that the accumulators leave room for."""
 
+MAX_STACK_TOKENS = 144
+"""The same for stacks with 16-bit results: half as much is staged at a time, addresses are computed for each tile."""
+
 THREADS = 384
 
 MAX_LISTED = 32
@@ -49,7 +52,8 @@ class GemmPlan:
 
     Attributes:
         arch: Compilation target.
-        tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 up to 128.
+        tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 up to `MAX_TOKENS`, or
+            `MAX_STACK_TOKENS`.
         blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual operations have 2, one of each matrix.
         chunks: Stages of weights (256 elements along K each), 2 to 4.
         tiles: Stages of activations (64 elements along K each), 4 or 8.
@@ -76,7 +80,9 @@ class GemmPlan:
         weights = self.chunks * self.blocks * (CODES_BYTES + SCALES_BYTES)
         activations = (self.tiles + self.raw) * self.tokens * _ROW_BYTES
         barriers = 16 * self.chunks + 24 * self.tiles + 16 * self.raw
-        staging = STAGING_BYTES if self.resident == 1 else 2 * self.tokens * 128
+        staging = STAGING_BYTES if self.tokens <= MAX_TOKENS else STAGING_BYTES // 2
+        if self.resident == 2:
+            staging = 2 * self.tokens * 128
         return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
@@ -213,6 +219,10 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     widths = {tokens_of(size, most) for size in sizes}
     if problem.stacked:
         widths = {width for width in _STACK_WIDTHS if width <= most}
+        # Only with all stages of activations, for which a table of very many groups leaves no room.
+        widest = GemmPlan(capability.arch, MAX_STACK_TOKENS, 2, 2, 8, capability.sms)
+        if problem.out_dtype != "fp32" and widest.shared_bytes + table_bytes(problem) <= SHARED_BYTES:
+            widths.add(MAX_STACK_TOKENS)
     elif len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))

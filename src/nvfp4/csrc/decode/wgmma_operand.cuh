@@ -17,6 +17,7 @@
 #include "ptx/bf16x2.cuh"
 #include "ptx/cvt.cuh"
 #include "ptx/f16x2.cuh"
+#include "ptx/halves.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/prmt.cuh"
 #include "ptx/st.cuh"
@@ -69,6 +70,12 @@ __device__ __forceinline__ u32 both_bf16(u32 scale) {
     return cvt_rn_bf16x2_f32(wide, wide);
 }
 
+// Two fp16 scales, which have at most four significant bits, times 2^118 in bf16.
+__device__ __forceinline__ u32 scales_bf16(u32 scales) {
+    constexpr u32 POWER = (127 + 118) << 7;  // 2^118
+    return mul_rn_bf16x2(cvt_rn_bf16x2_f32(cvt_f32_f16(scales), cvt_f32_f16(scales >> 16)), POWER << 16 | POWER);
+}
+
 // Weights: 128 rows of a chunk, and where their scales lie in shared memory.
 constexpr int WEIGHT_ROWS = 128;
 constexpr int WEIGHT_CODES_BYTES = WEIGHT_ROWS * CHUNK_ROW_BYTES;
@@ -108,16 +115,16 @@ struct RawWeights {
     template <int I, bool BF16>
     __device__ __forceinline__ void decode(u32 (&a)[4]) const {
         constexpr int FIRST = I % 2 * 2;
-        const u32 scales = e4m3x2_to_f16x2(scale[0] | scale[1] << 8);  // of both rows at once
+        const u32 narrow = e4m3x2_to_f16x2(scale[0] | scale[1] << 8);  // of both rows at once
+        const u32 scales = BF16 ? scales_bf16(narrow) : narrow;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const u32 word = I < 2 ? codes[r].x : codes[r].y;
+            const u32 both = r == 0 ? low_half_twice(scales) : high_half_twice(scales);
             if constexpr (BF16) {
-                const u32 both = both_bf16(scales >> 16 * r);
                 a[r] = decode_pair_bf16<FIRST>(word, both);
                 a[2 + r] = decode_pair_bf16<FIRST + 1>(word, both);
             } else {
-                const u32 both = r == 0 ? prmt_b32<0x1010>(scales, scales) : prmt_b32<0x3232>(scales, scales);
                 a[r] = decode_pair_f16<FIRST>(word, both);
                 a[2 + r] = decode_pair_f16<FIRST + 1>(word, both);
             }

@@ -16,14 +16,14 @@
 constexpr int STAGING_TOKENS = 64;  // at a time, where nothing else is said
 constexpr int STAGING_GROUP_BYTES = STAGING_TOKENS * 128;
 
-// N tokens of a warpgroup's part through shared memory. `packed(i)`: results i and i + 1, 16 bits each.
+// N tokens of a warpgroup's part through shared memory, by its thread `thread`. `packed(i)`: results i and i + 1, 16 bits each.
 template <int N, int COLUMNS, class Packed>
 __device__ __forceinline__ void store_staged(u8* out, int token, int token_begin, int token_end, int column, int columns, u32 staging,
-                                             u32 number, Packed packed) {
+                                             u32 number, u32 thread, Packed packed) {
     constexpr int HALVES = COLUMNS / 32;    // of eight columns, of a warp
     constexpr int PARTS = COLUMNS / 8;      // of 16 bytes, of a token
     constexpr int MATRICES = N / 8 * HALVES;  // 8 x 8, of a warp
-    const u32 thread = threadIdx.x % 128, lane = thread % 32;
+    const u32 lane = thread % 32;
     const u32 matrix = lane / 8, r = lane % 8, chunk = thread / 32 * HALVES + matrix % HALVES;
     const auto place = [](u32 part, u32 n) { return (part ^ (HALVES == 2 ? n % 8 : n / 2 % 4)) << 4; };
     const u32 to = staging + (matrix / HALVES * 8 + r) * (PARTS * 16) + place(chunk, r);
@@ -67,28 +67,29 @@ __device__ __forceinline__ void store_staged(u8* out, int token, int token_begin
 // The same of tokens FROM to N, at most STAGING at a time.
 template <int N, int FROM, int STAGING, int COLUMNS, class Packed>
 __device__ __forceinline__ void store_parts(u8* out, int token, int token_begin, int token_end, int column, int columns, u32 staging,
-                                            u32 number, Packed packed) {
+                                            u32 number, u32 thread, Packed packed) {
     constexpr int COUNT = N - FROM < STAGING ? N - FROM : STAGING;
-    store_staged<COUNT, COLUMNS>(out, token + FROM, token_begin, token_end, column, columns, staging, number,
+    store_staged<COUNT, COLUMNS>(out, token + FROM, token_begin, token_end, column, columns, staging, number, thread,
                                  [&](int i) { return packed(i + FROM * COLUMNS / 128); });
     if constexpr (FROM + COUNT < N) {
-        store_parts<N, FROM + COUNT, STAGING, COLUMNS>(out, token, token_begin, token_end, column, columns, staging, number, packed);
+        store_parts<N, FROM + COUNT, STAGING, COLUMNS>(out, token, token_begin, token_end, column, columns, staging, number, thread, packed);
     }
 }
 
 // `out` is the matrix [tokens, columns]; the warpgroup's part begins at (token, column), and only rows token_begin to token_end are written.
 // `number` is a free barrier of the warpgroup, `staging` its shared memory, 128 bytes for each of STAGING tokens. `value(i)` is accumulator
-// i, finished; of 32 columns those of every other eight rows, counted without the others.
+// i, finished; of 32 columns those of every other eight rows, counted without the others. `thread` is the thread's number in the warpgroup.
 template <int N, int OUT, int STAGING = STAGING_TOKENS, int COLUMNS = 64, class Value>
 __device__ __forceinline__ void store_tile_transposed(u8* out, int token, int token_begin, int token_end, int column,
-                                                      int columns, u32 staging, u32 number, Value value) {
+                                                      int columns, u32 staging, u32 number, Value value,
+                                                      u32 thread = threadIdx.x % 128) {
     static_assert(COLUMNS == 64 || COLUMNS == 32, "columns of a warpgroup");
     if constexpr (OUT == OUT_FP32) {
         constexpr int EACH = COLUMNS / 16;  // results of eight tokens
         // Not computed before the products, which leave no registers to keep it.
         asm volatile("" : "+r"(column), "+r"(columns), "+r"(token));
-        const u32 lane = threadIdx.x % 32;
-        const int c = column + static_cast<int>(threadIdx.x % 128 / 32 * (COLUMNS / 4) + lane / 4);
+        const u32 lane = thread % 32;
+        const int c = column + static_cast<int>(thread / 32 * (COLUMNS / 4) + lane / 4);
         int row = token + static_cast<int>(lane % 4 * 2);
         const i64 row_bytes = static_cast<i64>(columns) * OUT_BYTES<OUT>;
         u8* address = out + row * row_bytes + c * OUT_BYTES<OUT>;
@@ -104,6 +105,6 @@ __device__ __forceinline__ void store_tile_transposed(u8* out, int token, int to
         const auto packed = [&](int i) {
             return OUT == OUT_FP16 ? cvt_rn_f16x2_f32(value(i), value(i + 1)) : cvt_rn_bf16x2_f32(value(i), value(i + 1));
         };
-        store_parts<N, 0, STAGING, COLUMNS>(out, token, token_begin, token_end, column, columns, staging, number, packed);
+        store_parts<N, 0, STAGING, COLUMNS>(out, token, token_begin, token_end, column, columns, staging, number, thread, packed);
     }
 }

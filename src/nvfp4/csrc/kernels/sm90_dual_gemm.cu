@@ -60,8 +60,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         return o;
     };
 
-    u32* const counter = counters + WORKSPACE_GROUPS * grid_blocks();
-    const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(m) * units * HALVES, counter, [&](u32&) { return all; });
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(m) * units * HALVES, counters, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
         const TileIndex index = tiling.at(tile);
         const float scale_a = S::FACTOR * tensor_scale(a_tensor_scale, 0, 0);

@@ -20,12 +20,12 @@
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
 // PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_INDEXED, PLAN_RESIDENT, and
-// PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended (list
-// form only: the stacked form must first know the offsets).
+// PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended. (The stacked form
+// must first know the offsets: all of it waits for that kernel, and weights are never early.)
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
-constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
+constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS || PLAN_STACKED;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_RESIDENT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
@@ -98,39 +98,71 @@ struct TileIndex {
     int group, row, token, token_end;  // row: first weight row
 };
 
-__device__ __forceinline__ TileIndex find(const Table& table, int tile, int groups) {
-    const int g = table.group_of(tile, groups), inside = tile - table.first_tile[g];
-    const int tiles_m = (table.row_end[g] - table.row[g] + TOKENS - 1) / TOKENS;
-    return {g, inside / tiles_m * ROWS, table.row[g] + inside % tiles_m * TOKENS, table.row_end[g]};
+// `tile`, which is of group g.
+__device__ __forceinline__ TileIndex find(const Table& table, int tile, int g) {
+    const int inside = tile - table.first_tile[g], begin = table.row[g], end = table.row_end[g];
+    const int tiles_m = (end - begin + TOKENS - 1) / TOKENS;
+    const int strip = tiles_m == 1 ? inside : inside / tiles_m;  // most often, and divisions are slow
+    return {g, strip * ROWS, begin + (inside - strip * tiles_m) * TOKENS, end};
 }
 
-// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, from, begin, end, sum, warpgroup)` finishes it;
-// `k` is that of the deepest group.
-template <class Describe, class Share, class Store>
+// What sums are multiplied with: the inverse of the power of two by which decoded operands are off, and tensor scales, those of A
+// and of each matrix. Together they are one number where A has none.
+struct Scales {
+    float a, b[MATRICES];
+
+    template <class ScaleB>
+    static __device__ __forceinline__ Scales make(const float* scale_a, ScaleB scale_b) {
+        Scales scales;
+        scales.a = S::NVFP4 ? S::FACTOR * tensor_scale(scale_a, 0, 0) : 1.0f;
+#pragma unroll
+        for (int j = 0; j < MATRICES; ++j) scales.b[j] = (S::NVFP4 ? 1.0f : S::FACTOR) * scale_b(j);
+        return scales;
+    }
+
+    __device__ __forceinline__ float apply(float sum, int matrix) const { return (S::NVFP4 ? sum * a : sum) * b[matrix]; }
+};
+
+// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, scales, from, begin, end, sum, warpgroup)`
+// finishes it; `scales(group)` are those of a group, and `k` is that of the deepest one.
+template <class Describe, class Share, class ScalesOf, class Store>
 __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int k, const Workspace& workspace,
-                                    Describe operands, const Share& share, Store store) {
+                                    Describe operands, const Share& share, ScalesOf scales, Store store) {
     const auto work = [&] {
         int depth = k, last = groups;
         asm volatile("" : "+r"(depth), "+r"(last));
         return StreamK(table.first_tile[last], chunks_of(depth));
     };
+    // Of the group that a multiplier has come to: neither searched for nor loaded anew for each of its tiles, if there are registers.
+    int known = -1;
+    Scales known_scales{};
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(
-        stages, work, workspace, [&](int tile) { return operands(find(table, tile, groups)); }, share,
+        stages, work, workspace, [&](int tile) { return operands(find(table, tile, table.group_of(tile, groups))); }, share,
         [&](auto count, int tile, int from, int begin, int end, auto& sum, int warpgroup) {
-            store(count, find(table, tile, groups), from, begin, end, sum, warpgroup);
+            if constexpr (S::ROOMY) {
+                if (known < 0 || tile < table.first_tile[known] || tile >= table.first_tile[known + 1]) {
+                    known = table.group_of(tile, groups);
+                    known_scales = scales(known);
+                }
+                store(count, find(table, tile, known), known_scales, from, begin, end, sum, warpgroup);
+            } else {
+                const int group = table.group_of(tile, groups);
+                store(count, find(table, tile, group), scales(group), from, begin, end, sum, warpgroup);
+            }
         });
 }
 
-// Sums of a tile to `out` [.., columns]; `scale_b` holds the tensor scale of each matrix.
+// Sums of a tile to `out` [.., columns].
 template <int N, class Sum>
 __device__ __forceinline__ void store_rows(const Stages<S>& stages, const TileIndex& index, int from, int begin, int end, const Sum& sum,
-                                           int warpgroup, u8* out, int columns, float scale_a, const float (&scale_b)[MATRICES]) {
+                                           int warpgroup, u8* out, int columns, const Scales& scales) {
+    const u32 thread = (S::ROOMY ? threadIdx.x : thread_of_block()) % 128;
     const auto store = [&](int b, auto value) {
-        store_tile_transposed<N, PLAN_OUT>(out, index.token + from, index.token + begin, min(index.token + end, index.token_end),
+        store_tile_transposed<N, PLAN_OUT, S::STAGED_TOKENS>(out, index.token + from, index.token + begin, min(index.token + end, index.token_end),
                                            index.row + row_of(b) + warpgroup * 64, columns, stages.staging(warpgroup),
-                                           1 + warpgroup, value);
+                                           1 + warpgroup, value, thread);
     };
-    const auto product = [&](int b, int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b[matrix_of(b)]; };
+    const auto product = [&](int b, int i) { return scales.apply(sum[b][i], matrix_of(b)); };
     if constexpr (MATRICES == 2) {
         store(0, [&](int i) { return silu(product(0, i)) * product(1, i); });
     } else {
@@ -189,13 +221,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         o.units = k.value[g] / UNIT;
         return o;
     };
-    const auto store = [&](auto count, const TileIndex& index, int from, int begin, int end, auto& sum, int warpgroup) {
+    const auto scales = [&](int g) {
+        return Scales::make(a_tensor_scale.value[g], [&](int j) { return tensor_scale(b_tensor_scale.value[g * MATRICES + j], 0, 0); });
+    };
+    const auto store = [&](auto count, const TileIndex& index, const Scales& factors, int from, int begin, int end, auto& sum, int warpgroup) {
         const int g = index.group;
-        float scale_b[MATRICES];
-#pragma unroll
-        for (int j = 0; j < MATRICES; ++j) scale_b[j] = tensor_scale(b_tensor_scale.value[g * MATRICES + j], 0, 0);
-        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g],
-                                           tensor_scale(a_tensor_scale.value[g], 0, 0), scale_b);
+        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g], factors);
     };
     const auto halves_of = [&](int g) { return static_cast<u32>(m.value[g]) * (k.value[g] / UNIT) * HALVES; };
     u32 halves = 0;
@@ -205,8 +236,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         for (u32 size; index >= (size = halves_of(g)); ++g) index -= size;
         return activations_of(g);
     };
-    const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters + WORKSPACE_GROUPS * grid_blocks(), locate);
-    run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, store);
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters, locate);
+    run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, scales, store);
 }
 
 #else
@@ -230,8 +261,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     const Table table = table_of_block(stages);
     const int units = k / UNIT;
     if (threadIdx.x == 0) stages.init();
+    griddepcontrol_wait();  // the kernel before may write the offsets
     if (threadIdx.x < 32) {
-        griddepcontrol_wait();  // the kernel before may write the offsets
         // Clamped, so that no value of theirs can lead outside of A or C. A row belongs to the first group that ends after it.
         const auto end_of = [&](int g) { return min(max(offsets[g], 0), tokens); };
         const auto rows = [&](int g, int& begin, int& end) {
@@ -259,19 +290,16 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         o.units = units;
         return o;
     };
-    const auto store = [&](auto count, const TileIndex& index, int from, int begin, int end, auto& sum, int warpgroup) {
-        float scale_b[MATRICES];
-#pragma unroll
-        for (int j = 0; j < MATRICES; ++j) {
-            scale_b[j] = tensor_scale(b_tensor_scale.value[j], b_tensor_stride.value[j], index.group);
-        }
-        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n,
-                                           tensor_scale(a_tensor_scale, 0, 0), scale_b);
+    const auto scales = [&](int g) {
+        return Scales::make(a_tensor_scale, [&](int j) { return tensor_scale(b_tensor_scale.value[j], b_tensor_stride.value[j], g); });
+    };
+    const auto store = [&](auto count, const TileIndex& index, const Scales& factors, int from, int begin, int end, auto& sum, int warpgroup) {
+        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out, n, factors);
     };
     const u32 halves = static_cast<u32>(tokens) * units * HALVES;
-    const auto share = activation_share<S::NVFP4, A_LAYOUT, PLAN_INDEXED>(halves, counters + WORKSPACE_GROUPS * grid_blocks(),
+    const auto share = activation_share<S::NVFP4, A_LAYOUT, PLAN_INDEXED>(halves, counters,
                                                                           [&](u32&) { return all; }, row_index);
-    run(stages, table, groups, k, Workspace{sums, counters}, operands, share, store);
+    run(stages, table, groups, k, Workspace{sums, counters}, operands, share, scales, store);
 }
 
 #endif

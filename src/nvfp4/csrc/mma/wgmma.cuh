@@ -105,7 +105,7 @@ __device__ __forceinline__ u64 wgmma_descriptor_at(u32 start, u32 distance) {
 // D += A * B for TOKENS columns; `b` describes 16 elements along K of B.
 template <int TOKENS, bool BF16>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[TOKENS / 2], const u32 (&a)[4], u64 b) {
-    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "columns of one instruction");
+    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "columns of one instruction");
 #define NVFP4_WGMMA_CASE(N, A0, A1, A2, A3, DESCRIPTOR)                                                                \
     if constexpr (TOKENS == N) {                                                                                       \
         if constexpr (BF16) {                                                                                          \
@@ -130,5 +130,7 @@ __device__ __forceinline__ void wgmma_m64k16(float (&d)[TOKENS / 2], const u32 (
     NVFP4_WGMMA_CASE(112, "%56", "%57", "%58", "%59", "%60")
     NVFP4_WGMMA_CASE(120, "%60", "%61", "%62", "%63", "%64")
     NVFP4_WGMMA_CASE(128, "%64", "%65", "%66", "%67", "%68")
+    NVFP4_WGMMA_CASE(136, "%68", "%69", "%70", "%71", "%72")
+    NVFP4_WGMMA_CASE(144, "%72", "%73", "%74", "%75", "%76")
 #undef NVFP4_WGMMA_CASE
 }

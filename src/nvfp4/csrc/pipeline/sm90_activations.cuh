@@ -59,10 +59,12 @@ struct ActivationShare {
     static constexpr u32 BATCH = NVFP4 ? 4 : 2;  // halves under way in a thread
     static constexpr u32 EIGHT = NVFP4 ? 4 : 16;  // bytes of eight elements
     u32 halves;
-    u32* counter;
+    u32* counters;  // of the workspace (pipeline/stream_k.cuh), behind which lies ours
     Locate locate;
     const int* rows;
 
+    // Found when it is used: no register keeps it until then.
+    __device__ __forceinline__ u32* counter() const { return counters + WORKSPACE_GROUPS * grid_blocks(); }
     static __device__ __forceinline__ u32 first() { return blockIdx.x * blockDim.x + threadIdx.x; }
     static __device__ __forceinline__ u32 step() { return grid_blocks() * blockDim.x; }
 
@@ -96,7 +98,7 @@ struct ActivationShare {
             }
         }
         __syncthreads();
-        if (threadIdx.x == 0) red_release_gpu_global_add_u32(counter, 1);
+        if (threadIdx.x == 0) red_release_gpu_global_add_u32(counter(), 1);
     }
 
     // INDEXED: which halves of the matrix those of a batch are, all looked up before the first is waited for.
@@ -195,16 +197,17 @@ struct ActivationShare {
     // Returns when the shares of all blocks may be read by the copy engine. For one thread of each block.
     __device__ __forceinline__ void await() const {
         const u32 blocks = grid_blocks();
-        while (ld_acquire_gpu_global_b32(counter) < blocks) {
+        u32* const arrived = counter();
+        while (ld_acquire_gpu_global_b32(arrived) < blocks) {
         }
         fence_proxy_async_global();
         // Everyone counts once more when it has seen all; the last one leaves the counter as it was found.
-        if (atom_acq_rel_gpu_global_add_u32(counter, 1) == 2 * blocks - 1) *counter = 0;
+        if (atom_acq_rel_gpu_global_add_u32(arrived, 1) == 2 * blocks - 1) *arrived = 0;
     }
 };
 
 template <bool NVFP4, int LAYOUT, bool INDEXED = false, class Locate>
-__device__ __forceinline__ ActivationShare<NVFP4, LAYOUT, INDEXED, Locate> activation_share(u32 halves, u32* counter, Locate locate,
+__device__ __forceinline__ ActivationShare<NVFP4, LAYOUT, INDEXED, Locate> activation_share(u32 halves, u32* counters, Locate locate,
                                                                                             const int* rows = nullptr) {
-    return {halves, counter, locate, rows};
+    return {halves, counters, locate, rows};
 }

@@ -37,6 +37,7 @@
 #include "ptx/cp_async.cuh"
 #include "ptx/cp_async_bulk.cuh"
 #include "ptx/cp_async_bulk_tensor.cuh"
+#include "ptx/elect.cuh"
 #include "ptx/fence.cuh"
 #include "ptx/griddepcontrol.cuh"
 #include "ptx/mbarrier.cuh"
@@ -66,12 +67,16 @@ struct Shape {
     static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : 224;
     static constexpr int ARRANGERS = 2;  // warps, a tile each in turn
     static constexpr int RAW = DECODES ? 2 : 0;  // chunks of NVFP4 activations
+    // Multipliers have registers to keep what is the same for many tiles, or hardly any beside sums and operands.
+    static constexpr bool ROOMY = TOGETHER && RESIDENT == 1 && BLOCKS * TOKENS <= 192;
+    static constexpr bool CROWDED = RESIDENT == 1 && BLOCKS * TOKENS > 192;
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;
     static constexpr int SCALES_BYTES = BLOCKS * WEIGHT_SCALES_BYTES;
-    // Results on their way out.
-    static constexpr int STAGED_BYTES = RESIDENT == 2 ? TOKENS * 128 : STAGING_GROUP_BYTES;  // of a warpgroup
+    // Results on their way out: of so many tokens at a time, and of a warpgroup.
+    static constexpr int STAGED_TOKENS = RESIDENT == 2 ? TOKENS : TOKENS > 128 ? STAGING_TOKENS / 2 : STAGING_TOKENS;
+    static constexpr int STAGED_BYTES = STAGED_TOKENS * 128;
     static constexpr int STAGING_BYTES = MULTIPLIERS * STAGED_BYTES;
 
     static constexpr int TILE = 0;
@@ -82,7 +87,7 @@ struct Shape {
     static constexpr int BARRIERS = SCALES + CHUNKS * SCALES_BYTES;
     static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24 + RAW * 16;
 
-    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 128, "TOKENS");
+    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
@@ -319,6 +324,13 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Stre
     }
 }
 
+// threadIdx.x, read anew: what is computed from it is not kept in registers that multipliers lack.
+__device__ __forceinline__ u32 thread_of_block() {
+    u32 thread;
+    asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+    return thread;
+}
+
 // One multiplier warpgroup's way through the rings.
 template <class S>
 struct Multiplier {
@@ -328,15 +340,16 @@ struct Multiplier {
     Position<S> place;
     u32 codes, swizzle, scales;  // of this lane's row: addresses in the first chunk
     u32 descriptor;              // of the first tile (wgmma_descriptor_at)
-    bool first_lane;
 
-    __device__ __forceinline__ Multiplier(const Stages<S>& s, int group) : stages(s) {
-        const u32 lane = threadIdx.x % 32, t = lane % 4, row = group * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+    __device__ __forceinline__ explicit Multiplier(const Stages<S>& s) : stages(s) { aim(threadIdx.x); }
+
+    // `thread` is the thread's number in the block. Warps follow one another, 16 rows each.
+    __device__ __forceinline__ void aim(u32 thread) {
+        const u32 lane = thread % 32, t = lane % 4, row = thread / 32 * 16 + lane / 4;
         codes = stages.codes(0) + row * CHUNK_ROW_BYTES + RawWeights::code_shift(t);
         swizzle = (row & 7) << 4 ^ RawWeights::swizzle_shift(t);
         scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + RawWeights::scale_shift(t);
         descriptor = wgmma_descriptor_start(stages.tile(0));
-        first_lane = lane == 0;
     }
 
     __device__ __forceinline__ void read(RawWeights& raw, u32 stage, u32 step) const {
@@ -374,7 +387,7 @@ struct Multiplier {
                 }
             }
             wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
-            if (block == 0 && first_lane && (unit > 0 || !first)) {
+            if (block == 0 && (unit > 0 || !first) && elect_sync()) {
                 mbarrier_arrive_shared_b64(stages.tile_empty((tile + S::TILES - 1) % S::TILES));
             }
             raw.template decode<0, S::BF16>(later[0]);
@@ -384,7 +397,7 @@ struct Multiplier {
             // The last codes of the chunk are in registers.
             if (step + 2 == STEPS) {
                 __syncwarp();
-                if (first_lane) mbarrier_arrive_shared_b64(stages.chunk_empty(stage));
+                if (elect_sync()) mbarrier_arrive_shared_b64(stages.chunk_empty(stage));
             }
             if (step + 2 < STEPS) {
                 read(raw, stage, step + 2);
@@ -401,6 +414,8 @@ struct Multiplier {
     template <int N>
     __device__ __forceinline__ void multiply(float (&sums)[S::BLOCKS][N / 2], const Segment& segment) {
         int chunks = segment.end - segment.begin;
+        // Where registers are few, addresses are not kept while sums are handed over and stored.
+        if constexpr (S::CROWDED) aim(thread_of_block());
 #pragma unroll
         for (int b = 0; b < S::BLOCKS; ++b) {
 #pragma unroll
@@ -430,7 +445,7 @@ struct Multiplier {
             multiply_chunk<N, S::TILES - CHUNK>(sums, a, raw, false, --chunks > 0);
         }
         wgmma_wait_group_sync_aligned<0>();
-        if (first_lane) mbarrier_arrive_shared_b64(stages.tile_empty((place.first_tile() + S::TILES - 1) % S::TILES));
+        if (elect_sync()) mbarrier_arrive_shared_b64(stages.tile_empty((place.first_tile() + S::TILES - 1) % S::TILES));
     }
 };
 
@@ -474,9 +489,19 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
-        Multiplier<S> multiplier(stages, group);
-        multiply_and_store<S::BLOCKS, S::TOKENS>(multiplier, work, workspace, group, [&](auto count, int tile, int from, int begin, int end, auto& sum) {
-            store(count, tile, from, begin, end, sum, group);
-        });
+        Multiplier<S> multiplier(stages);
+        const auto multiply = [&](auto work_of_block) {
+            multiply_and_store<S::BLOCKS, S::TOKENS>(multiplier, work_of_block, workspace, group,
+                                                     [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+                                                         store(count, tile, from, begin, end, sum, group);
+                                                     });
+        };
+        if constexpr (S::ROOMY) {
+            const StreamK once = work();
+            const DealtStreamK<1> kept(once.deal, once.chunks, 0xFFFFFFFFu / once.chunks + 1);
+            multiply([&] { return kept; });
+        } else {
+            multiply(work);
+        }
     }
 }
