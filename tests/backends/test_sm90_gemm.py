@@ -38,6 +38,8 @@ COMPILED = [
     Problem(Op.GEMM, 128, 4096, 7168, a=TILED, b=TILED),
     Problem(Op.GEMM, 128, 8192, 7168 + 64, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.GEMM, 16, 8192, 7168, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32"),
+    Problem(Op.GEMM, 128, 7168, 2048, a=LINEAR, b=LINEAR),
+    Problem(Op.GEMM, 32, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.DUAL_GEMM, 512, 4096, 7168, a=TILED, b=TILED),
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
     Problem(Op.GROUP_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),

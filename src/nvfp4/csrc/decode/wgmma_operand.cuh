@@ -139,8 +139,8 @@ struct RawWeights {
 template <int N>
 __device__ __forceinline__ u32x4 decode_piece(const u32 (&words)[4], u32 scales) {
     const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);
-    return {decode_pair_f16<N>(words[0], prmt_b32<0x1010>(s01, s01)), decode_pair_f16<N>(words[1], prmt_b32<0x3232>(s01, s01)),
-            decode_pair_f16<N>(words[2], prmt_b32<0x1010>(s23, s23)), decode_pair_f16<N>(words[3], prmt_b32<0x3232>(s23, s23))};
+    return {decode_pair_f16<N>(words[0], low_half_twice(s01)), decode_pair_f16<N>(words[1], high_half_twice(s01)),
+            decode_pair_f16<N>(words[2], low_half_twice(s23)), decode_pair_f16<N>(words[3], high_half_twice(s23))};
 }
 
 // Of 16-bit activations: pair N of eight of them, 4 bytes of that piece; and the piece, from the eights of all four blocks.

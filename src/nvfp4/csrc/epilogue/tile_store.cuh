@@ -44,22 +44,31 @@ __device__ __forceinline__ void store_staged(u8* out, int token, int token_begin
     const u32 n = thread / PARTS, part = thread % PARTS;
     const u32 from = staging + n * (PARTS * 16) + place(part, n);
     const int c = column + static_cast<int>(part * 8);
-    const bool vectors = columns % 8 == 0 && reinterpret_cast<u64>(out) % 16 == 0;
-    u8* address = out + (static_cast<i64>(token + static_cast<int>(n)) * columns + c) * 2;
+    if (c >= columns) return;
+    u8* row = out + (static_cast<i64>(token + static_cast<int>(n)) * columns + c) * 2;
+    const i64 step_bytes = static_cast<i64>(columns) * 2 * STEP;
+    // Of this thread's rows 0, STEP, 2 STEP and so on, those that are written.
+    const int first = token_begin - token - static_cast<int>(n), end = min(token_end - token, N) - static_cast<int>(n);
+    if (columns % 8 == 0 && reinterpret_cast<u64>(out) % 16 == 0) {
+        u32x4 data[(N + STEP - 1) / STEP];  // all are read before the first is waited for
 #pragma unroll
-    for (int i = 0; i < N; i += STEP) {
-        const int inside = i + static_cast<int>(n);
-        if (inside >= N || token + inside < token_begin || token + inside >= token_end || c >= columns) continue;
+        for (int i = 0; i < N; i += STEP) {
+            if (i + STEP <= N || i < end) data[i / STEP] = ld_shared_v4_b32(from + i * (PARTS * 16));
+        }
+#pragma unroll
+        for (int i = 0; i < N; i += STEP, row += step_bytes) {
+            if (i >= first && i < end) st_global_v4_b32(row, data[i / STEP]);
+        }
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < N; i += STEP, row += step_bytes) {
+        if (i < first || i >= end) continue;
         const u32x4 data = ld_shared_v4_b32(from + i * (PARTS * 16));
-        u8* row = address + static_cast<i64>(i) * columns * 2;
-        if (vectors) {
-            st_global_v4_b32(row, data);
-        } else {
-            const u32 words[4] = {data.x, data.y, data.z, data.w};
+        const u32 words[4] = {data.x, data.y, data.z, data.w};
 #pragma unroll
-            for (int e = 0; e < 8; ++e) {
-                if (c + e < columns) st_global_b16(row + 2 * e, words[e / 2] >> (16 * (e % 2)) & 0xFFFFu);
-            }
+        for (int e = 0; e < 8; ++e) {
+            if (c + e < columns) st_global_b16(row + 2 * e, words[e / 2] >> (16 * (e % 2)) & 0xFFFFu);
         }
     }
 }

@@ -62,9 +62,11 @@ struct Shape {
     static constexpr int MULTIPLIERS = 2;
     static constexpr int LOADER = 128 * MULTIPLIERS;  // its first thread
     static constexpr int THREADS = LOADER + 128;
-    // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups, or 240 of each of two blocks.
-    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : 56;
-    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : 224;
+    // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups, or 240 of each of two blocks. Multipliers of narrow
+    // tiles leave more to the loaders, some of which arrange or decode.
+    static constexpr bool NARROW = RESIDENT == 1 && BLOCKS * TOKENS <= 128;
+    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : NARROW ? 88 : 56;
+    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : NARROW ? 208 : 224;
     static constexpr int ARRANGERS = 2;  // warps, a tile each in turn
     static constexpr int RAW = DECODES ? 2 : 0;  // chunks of NVFP4 activations
     // Multipliers have registers to keep what is the same for many tiles, or hardly any beside sums and operands.
