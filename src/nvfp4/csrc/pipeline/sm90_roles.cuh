@@ -500,7 +500,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         };
         if constexpr (S::ROOMY) {
             const StreamK once = work();
-            const DealtStreamK<1> kept(once.deal, once.chunks, 0xFFFFFFFFu / once.chunks + 1);
+            const DealtStreamK<1, true> kept(once.deal, once.chunks, 0xFFFFFFFFu / once.chunks + 1);
             multiply([&] { return kept; });
         } else {
             multiply(work);

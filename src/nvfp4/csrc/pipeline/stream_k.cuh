@@ -93,17 +93,20 @@ struct StreamKTeams {
 using StreamK = StreamKTeams<1>;
 
 // The same, divided by the host. What this gives is computed from parameters without a division, so that it lies in uniform
-// registers, and with it all that loops over ranges count: places in rings, descriptors.
-template <int TEAM>
+// registers, and with it all that loops over ranges count: places in rings, descriptors. With ANY_NUMBER there may be 2^31 chunks in all; else
+// less than 2^32 / `chunks`.
+template <int TEAM, bool ANY_NUMBER = false>
 struct DealtStreamK : StreamKTeams<TEAM> {
     u32 reciprocal;  // of `chunks`: 2^32 / chunks, rounded up
 
     __device__ __forceinline__ DealtStreamK(const Deal& of_chunks, int chunks_of_tile, u32 reciprocal_of_chunks)
         : StreamKTeams<TEAM>(of_chunks, chunks_of_tile), reciprocal(reciprocal_of_chunks) {}
 
-    // The tile of a chunk counted over all, of which there are less than 2^32 / chunks.
+    // The tile of a chunk counted over all. Rounding up makes the product too large by less than chunk / 2^32: by one tile at most.
     __device__ __forceinline__ int tile_of(int chunk) const {
-        return this->chunks == 1 ? chunk : static_cast<int>(__umulhi(static_cast<u32>(chunk), reciprocal));
+        if (this->chunks == 1) return chunk;
+        const int tile = static_cast<int>(__umulhi(static_cast<u32>(chunk), reciprocal));
+        return ANY_NUMBER && static_cast<u32>(tile) * static_cast<u32>(this->chunks) > static_cast<u32>(chunk) ? tile - 1 : tile;
     }
 
     __device__ __forceinline__ bool next(Segment& segment) {
