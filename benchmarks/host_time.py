@@ -288,8 +288,8 @@ def profile(kind: Kind, device: str, backend: str | None, repeat: int) -> dict[s
 
         times = [time_anew()]
         times.append(strip(libcuda.library(), "cuLaunchKernelEx", nothing()))
-        times.append(strip(driver.Prepared, "__call__", lambda self, addresses, queue: None))
-        times.append(strip(program.Program, "__call__", lambda self, addresses: None))
+        times.append(strip(driver.Prepared, "run", lambda self, addresses, queue: None))
+        times.append(strip(program.Program, "run", lambda self, addresses: None))
         times.append(strip(backend_operands, "addresses", lambda operands: ()))
         times.append(strip(_prepare, "_runner", lambda choice, problem: lambda operands: None))
         times.append(strip(_prepare, "_allocator", once))

@@ -42,7 +42,7 @@ def test_addresses_go_where_their_tensors_were(recorder: Recorder) -> None:
     )
     ran = Program(recorder.launches, [T[0], T[1], T[2], None])
     for a, b, c in ((10, 11, 12), (20, 21, 22)):
-        ran([a, b, c, 0])
+        ran.run([a, b, c, 0])
         assert recorder.last() == [
             [c, 1, [a, 0, c, 0], b],
             [b, [1.5, -2.0, 0.0]],
@@ -57,13 +57,13 @@ def test_tensor_maps_follow_their_tensors(recorder: Recorder) -> None:
     )
     ran = Program(recorder.launches, T[:2])
     for a, b in ((1024, 2048), (1024, 4096), (8192, 4096), (1024, 2048)):
-        ran([a, b])
+        ran.run([a, b])
         assert recorder.last() == [[b, a], [[a, b + 64], 2**40]]
 
 
 def test_a_view_of_a_tensor_counts_as_the_tensor(recorder: Recorder) -> None:
     recorder.launches = [launch(Pointer(T[0].view(torch.uint8)))]
-    Program(recorder.launches, [T[1], T[0]])([5, 6])
+    Program(recorder.launches, [T[1], T[0]]).run([5, 6])
     assert recorder.last() == [[6]]
 
 
@@ -81,7 +81,7 @@ def test_the_queue_of_the_call_counts(recorder: Recorder) -> None:
     ran = Program(recorder.launches, T[:2])
     for queue in (7, 7, 0, 9):
         recorder.queue = queue
-        ran([1, 2])
+        ran.run([1, 2])
         assert [seen for seen, _ in recorder.seen[-2:]] == [queue, queue]
 
 
@@ -93,12 +93,12 @@ def test_an_error_names_the_launch_and_leaves_the_program_usable(
     monkeypatch.setattr(libcuda, "error_text", str)
     recorder.status = 1
     with pytest.raises(LaunchError, match="probe_increment"):
-        ran([1])
+        ran.run([1])
     recorder.status = 0
-    ran([2])
+    ran.run([2])
     assert recorder.last() == [[2]]
     with pytest.raises(struct.error, match="1 items"):
-        ran([1, 2])
+        ran.run([1, 2])
 
 
 PROBLEMS = [

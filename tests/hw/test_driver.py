@@ -64,7 +64,7 @@ def test_a_prepared_launch_follows_addresses_and_maps():
     arguments = (Pointer(out), tensor_map, Scalar("i32", 0), Scalar("i32", 0), Scalar("i32", 1024))
     prepared = driver.prepare(launch("probe_tensor_map", *arguments, threads=128, shared_bytes=1024))
     for source in (*sources, *sources):
-        prepared((out.data_ptr(), source.data_ptr()), driver.current_queue(0))
+        prepared.run((out.data_ptr(), source.data_ptr()), driver.current_queue(0))
         assert torch.equal(out, source.flatten())
 
 
@@ -90,7 +90,7 @@ def test_threads_share_a_prepared_launch():
     def work(address: int) -> None:
         try:
             for _ in range(300):
-                prepared((address,), 0)
+                prepared.run((address,), 0)
         except BaseException as error:
             errors.append(error)
 

@@ -168,7 +168,7 @@ def calls(
         addresses = tuple(tensor.data_ptr() for tensor in tensors)
 
         def call() -> tuple[torch.Tensor, torch.Tensor]:
-            prepared(addresses, driver.current_queue(prepared.index))
+            prepared.run(addresses, driver.current_queue(prepared.index))
             return tensors
 
         return call

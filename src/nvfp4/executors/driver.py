@@ -226,10 +226,6 @@ class Prepared:
         self._queue = 0
         self._lock = threading.Lock()
 
-    def __call__(self, addresses: Sequence[int], queue: int) -> None:
-        """`run`."""
-        self.run(addresses, queue)
-
     def run(self, addresses: Sequence[int], queue: int) -> None:
         """Launch with other memory of the same shapes. A method, because calling an object takes longer.
 
@@ -361,4 +357,4 @@ def run(launches: Sequence[Launch]) -> None:
         queue = current_queue(index)
         for launch in launches:
             addresses = [0 if tensor is None else tensor.data_ptr() for tensor in parameters.tensors(launch.args)]
-            prepare(launch, index)(addresses, queue)
+            prepare(launch, index).run(addresses, queue)

@@ -45,10 +45,6 @@ class Program:
         self._keeps = scratch is not None and scratch.keepable
         self._device = torch.device("cuda", self.index)
 
-    def __call__(self, addresses: Sequence[int]) -> None:
-        """`run`."""
-        self.run(addresses)
-
     def run(self, addresses: Sequence[int]) -> None:
         """Run in torch's current queue. A method, because calling an object takes longer than calling its method.
 

@@ -99,7 +99,7 @@ def _calls(rung: Rung, ladder: Ladder, sets: list[Data]) -> list[Call]:
     def one(data: Data) -> Call:
         launch = rung.build(data, ladder.arch)
         addresses = tuple(0 if x is None else x.data_ptr() for x in parameters.tensors(launch.args))
-        return lambda: prepared(addresses, driver.current_queue(prepared.index))
+        return lambda: prepared.run(addresses, driver.current_queue(prepared.index))
 
     return [one(data) for data in sets]
 
