@@ -107,7 +107,7 @@ def stand_in(arch: str) -> Iterator[None]:
         put(torch.cuda, "get_device_capability", lambda index: known(arch).compute)
         put(_prepare, "capability", lambda device: known(arch))
         put(executors, "choose", lambda device: driver)
-        put(scratch, "_outside_pools", lambda sizes, *_: tuple(torch.zeros(n, dtype=torch.uint8) for n in sizes))
+        put(scratch, "_of_queue", lambda sizes, *_: tuple(torch.zeros(n, dtype=torch.uint8) for n in sizes))
         # Builtins, because a Python function would take longer than what they stand for.
         put(torch._C, "_cuda_getDevice", int)
         put(torch._C, "_cuda_getCurrentRawStream", int)

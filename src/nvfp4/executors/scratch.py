@@ -12,13 +12,16 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from nvfp4.executors import libcuda
+
+_T = TypeVar("_T")
 
 ALIGNMENT = 1024
 """Bytes: where a piece of kept memory may start."""
@@ -147,30 +150,32 @@ def _reserve(scratch: Scratch, index: int, queue: int) -> tuple[int, ...]:
         sizes = max(needs[0], space.memory.nbytes), max(needs[1], space.zeros.nbytes)
         space.known.clear()
         # What is given up here is used again only behind the kernels that are in the queue now: torch sees to that.
-        space.memory, space.zeros = _outside_pools(sizes, torch.device("cuda", index), queue)
+        device = torch.device("cuda", index)
+        space.memory, space.zeros = _outside_pools(lambda: _of_queue(sizes, device, queue))
     if len(space.known) >= _KNOWN:
         space.known.clear()
     found = space.known[scratch] = tuple(scratch.places(space.memory.data_ptr(), space.zeros.data_ptr()))
     return found
 
 
-def _outside_pools(sizes: tuple[int, int], device: torch.device, queue: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """So many bytes, and so many zeroed, of `queue`.
+def _outside_pools(allocate: Callable[[], _T]) -> _T:
+    """What `allocate` returns, called in a thread of its own.
 
-    In a thread of its own: where torch sends all that a thread allocates to the pool of a graph (as it does when
-    torch.compile warms one up), memory that outlives the call would be taken for a leak, and be overwritten.
+    Where torch sends all that a thread allocates to the pool of a graph (as it does when torch.compile warms one up),
+    memory that outlives the call would be taken for a leak, and be overwritten.
     """
-
-    def allocate() -> tuple[torch.Tensor, torch.Tensor]:
-        memory, zeros = sizes
-        with _current(device, queue):
-            return (
-                torch.empty(memory, dtype=torch.uint8, device=device),
-                torch.zeros(zeros, dtype=torch.uint8, device=device),
-            )
-
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(allocate).result()
+
+
+def _of_queue(sizes: tuple[int, int], device: torch.device, queue: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """So many bytes, and so many zeroed, of `queue`."""
+    memory, zeros = sizes
+    with _current(device, queue):
+        return (
+            torch.empty(memory, dtype=torch.uint8, device=device),
+            torch.zeros(zeros, dtype=torch.uint8, device=device),
+        )
 
 
 def _current(device: torch.device, queue: int) -> torch.cuda.StreamContext:
@@ -207,7 +212,8 @@ def _graph_zeros(size: int, index: int, queue: int) -> int:
             return address
         room = max(size, _GRAPH_ZEROS)
         if graphs.end - graphs.free < room:
-            memory = _zeros_now(max(room, _GRAPH_ZEROS_AT_ONCE), torch.device("cuda", index))
+            total, device = max(room, _GRAPH_ZEROS_AT_ONCE), torch.device("cuda", index)
+            memory = _outside_pools(lambda: _zeros_now(total, device))
             graphs.memory.append(memory)
             graphs.free, graphs.end = memory.data_ptr(), memory.data_ptr() + memory.nbytes
         address, graphs.free = graphs.free, graphs.free + room
@@ -219,17 +225,12 @@ def _graph_zeros(size: int, index: int, queue: int) -> int:
 
 def _zeros_now(size: int, device: torch.device) -> torch.Tensor:
     """So many zeroed bytes, that are zero when this returns, also while queues are captured."""
-
-    def allocate() -> torch.Tensor:
-        with libcuda.relaxed_capture():
-            queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(queue):
-                memory = torch.zeros(size, dtype=torch.uint8, device=device)
-            queue.synchronize()
-            return memory
-
-    with ThreadPoolExecutor(1) as thread:  # as for what is kept
-        return thread.submit(allocate).result()
+    with libcuda.relaxed_capture():
+        queue = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(queue):
+            memory = torch.zeros(size, dtype=torch.uint8, device=device)
+        queue.synchronize()
+        return memory
 
 
 def release() -> None:

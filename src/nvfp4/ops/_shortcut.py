@@ -30,6 +30,7 @@ _guards: Any = torch._C._dynamo.guards
 Tensors = Sequence[Any]
 Results = tuple[torch.Tensor, ...]
 _Compute = Callable[[Tensors], "Results | None"]
+_Pick = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,14 +176,15 @@ class Shortcut:
         read = [*range(2 * groups), *range(3 * groups, (3 + 2 * (parts // 3 - 1)) * groups), *range(inputs, end)]
         first, second, *others = [i for i in read if like[i] is not None]  # A and B
 
-        if groups == 1 and not into and len(read) - sum(like[i] is None for i in read) == len(present(like)) in (3, 4):
-            # One product without tensor scales. Where each address goes: the result's comes behind those of the
-            # tensors, and then a null.
-            count = len(present(like))
+        count = len(present(like))
+        if groups == 1 and not into and 2 + len(others) == count in (3, 4):
+            # One product without tensor scales. Where each address goes: the result's comes behind those of four
+            # tensors (the last of three is taken twice), and then a null.
             given_at = iter(range(count))
-            places = [count + 1 if x is None else next(given_at) for x in like[:end]]
-            places.insert(inputs, count)
-            return _few(guard, count, itemgetter(*places), prepared)
+            places = [5 if x is None else next(given_at) for x in like[:end]]
+            places.insert(inputs, 4)
+            at = [i for i, x in enumerate(like) if x is not None]
+            return _few(guard, itemgetter(*at[:3], at[-1]), itemgetter(*places), prepared)
 
         def compute(tensors: Tensors) -> Results | None:
             for i in absent:
@@ -213,45 +215,30 @@ class Shortcut:
         return compute
 
 
-def _few(guard: _Guard, count: int, spread: Callable[[Sequence[int]], tuple[int, ...]], prepared: Prepared) -> _Compute:
+def _few(guard: _Guard, four: _Pick, spread: _Pick, prepared: Prepared) -> _Compute:
     """`Shortcut._computation` for three or four tensors, written out, which takes a third less than loops.
 
     Args:
         guard: The guard of the tensors.
-        count: How many there are; all are read in whole units.
-        spread: Takes the addresses of the tensors, that of the result and null, and puts each in its places.
+        four: Takes them, the last of three twice; all are read in whole units.
+        spread: Takes the addresses of these, that of the result and null, and puts each in its places.
         prepared: The computation.
     """
     again, allocate = prepared.again, prepared.allocate
     assert again is not None
     present, absent, check, frozen = guard.present, guard.absent, guard.check, guard.frozen
 
-    def three(tensors: Tensors) -> Results | None:
+    def compute(tensors: Tensors) -> Results | None:
         for i in absent:
             if tensors[i] is not None:
                 return None
-        given = present(tensors)
-        if not check(*given) or (frozen and torch.is_grad_enabled()):
+        if not check(*present(tensors)) or (frozen and torch.is_grad_enabled()):
             return None
-        a, b, c = given
-        a, b, c = a.data_ptr(), b.data_ptr(), c.data_ptr()
-        if (a | b | c) & _MISALIGNED:
-            return None
-        results = allocate()
-        return results if again(tensors, spread((a, b, c, results[0].data_ptr(), 0))) else None
-
-    def four(tensors: Tensors) -> Results | None:
-        for i in absent:
-            if tensors[i] is not None:
-                return None
-        given = present(tensors)
-        if not check(*given) or (frozen and torch.is_grad_enabled()):
-            return None
-        a, b, c, d = given
+        a, b, c, d = four(tensors)
         a, b, c, d = a.data_ptr(), b.data_ptr(), c.data_ptr(), d.data_ptr()
         if (a | b | c | d) & _MISALIGNED:
             return None
         results = allocate()
         return results if again(tensors, spread((a, b, c, d, results[0].data_ptr(), 0))) else None
 
-    return three if count == 3 else four
+    return compute

@@ -139,7 +139,7 @@ def launches(
             Scalar("i32", weights[0].tensor_stride),
             *(Pointer(tensor) for tensor in (operands.out[0], sums, counters)),
             *(Scalar("i32", size) for size in (problem.m, problem.n, problem.k)),
-            Scalar("i32", count_tiles(problem, plan.tokens, plan.share)),
+            Scalar("i32", _tiles(problem, plan.tokens, plan.share)),
             *(Scalar("i32", size) for size in (plan.rounds, share, extra)),
             Scalar("u32", ceil_div(1 << 32, chunks) & 0xFFFFFFFF),  # not used where that is 2^32
         ),
@@ -157,7 +157,7 @@ def _scale_map(weights: Parts, problem: Problem) -> TensorMap:
     return TensorMap(weights.scales, "u8", shape, strides, box, l2_promotion=256)
 
 
-def count_tiles(problem: Problem, tokens: int, share: int) -> int:
+def _tiles(problem: Problem, tokens: int, share: int) -> int:
     """What clusters of `share` blocks take at a time: a tile of each."""
     return ceil_div(problem.m, tokens) * ceil_div(problem.n * problem.op.matrices, ROWS * share) * problem.l
 
@@ -165,7 +165,7 @@ def count_tiles(problem: Problem, tokens: int, share: int) -> int:
 def _shared(plan: DecodePlan, problem: Problem) -> tuple[int, int]:
     """Tiles that are left when all clusters have taken theirs, and how many clusters share them."""
     clusters = plan.grid // plan.share
-    tiles = count_tiles(problem, plan.tokens, plan.share)
+    tiles = _tiles(problem, plan.tokens, plan.share)
     assert plan.rounds * clusters <= tiles, "as many tiles as there are"
     return tiles - plan.rounds * clusters, plan.sharers or clusters
 
@@ -220,7 +220,7 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
         stages = next(stages for most, stages in _STAGES.items() if tokens <= most)
         wide = tokens > _NARROW
         share = 2 if wide and problem.n * problem.op.matrices > ROWS else 1
-        tiles, most = count_tiles(problem, tokens, share), sms // share
+        tiles, most = _tiles(problem, tokens, share), sms // share
         plan = DecodePlan(arch, tokens, share, True, *stages, min(tiles, most) * share)
         found.append(plan)
         if (wide and share == 1) or not _may_cut(problem, tokens, tiles):
@@ -229,9 +229,9 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
         found += [replace(plan, whole=False, grid=clusters * share) for clusters in grids(tiles, chunks, most)]
         rounds, left = divmod(tiles, most)
         if wide and rounds and left:
-            # The rest for all clusters, or for as many as cut each of its tiles in equal parts.
-            even = [left * parts for parts in range(2, most // left + 1) if chunks % parts == 0][-1:]
-            found += [replace(plan, whole=False, rounds=rounds, sharers=sharers) for sharers in (0, *even)]
+            found += [
+                replace(plan, whole=False, rounds=rounds, sharers=sharers) for sharers in grids(left, chunks, most)
+            ]
     return found
 
 

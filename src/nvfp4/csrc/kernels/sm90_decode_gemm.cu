@@ -6,7 +6,8 @@
 //
 // The instruction's M is rows of B, its N tokens (rows of A). A tile is 128 rows, or 64 of both B1 and B2, x TOKENS tokens of one block
 // of the grid; clusters of SHARE blocks with neighbouring rows share activations (pipeline/sm90_feed.cuh), and the clusters of the grid
-// take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh), or both, one after the other. Order of tiles: pipeline/tiling.cuh.
+// take whole tiles in turn, or share the work of all tiles evenly (pipeline/stream_k.cuh), or both, one after the other. Order of tiles:
+// pipeline/tiling.cuh.
 //
 // Resources: FeedShape::SHARED_BYTES + 1024 of dynamic shared memory, all registers of an SM: one block an SM.
 #include "epilogue/silu.cuh"

@@ -108,6 +108,21 @@ __device__ __forceinline__ void multiply(float (&sums)[4], const u32 (&a)[4], u3
     }
 }
 
+// A word of rows g and g + 8, decoded, times x: its first four codes are added to `first`, the others to `second`.
+__device__ __forceinline__ void multiply_word(float (&first)[4], float (&second)[4], const u32 (&low)[4], const u32 (&high)[4], const u32x4& x) {
+    const u32 early[4] = {low[0], high[0], low[1], high[1]}, late[4] = {low[2], high[2], low[3], high[3]};
+    multiply(first, early, x.x, x.y);
+    multiply(second, late, x.z, x.w);
+}
+
+// Sums of bare codes of a lane's blocks, times their scales, to the sums of its rows.
+__device__ __forceinline__ void add_blocks(float (&sums)[4], const float (&blocks)[2][4], u32 low_scales, u32 high_scales) {
+    sums[0] = fmaf(blocks[0][0], cvt_f32_f16(low_scales), sums[0]);
+    sums[1] = fmaf(blocks[1][1], cvt_f32_f16(low_scales >> 16), sums[1]);
+    sums[2] = fmaf(blocks[0][2], cvt_f32_f16(high_scales), sums[2]);
+    sums[3] = fmaf(blocks[1][3], cvt_f32_f16(high_scales >> 16), sums[3]);
+}
+
 // Elements `element`..`element` + 7 of a row of x; of NVFP4 decoded to value * 2^-7, and in the order 0,4, 1,5, 2,6, 3,7.
 __device__ __forceinline__ u32x4 load_x(const Arguments& args, int l, int token, int element) {
     const i64 index = (static_cast<i64>(l) * N + token) * K + element;
@@ -217,28 +232,19 @@ __device__ __forceinline__ void add_step(float (&sums)[COLUMN_TILES][4], const D
         float blocks[2][4] = {};
 #pragma unroll
         for (int word = 0; word < 4; word++) {
-            const u32 first[4] = {a.low[word][0], a.high[word][0], a.low[word][1], a.high[word][1]};
-            const u32 second[4] = {a.low[word][2], a.high[word][2], a.low[word][3], a.high[word][3]};
             const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
-            multiply(blocks[word / 2], first, b.x, b.y);
-            multiply(blocks[word / 2], second, b.z, b.w);
+            multiply_word(blocks[word / 2], blocks[word / 2], a.low[word], a.high[word], b);
         }
-        sums[0][0] = fmaf(blocks[0][0], cvt_f32_f16(a.low_scales), sums[0][0]);
-        sums[0][1] = fmaf(blocks[1][1], cvt_f32_f16(a.low_scales >> 16), sums[0][1]);
-        sums[0][2] = fmaf(blocks[0][2], cvt_f32_f16(a.high_scales), sums[0][2]);
-        sums[0][3] = fmaf(blocks[1][3], cvt_f32_f16(a.high_scales >> 16), sums[0][3]);
+        add_blocks(sums[0], blocks, a.low_scales, a.high_scales);
     } else {
         const u32 x_step = x_at + (warp_k * SEGMENT + step) * (4 * N * 64) + t * 16;
 #pragma unroll
         for (int word = 0; word < 4; word++) {
-            const u32 first[4] = {a.low[word][0], a.high[word][0], a.low[word][1], a.high[word][1]};
-            const u32 second[4] = {a.low[word][2], a.high[word][2], a.low[word][3], a.high[word][3]};
 #pragma unroll
             for (int c = 0; c < COLUMN_TILES; c++) {
                 const int token = g + 8 * c < N ? g + 8 * c : N - 1;
                 const u32x4 b = ld_shared_v4_b32(x_step + token * 64 + word * (N * 64));
-                multiply(sums[c], first, b.x, b.y);
-                multiply(sums[c], second, b.z, b.w);
+                multiply_word(sums[c], sums[c], a.low[word], a.high[word], b);
             }
         }
     }
@@ -279,15 +285,10 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
                     } else {
                         decode(q, high, word);
                     }
-                    const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
                     const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
-                    multiply(blocks[word / 2], first, b.x, b.y);
-                    multiply(blocks[word / 2], second, b.z, b.w);
+                    multiply_word(blocks[word / 2], blocks[word / 2], r, q, b);
                 }
-                sums[0][0] = fmaf(blocks[0][0], cvt_f32_f16(low.scales), sums[0][0]);
-                sums[0][1] = fmaf(blocks[1][1], cvt_f32_f16(low.scales >> 16), sums[0][1]);
-                sums[0][2] = fmaf(blocks[0][2], cvt_f32_f16(high.scales), sums[0][2]);
-                sums[0][3] = fmaf(blocks[1][3], cvt_f32_f16(high.scales >> 16), sums[0][3]);
+                add_blocks(sums[0], blocks, low.scales, high.scales);
                 x_first += move_first;
                 x_second += move_second;
             }
@@ -330,12 +331,10 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
                     } else {
                         decode(q, high, word);
                     }
-                    const u32 first[4] = {r[0], q[0], r[1], q[1]}, second[4] = {r[2], q[2], r[3], q[3]};
 #pragma unroll
                     for (int c = 0; c < COLUMN_TILES; c++) {
                         const u32x4 b = ld_shared_v4_b32(x_lane[c] + (step * 4 + word) * (N * 64));
-                        multiply(sums[c], first, b.x, b.y);
-                        multiply(TWO_CHAINS ? more[c] : sums[c], second, b.z, b.w);
+                        multiply_word(sums[c], TWO_CHAINS ? more[c] : sums[c], r, q, b);
                     }
                 }
             }

@@ -446,8 +446,8 @@ __device__ __forceinline__ void load_tiles(const FeedStages<S>& stages, const Fe
     await_releases(stages, tile);
 }
 
-// What follows in a kernel once its barriers are there, and each thread of a cluster has arrived at the cluster's barrier: the roles. `store` is as for `multiply_and_store`
-// (pipeline/stream_k_loop.cuh), with the warpgroup behind.
+// What follows in a kernel once its barriers are there, and each thread of a cluster has arrived at the cluster's barrier: the roles.
+// `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh), with the warpgroup behind.
 template <class S, bool EARLY_WEIGHTS, class Split, class Describe, class Store>
 __device__ __forceinline__ void run_feed(const FeedStages<S>& stages, const FeedWork& work, Split split, const Workspace& workspace,
                                          const FeedSource<S::MATRICES>& source, const TensorMap* activations, Describe describe,

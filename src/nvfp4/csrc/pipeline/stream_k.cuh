@@ -92,7 +92,7 @@ struct StreamKTeams {
 
 using StreamK = StreamKTeams<1>;
 
-// The same, divided by the host. What this gives is computed from parameters without a division, so that it lies in uniform
+// The same, divided beforehand. What this gives is computed from parameters without a division, so that it lies in uniform
 // registers, and with it all that loops over ranges count: places in rings, descriptors. With ANY_NUMBER there may be 2^31 chunks in all; else
 // less than 2^32 / `chunks`.
 template <int TEAM, bool ANY_NUMBER = false>
