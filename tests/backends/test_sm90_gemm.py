@@ -12,7 +12,7 @@ from nvfp4 import jit
 from nvfp4.backends.gathering import gathered
 from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND, decode_gemm
-from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, likely_sizes, table_bytes, tokens_of
+from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, RAW, likely_sizes, table_bytes, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import judge
@@ -149,6 +149,28 @@ def test_tiles_of_a_stack_are_right_in_the_emulator(op, kind, out, tokens, block
     shape = {"tokens": tokens, "blocks": blocks, "chunks": 2, "tiles": tiles, "resident": 1, "grid": grid}
     made = replace(inputs.make(problem, "gaussian", 4), offsets=torch.tensor(sizes).cumsum(0).int())
     operands, outputs = poison_outputs(made)
+    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
+
+
+@pytest.mark.parametrize("layout", ["linear", "tiled"])
+@pytest.mark.parametrize(
+    ("problem", "tokens", "tiles", "grid"),
+    [
+        (Problem(Op.GEMM, 60, 136, 704, b=LINEAR, out_dtype="bf16", l=2), 64, 8, 3),
+        (Problem(Op.GEMM, 75, 264, 576, b=LINEAR, out_dtype="fp32"), 40, 4, 5),
+        (Problem(Op.GEMM, 20, 136, 1088, b=TILED), 32, 8, 2),
+        (Problem(Op.DUAL_GEMM, 100, 136, 320, b=LINEAR), 56, 8, 3),
+        (Problem(Op.GROUP_GEMM, 79, 136, 640, b=LINEAR, groups=((49, 136, 640), (0, 64, 64), (30, 72, 192))), 48, 8, 2),
+    ],
+    ids=str,
+)
+def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, tokens, tiles, grid, layout):
+    """Tiles of one warp and of two; K ends within a chunk, rows within a tile."""
+    problem = replace(problem, a=Format("nvfp4", layout))
+    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 6))
+    shape = {"tokens": tokens, "blocks": 2, "chunks": 3, "tiles": tiles, "grid": grid, "makes": True, "raw": RAW}
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary

@@ -23,7 +23,8 @@ CODES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 2
 SCALES_BYTES = _BLOCK_ROWS * CHUNK * UNIT // 16
 """Their scales."""
 
-_ROW_BYTES = UNIT * 2  # of a tile of activations, and of a stage of NVFP4 ones
+_ROW_BYTES = UNIT * 2  # of a tile of activations, and of codes of a stage of NVFP4 ones
+_ROW_SCALES_BYTES = CHUNK * UNIT // 16
 RAW = 2
 """Stages of NVFP4 activations that each block decodes for itself."""
 
@@ -78,7 +79,7 @@ class GemmPlan:
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
         weights = self.chunks * self.blocks * (CODES_BYTES + SCALES_BYTES)
-        activations = (self.tiles + self.raw) * self.tokens * _ROW_BYTES
+        activations = (self.tiles + self.raw) * self.tokens * _ROW_BYTES + self.raw * self.tokens * _ROW_SCALES_BYTES
         barriers = 16 * self.chunks + 24 * self.tiles + 16 * self.raw
         staging = STAGING_BYTES if self.tokens <= MAX_TOKENS else STAGING_BYTES // 2
         if self.resident == 2:

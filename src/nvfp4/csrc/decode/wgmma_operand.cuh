@@ -135,7 +135,13 @@ struct RawWeights {
 // 16 bytes of a unit of activations in the operand's order: piece 4 v + n (of 8) holds pair n of the eight elements v (0 or 1) of each of
 // the four blocks: elements n and n + 4 of the eight.
 
-// Of NVFP4: `words` are those eight codes of each block, `scales` the blocks' scales.
+// Of NVFP4: `words` are those eight codes of each block, `scales` the blocks' scales, as fp16 in both halves or as they lie in memory.
+template <int N>
+__device__ __forceinline__ u32x4 decode_piece_scaled(const u32 (&words)[4], const u32 (&scales)[4]) {
+    return {decode_pair_f16<N>(words[0], scales[0]), decode_pair_f16<N>(words[1], scales[1]), decode_pair_f16<N>(words[2], scales[2]),
+            decode_pair_f16<N>(words[3], scales[3])};
+}
+
 template <int N>
 __device__ __forceinline__ u32x4 decode_piece(const u32 (&words)[4], u32 scales) {
     const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);

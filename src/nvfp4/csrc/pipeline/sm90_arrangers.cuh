@@ -8,6 +8,7 @@
 
 #include "decode/wgmma_operand.cuh"
 #include "pipeline/sm90_activations.cuh"
+#include "ptx/cp_async.cuh"
 #include "ptx/ld.cuh"
 #include "ptx/st.cuh"
 
@@ -42,43 +43,62 @@ __device__ __forceinline__ void arrange_tile(u32 tile) {
     }
 }
 
-// Scales of a unit of a tile of NVFP4, on their way: a lane has every 32nd row.
-template <int TOKENS>
-struct TileScales {
-    static constexpr int ROWS = (TOKENS + 31) / 32;
-    u32 of[ROWS];
+// Scales of a chunk of NVFP4 activations in shared memory: 16 bytes of each row, 4 of each unit.
+constexpr u32 CHUNK_SCALES = CHUNK * UNIT / 16;
 
-    // Of unit `unit`, of the rows from `token` on; what is not there becomes zeros.
-    template <int LAYOUT>
-    __device__ __forceinline__ void load(const Activations& x, int batch, int token, u32 unit) {
+// Those of rows [row, row + ROWS) of a matrix to `to`, zeros where nothing is. A whole warp, which arrives at `full` when they are there.
+template <int ROWS, int LAYOUT>
+__device__ __forceinline__ void load_row_scales(u32 to, const Activations& x, int matrix, int row, int chunk, u32 full) {
+    const int first = chunk * CHUNK, units = static_cast<int>(x.units) - first;
+    const bool whole = LAYOUT == SCALES_LINEAR && x.units % CHUNK == 0 && units > 0;
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) {
-            const u32 inside = i * 32 + threadIdx.x % 32, row = token + inside;
-            of[i] = 0;
-            if (inside < TOKENS && x.has(row, unit)) of[i] = ld_global_nc_b32(x.template scale<LAYOUT>(batch, row, unit));
+    for (int i = 0; i < ROWS; i += 32) {
+        const int inside = i + static_cast<int>(threadIdx.x % 32), of_matrix = row + inside;
+        if (inside >= ROWS) continue;
+        const bool there = of_matrix < static_cast<int>(x.rows);
+        const u8* from = there ? x.template scale<LAYOUT>(matrix, of_matrix, first) : x.scales;
+        const u32 place = to + inside * CHUNK_SCALES;
+        if (whole) {
+            cp_async_cg_shared_global_16(place, from, there ? 16 : 0);
+            continue;
+        }
+#pragma unroll
+        for (int unit = 0; unit < CHUNK; ++unit) {
+            const bool copied = there && unit < units;
+            cp_async_ca_shared_global_4(place + 4 * unit, copied ? from + unit * SCALE_STEP_64<LAYOUT> : x.scales, copied ? 4 : 0);
         }
     }
-};
+    cp_async_mbarrier_arrive_noinc_shared_b64(full);
+}
 
-// Unit `unit` of a chunk of codes [TOKENS, 128 bytes] at `raw`, in the 128-byte swizzle, to a tile. A warp, a row for each lane:
-// eight rows in a row write
-// to different banks.
-template <int TOKENS>
-__device__ __forceinline__ void decode_tile(u32 tile, u32 raw, u32 unit, const TileScales<TOKENS>& scales) {
+// A row of NVFP4 activations for each lane: from codes [rows, 128 bytes] of a chunk to tiles, both in the 128-byte swizzle. Eight rows in a
+// row write to different banks.
+struct RowDecoder {
+    u32 codes, scales;  // of the row, in the first chunk
+    u32 swizzle;        // of codes
+    u32 pieces[8];      // of the row, in the first tile
+
+    __device__ __forceinline__ RowDecoder(u32 tile, u32 raw, u32 raw_scales, u32 row)
+        : codes(raw + row * 128), scales(raw_scales + row * CHUNK_SCALES), swizzle(row % 8 * 16) {
 #pragma unroll
-    for (int i = 0; i < TileScales<TOKENS>::ROWS; ++i) {
-        const u32 row = i * 32 + threadIdx.x % 32, swizzle = row % 8 * 16;
-        if (row >= TOKENS) continue;
-        const u32x4 low = ld_shared_v4_b32(raw + row * 128 + chunk_offset(unit, 0, swizzle));
-        const u32x4 high = ld_shared_v4_b32(raw + row * 128 + chunk_offset(unit, 1, swizzle));
-        const u32 to = tile + row * 128 + swizzle;
+        for (u32 i = 0; i < 8; ++i) pieces[i] = tile + row * 128 + (i * 16 ^ swizzle);
+    }
+
+    // Unit `unit` of a chunk; `chunk`, `chunk_scales` and `tile` are distances from the first ones.
+    __device__ __forceinline__ void decode(u32 chunk, u32 chunk_scales, u32 unit, u32 tile) const {
+        const u32 packed = ld_shared_b32(scales + chunk_scales + 4 * unit);
+        const u32x4 low = ld_shared_v4_b32(codes + chunk + chunk_offset(unit, 0, swizzle));
+        const u32x4 high = ld_shared_v4_b32(codes + chunk + chunk_offset(unit, 1, swizzle));
+        const u32 s01 = e4m3x2_to_f16x2(packed), s23 = e4m3x2_to_f16x2(packed >> 16);
+        // Not by HMUL2 itself, as elsewhere: it takes half of a register, the compiler copies halves to registers of their own.
+        const u32 both[4] = {prmt_b32<0x1010>(s01, s01), prmt_b32<0x3232>(s01, s01), prmt_b32<0x1010>(s23, s23), prmt_b32<0x3232>(s23, s23)};
 #pragma unroll
         for (u32 v = 0; v < 2; ++v) {
             const u32 words[4] = {v == 0 ? low.x : low.y, v == 0 ? low.z : low.w, v == 0 ? high.x : high.y, v == 0 ? high.z : high.w};
-            st_shared_v4_b32(to ^ (4 * v + 0) * 16, decode_piece<0>(words, scales.of[i]));
-            st_shared_v4_b32(to ^ (4 * v + 1) * 16, decode_piece<1>(words, scales.of[i]));
-            st_shared_v4_b32(to ^ (4 * v + 2) * 16, decode_piece<2>(words, scales.of[i]));
-            st_shared_v4_b32(to ^ (4 * v + 3) * 16, decode_piece<3>(words, scales.of[i]));
+            st_shared_v4_b32(pieces[4 * v + 0] + tile, decode_piece_scaled<0>(words, both));
+            st_shared_v4_b32(pieces[4 * v + 1] + tile, decode_piece_scaled<1>(words, both));
+            st_shared_v4_b32(pieces[4 * v + 2] + tile, decode_piece_scaled<2>(words, both));
+            st_shared_v4_b32(pieces[4 * v + 3] + tile, decode_piece_scaled<3>(words, both));
         }
     }
-}
+};

@@ -1,7 +1,8 @@
 // The roles of the Hopper GEMM kernels, and the shared memory between them.
 //
 //   warpgroups 0, 1   decode weights to registers, multiply, finish: the multipliers
-//   warpgroup 2       loads: a thread of its first warp tiles of activations, one of its second codes; its third warp linear scales.
+//   warpgroup 2       loads: a thread of its first warp tiles of activations (of NVFP4 that is decoded here the whole warp, with their
+//                     scales), one of its second codes; its third warp linear scales.
 //                     One warp would be slower than the multipliers, as each wait and each copy takes it a latency
 //
 // Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh). Or by each
@@ -67,7 +68,9 @@ struct Shape {
     static constexpr bool NARROW = RESIDENT == 1 && BLOCKS * TOKENS <= 128;
     static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : NARROW ? 88 : 56;
     static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : NARROW ? 208 : 224;
-    static constexpr int ARRANGERS = 2;  // warps, a tile each in turn
+    static constexpr int ARRANGERS = 2;  // warps
+    // So many of them decode a tile, 32 rows each, and so many tiles at once.
+    static constexpr int DECODERS = (TOKENS + 31) / 32, TURNS = DECODES ? ARRANGERS / DECODERS : 1;
     static constexpr int RAW = DECODES ? 2 : 0;  // chunks of NVFP4 activations
     // Multipliers have registers to keep what is the same for many tiles, or hardly any beside sums and operands.
     static constexpr bool ROOMY = TOGETHER && RESIDENT == 1 && BLOCKS * TOKENS <= 192;
@@ -86,14 +89,16 @@ struct Shape {
     static constexpr int CODES = RAW_TILE + RAW * TILE_BYTES;
     static constexpr int STAGING = CODES + CHUNKS * CODES_BYTES;
     static constexpr int SCALES = STAGING + STAGING_BYTES;
-    static constexpr int BARRIERS = SCALES + CHUNKS * SCALES_BYTES;
+    static constexpr int RAW_SCALES_BYTES = TOKENS * CHUNK_SCALES;
+    static constexpr int RAW_SCALES = SCALES + CHUNKS * SCALES_BYTES;
+    static constexpr int BARRIERS = RAW_SCALES + RAW * RAW_SCALES_BYTES;
     static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24 + RAW * 16;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
-    static_assert(!DECODES || TOKENS <= 64, "registers and time of the arrangers");
+    static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
@@ -104,6 +109,7 @@ struct Stages {
 
     __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILE + stage * S::TILE_BYTES; }
     __device__ __forceinline__ u32 raw_tile(u32 stage) const { return base + S::RAW_TILE + stage * S::TILE_BYTES; }
+    __device__ __forceinline__ u32 raw_scales(u32 stage) const { return base + S::RAW_SCALES + stage * S::RAW_SCALES_BYTES; }
     __device__ __forceinline__ u32 codes(u32 stage) const { return base + S::CODES + stage * S::CODES_BYTES; }
     __device__ __forceinline__ u32 scales(u32 stage) const { return base + S::SCALES + stage * S::SCALES_BYTES; }
     __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * S::STAGED_BYTES; }
@@ -124,14 +130,14 @@ struct Stages {
             mbarrier_init_shared_b64(chunk_empty(stage), 4 * S::MULTIPLIERS);  // a lane of each warp
         }
         for (u32 stage = 0; stage < S::TILES; ++stage) {
-            mbarrier_init_shared_b64(tile_full(stage), 1);
+            mbarrier_init_shared_b64(tile_full(stage), S::DECODES ? S::DECODERS : 1);
             mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
             if (S::ARRANGES) mbarrier_init_shared_b64(tile_here(stage), 1);
         }
         if constexpr (S::DECODES) {
             for (u32 stage = 0; stage < S::RAW; ++stage) {
-                mbarrier_init_shared_b64(raw_full(stage), 1);
-                mbarrier_init_shared_b64(raw_empty(stage), S::ARRANGERS);
+                mbarrier_init_shared_b64(raw_full(stage), 1 + 32);
+                mbarrier_init_shared_b64(raw_empty(stage), S::DECODERS * S::TURNS);
             }
         }
         fence_mbarrier_init_release_cluster();
@@ -244,6 +250,13 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, StreamK wo
     }
 }
 
+// A tile of activations, or a chunk of their codes, to `to`. One thread.
+template <class S>
+__device__ __forceinline__ void load_activations(u32 to, u32 full, const Operands<S::BLOCKS>& o, int first) {
+    mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
+    cp_async_bulk_tensor_3d_shared_global_mbarrier(to, o.activations, first, o.token, o.activation_batch, full);
+}
+
 // All tiles of activations, by one thread.
 template <class S, class Describe>
 __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work, Describe operands) {
@@ -251,23 +264,29 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
     Segment segment;
     while (work.next(segment)) {
         const Operands<S::BLOCKS> o = operands(segment.tile);
-        const auto load = [&](u32 to, u32 full, int first) {
-            mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
-            cp_async_bulk_tensor_3d_shared_global_mbarrier(to, o.activations, first, o.token, o.activation_batch, full);
-        };
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
-            if constexpr (S::DECODES) {
-                const u32 stage = place.raw_stage();
-                wait_barrier(stages.raw_empty(stage), place.raw_parity() ^ 1);
-                load(stages.raw_tile(stage), stages.raw_full(stage), chunk * CHUNK_ROW_BYTES);
-            } else {
 #pragma unroll 1
-                for (u32 u = 0; u < CHUNK; ++u) {
-                    const u32 tile = place.first_tile() + u;
-                    wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                    load(stages.tile(tile), stages.tile_here(tile), (chunk * CHUNK + static_cast<int>(u)) * UNIT);
-                }
+            for (u32 u = 0; u < CHUNK; ++u) {
+                const u32 tile = place.first_tile() + u;
+                wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+                load_activations<S>(stages.tile(tile), stages.tile_here(tile), o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
             }
+        }
+    }
+}
+
+// Activations that are decoded here: all chunks of their codes, and scales. A whole warp.
+template <class S, int A_LAYOUT, class Describe>
+__device__ __forceinline__ void load_raw(const Stages<S>& stages, StreamK work, Describe operands) {
+    Position<S> place;
+    Segment segment;
+    while (work.next(segment)) {
+        const Operands<S::BLOCKS> o = operands(segment.tile);
+        for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+            const u32 stage = place.raw_stage(), full = stages.raw_full(stage);
+            wait_barrier(stages.raw_empty(stage), place.raw_parity() ^ 1);
+            if (threadIdx.x % 32 == 0) load_activations<S>(stages.raw_tile(stage), full, o, chunk * CHUNK_ROW_BYTES);
+            load_row_scales<S::TOKENS, A_LAYOUT>(stages.raw_scales(stage), o.source, o.activation_batch, o.token, chunk, full);
         }
     }
 }
@@ -294,35 +313,26 @@ __device__ __forceinline__ void arrange_tiles(const Stages<S>& stages, const Str
     }
 }
 
-// The same of NVFP4: decodes tiles. The scales of the next one are on their way from device memory meanwhile.
-template <class S, int A_LAYOUT, class Describe>
-__device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const StreamK& work, Describe operands, u32 arranger) {
-    constexpr u32 EACH = CHUNK / S::ARRANGERS;  // tiles of a chunk
-    const u32 tiles = (work.last - work.position) * EACH;
-    TileScales<S::TOKENS> scales;
-    int known = -1, token = 0, batch = 0;
-    Activations source{};
-    const auto load = [&](u32 i) {
-        const int position = work.position + static_cast<int>(i / EACH), tile = position / work.chunks;
-        if (tile != known) {
-            const Operands<S::BLOCKS> o = operands(tile);
-            known = tile, token = o.token, batch = o.activation_batch, source = o.source;
-        }
-        const u32 unit = (position - tile * work.chunks) * CHUNK + i % EACH * S::ARRANGERS + arranger;
-        scales.template load<A_LAYOUT>(source, batch, token, unit);
-    };
-    if (tiles > 0) load(0);
+// The same of NVFP4: decodes its 32 rows of every tile, or of every TURNS-th.
+template <class S>
+__device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const StreamK& work, u32 arranger) {
+    const u32 row = arranger % S::DECODERS * 32 + threadIdx.x % 32, turn = arranger / S::DECODERS;
+    const RowDecoder decoder(stages.tile(turn), stages.raw_tile(0), stages.raw_scales(0), row);
+    Position<S> place;
 #pragma unroll 1
-    for (u32 i = 0; i < tiles; ++i) {
-        const Position<S> place{i / EACH};
-        const u32 u = i % EACH * S::ARRANGERS + arranger, tile = place.first_tile() + u, stage = place.raw_stage();
-        const TileScales<S::TOKENS> now = scales;
-        if (i + 1 < tiles) load(i + 1);
+    for (const u32 chunks = work.last - work.position; place.count < chunks; ++place.count) {
+        const u32 stage = place.raw_stage();
         wait_barrier(stages.raw_full(stage), place.raw_parity());
-        wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-        decode_tile<S::TOKENS>(stages.tile(tile), stages.raw_tile(stage), u, now);
-        publish_tile(stages.tile_full(tile));
-        if (i % EACH + 1 == EACH && threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(stages.raw_empty(stage));
+#pragma unroll
+        for (u32 i = 0; i < CHUNK; i += S::TURNS) {
+            const u32 tile = place.first_tile() + i + turn;
+            wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
+            if (S::TOKENS % 32 == 0 || row < S::TOKENS) {
+                decoder.decode(stage * S::TILE_BYTES, stage * S::RAW_SCALES_BYTES, i + turn, (place.first_tile() + i) * S::TILE_BYTES);
+            }
+            publish_tile(stages.tile_full(tile));
+        }
+        if (threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(stages.raw_empty(stage));
     }
 }
 
@@ -480,12 +490,14 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         const u32 role = S::RESIDENT == 2 ? find_warp() - S::LOADER / 32 : kept_role;
-        if (threadIdx.x == S::LOADER) {
+        if constexpr (S::DECODES) {
+            if (role == 0) load_raw<S, A_LAYOUT>(stages, work(), operands);
+            if (role >= 2) decode_tiles<S>(stages, work(), role - 2);
+        } else if (threadIdx.x == S::LOADER) {
             if constexpr (S::TOGETHER) share.await();
             load_tiles(stages, work(), operands);
         } else if (role >= 2) {
             if constexpr (S::ARRANGES) arrange_tiles(stages, work(), role - 2);
-            if constexpr (S::DECODES) decode_tiles<S, A_LAYOUT>(stages, work(), operands, role - 2);
         }
         load(FIRST, ALL_CHUNKS);
     } else {
