@@ -151,31 +151,31 @@ def test_queue_plans_in_the_emulator(i):
 
 MMAS = [
     # One block sum a column; scales by hand; segments beyond K; tiles side by side; clusters; rows of a cluster that
-    # end inside a tile; more tiles than warps; two column tiles.
-    (problem(20, 1, 80, b=FP16), (1, 1, 1, 1, 32, 1)),
-    (problem(37, 1, 1072, 2, TILED, FP16), (2, 2, 1, 2, 32, 1)),
-    (problem(70, 1, 2048, b=BF16), (2, 1, 2, 2, 55, 1)),
-    (problem(150, 3, 96, a=TILED, b=TILED), (1, 2, 1, 1, 64, 1)),
+    # end inside a tile; more tiles than warps; two column tiles. Long segments, then short ones.
+    (problem(20, 1, 80, b=FP16), (1, 1, 1, 1, 32, 1, 1, 4)),
+    (problem(37, 1, 1072, 2, TILED, FP16), (2, 2, 1, 2, 32, 1, 1, 4)),
+    (problem(70, 1, 2048, b=BF16), (2, 1, 2, 2, 55, 1, 1, 4)),
+    (problem(150, 3, 96, a=TILED, b=TILED), (1, 2, 1, 1, 64, 1, 1, 4)),
+    (problem(60, 8, 1552, out="bf16"), (2, 2, 2, 2, 40, 1, 1, 4)),
+    (problem(37, 16, 1024, a=TILED, b=BF16, out="fp16"), (1, 1, 2, 1, 16, 1, 1, 4)),
+    (problem(90, 9, 560, b=FP16), (1, 4, 1, 2, 80, 1, 1, 4)),
+    (problem(20, 1, 80, b=BF16), (1, 1, 1, 1, 32, 1)),
+    (problem(37, 1, 1072, 2, TILED), (2, 3, 1, 2, 32, 1)),
     (problem(60, 8, 1552, out="bf16"), (2, 2, 2, 2, 40, 1)),
-    (problem(37, 16, 1024, a=TILED, b=BF16, out="fp16"), (1, 1, 2, 1, 16, 1)),
-    (problem(90, 9, 560, b=FP16), (1, 4, 1, 2, 80, 1)),
-    # Sums added for several tiles at once, in one place and in two; short segments; many warps, each for itself.
-    (problem(150, 1, 1552, b=FP16), (2, 2, 1, 2, 150, 1, 3)),
-    (problem(150, 5, 1040, b=FP16), (2, 1, 1, 1, 96, 1, 2)),
-    (problem(37, 16, 1072, 1, TILED, FP16), (1, 3, 2, 3, 48, 1, 1, 2)),
-    (problem(70, 1, 1536, b=FP16), (2, 1, 1, 2, 35, 1, 2, 2)),
-    (problem(300, 9, 512, b=BF16), (1, 18, 2, 1, 300, 1, 1, 2)),
-    (problem(90, 12, 1024, b=LINEAR), (2, 9, 1, 1, 48, 1, 1, 2)),
-    # A step decoded before the vectors are there: one vector; more; tiles not whole, or not there for all warps;
-    # one segment only; in clusters; and blocks that share in fetching the vectors.
-    (problem(70, 1, 1536, b=FP16), (2, 2, 1, 2, 35, 1, 1, 2, True, True)),
-    (problem(37, 1, 1072, 2, TILED, FP16), (2, 3, 1, 2, 32, 1, 1, 4, True)),
-    (problem(70, 1, 2048, b=BF16), (2, 1, 2, 2, 55, 1, 2, 4, True, True)),
-    (problem(150, 3, 96, a=TILED, b=TILED), (1, 2, 1, 1, 64, 1, 1, 2, True, True)),
-    (problem(60, 8, 1552, out="bf16"), (2, 2, 2, 2, 40, 1, 1, 4, True, True)),
-    (problem(37, 16, 1072, 1, TILED, FP16), (1, 3, 2, 3, 48, 1, 1, 2, True, True)),
-    (problem(90, 12, 1024, b=FP16), (2, 9, 1, 1, 48, 1, 1, 2, True, True)),
-    (problem(90, 9, 560, 3, b=LINEAR), (1, 4, 1, 2, 80, 1, 1, 4, False, True)),
+    (problem(90, 11, 560, 3, b=LINEAR), (1, 4, 1, 2, 80, 1)),
+    # Sums added for several tiles at once, in one place and in two; queues as long as a warp's work and longer; many
+    # warps, each for itself.
+    (problem(150, 1, 1552, b=FP16), (2, 2, 1, 2, 150, 1, 3, 4)),
+    (problem(150, 5, 1040, b=FP16), (2, 1, 1, 1, 96, 1, 2, 4)),
+    (problem(37, 16, 1072, 1, TILED, FP16), (1, 3, 2, 3, 48, 1)),
+    (problem(70, 1, 1536, b=FP16), (2, 1, 1, 2, 35, 1, 2)),
+    (problem(300, 9, 512, b=BF16), (1, 18, 2, 1, 300, 1)),
+    (problem(90, 12, 1024, b=LINEAR), (2, 9, 1, 1, 48, 1)),
+    (problem(90, 7, 1024, b=FP16), (2, 9, 1, 2, 48, 1)),
+    (problem(150, 3, 352, a=TILED, b=TILED), (1, 2, 1, 4, 64, 1)),
+    # Tiles that are not whole, or not there for all warps.
+    (problem(71, 1, 1536, b=FP16), (2, 2, 1, 2, 35, 1)),
+    (problem(70, 1, 2048, b=BF16), (2, 1, 2, 2, 55, 1, 2)),
 ]
 
 

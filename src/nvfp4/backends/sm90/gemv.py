@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from nvfp4.backends.base import Operands, Repeating
 from nvfp4.backends.operands import parts, repeated
@@ -27,7 +26,6 @@ _STREAM_WARPS = 16  # on a multiprocessor: 128 registers a thread
 _MAX_BATCHES = 16  # more are not unrolled, but become another wave of blocks
 _QUEUE_ELEMENTS = 640 * 1024  # for a multiprocessor: from here on, queues beat registers
 
-_SEGMENT = 512  # elements of K in a segment of the tensor-core kernel
 _RESERVED_SHARED = 1024  # of every block, by the driver
 _X_KIND = {"fp16": 0, "bf16": 1, "nvfp4": 2}
 
@@ -122,9 +120,6 @@ class MmaPlan:
         blocks: Blocks that must fit on a multiprocessor together.
         flush: Tiles after which the warps that share them add their sums.
         steps: Steps of 128 elements of K in a segment (2 or 4).
-        ahead: Whether the first step of each warp is decoded before the previous kernel has finished. It takes 32
-            registers then, which more than 20 warps rarely have.
-        dealt: Whether blocks that need the same vectors share in fetching them into L2; else each asks for all.
     """
 
     arch: str
@@ -135,9 +130,7 @@ class MmaPlan:
     rows: int
     blocks: int
     flush: int = 1
-    steps: int = 4
-    ahead: bool = False
-    dealt: bool = False
+    steps: int = 2
 
     @property
     def turns(self) -> int:
@@ -156,7 +149,7 @@ class MmaPlan:
         zeros = 256 if problem.n == 1 and problem.b.kind != "bf16" else 0
         tile = 16 * problem.n * 4
         sums = ceil_div(self.rows, 16) * tile if self.split > 1 else 0
-        queues = warps * self.depth * 16 * (self.steps * 72 + 64)
+        queues = warps * self.depth * 16 * self.steps * 72
         partial = 0 if self.split > 1 and self.warps_k == 1 else self.turns * self.flush * warps * tile
         return segments * self.steps * 256 * problem.n + zeros + queues + partial + sums
 
@@ -171,37 +164,37 @@ _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tu
     (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
-_MMA_TABLE: dict[tuple[int, int, int], tuple[Any, ...]] = {
-    (7168, 16384, 1): (4, 5, 1, 2, 55, 1, 1, 2, True, True),
-    (28672, 4096, 1): (8, 1, 1, 2, 109, 2, 7, 4, False, True),
-    (4096, 14336, 1): (8, 2, 1, 3, 32, 1, 1, 2, True),
-    (8192, 7168, 1): (7, 1, 1, 2, 32, 2, 2, 4, False, True),
-    (4096, 7168, 1): (7, 2, 1, 3, 32, 1, 1, 2, True),
-    (7168, 2048, 1): (4, 4, 1, 2, 55, 1, 1, 4),
-    (7168, 16384, 2): (4, 7, 2, 1, 109, 1, 1, 2, True, True),
-    (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4, True, True),
-    (4096, 14336, 2): (14, 2, 1, 1, 32, 1, 1, 2, True, True),
-    (8192, 7168, 2): (7, 4, 1, 1, 63, 1, 1, 2, True, True),
-    (4096, 7168, 2): (14, 1, 1, 1, 16, 2, 1, 2, True, True),
-    (7168, 2048, 2): (4, 2, 1, 2, 28, 2, 1, 4, True, True),
-    (7168, 16384, 4): (4, 7, 2, 1, 109, 1, 1, 2, False, True),
-    (28672, 4096, 4): (2, 7, 1, 1, 109, 2, 1, 2, False, True),
-    (4096, 14336, 4): (7, 4, 2, 1, 63, 1, 1, 2, True, True),
-    (8192, 7168, 4): (7, 4, 2, 1, 125, 1, 1, 2, True, True),
-    (4096, 7168, 4): (14, 2, 1, 1, 32, 1, 1, 2, True, True),
-    (7168, 2048, 4): (4, 2, 1, 2, 28, 2, 1, 4, True, True),
-    (7168, 16384, 8): (2, 10, 8, 2, 478, 1, 3, 2, True, True),
-    (28672, 4096, 8): (1, 28, 2, 1, 435, 1, 1, 2, True, True),
-    (4096, 14336, 8): (7, 4, 8, 1, 274, 1, 5, 2, True, True),
-    (8192, 7168, 8): (7, 4, 2, 1, 125, 1, 2, 2, True, True),
-    (4096, 7168, 8): (1, 18, 8, 1, 274, 1, 1, 4, True),
-    (7168, 2048, 8): (4, 4, 1, 2, 55, 1, 1, 4, True),
-    (7168, 16384, 16): (2, 10, 8, 1, 480, 1, 1, 2, True, True),
-    (28672, 4096, 16): (1, 28, 2, 1, 435, 1, 1, 2, False, True),
-    (4096, 14336, 16): (1, 18, 8, 1, 274, 1, 1, 2, True),
-    (8192, 7168, 16): (1, 18, 4, 1, 274, 1, 1, 2, True, True),
-    (4096, 7168, 16): (1, 18, 8, 1, 274, 1, 1, 2, True),
-    (7168, 2048, 16): (1, 15, 4, 2, 239, 1, 1, 4, True),
+_MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
+    (7168, 16384, 1): (4, 4, 1, 2, 55, 1, 1, 4),
+    (28672, 4096, 1): (2, 8, 1, 2, 218, 1, 2),
+    (4096, 14336, 1): (8, 1, 1, 2, 16, 2),
+    (8192, 7168, 1): (4, 4, 1, 2, 63, 1),
+    (4096, 7168, 1): (7, 1, 1, 2, 16, 2),
+    (7168, 2048, 1): (4, 2, 1, 2, 28, 2),
+    (7168, 16384, 2): (4, 4, 1, 2, 55, 1),
+    (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4),
+    (4096, 14336, 2): (8, 2, 1, 2, 32, 1),
+    (8192, 7168, 2): (4, 4, 1, 2, 63, 1),
+    (4096, 7168, 2): (7, 1, 1, 2, 16, 2),
+    (7168, 2048, 2): (4, 2, 1, 2, 28, 2),
+    (7168, 16384, 4): (4, 4, 2, 2, 109, 1),
+    (28672, 4096, 4): (2, 8, 1, 2, 218, 1),
+    (4096, 14336, 4): (4, 4, 2, 2, 63, 1),
+    (8192, 7168, 4): (4, 4, 1, 2, 63, 1),
+    (4096, 7168, 4): (7, 2, 1, 2, 32, 1),
+    (7168, 2048, 4): (4, 2, 1, 2, 28, 2),
+    (7168, 16384, 8): (2, 10, 8, 2, 480, 1),
+    (28672, 4096, 8): (2, 8, 1, 2, 218, 1, 2),
+    (4096, 14336, 8): (4, 4, 2, 2, 63, 1),
+    (8192, 7168, 8): (2, 8, 2, 2, 125, 1),
+    (4096, 7168, 8): (2, 4, 2, 3, 63, 1),
+    (7168, 2048, 8): (4, 4, 1, 2, 55, 1),
+    (7168, 16384, 16): (2, 8, 8, 2, 480, 1),
+    (28672, 4096, 16): (1, 16, 2, 2, 448, 1),
+    (4096, 14336, 16): (1, 18, 8, 2, 288, 1),
+    (8192, 7168, 16): (2, 8, 2, 2, 125, 1),
+    (4096, 7168, 16): (1, 18, 8, 1, 288, 1),
+    (7168, 2048, 16): (4, 4, 1, 2, 55, 1),
 }
 
 
@@ -244,7 +237,7 @@ def plan(capability: Capability, problem: Problem) -> GemvPlan:
         values = _MMA_TABLE.get((problem.m, problem.k, problem.n))
         if values is not None:
             return MmaPlan(capability.arch, *values)
-    return _plan_mma(capability, problem) if problem.n <= 8 else _plan_wide(capability, problem)
+    return _plan_mma(capability, problem)
 
 
 def _plan_queue(capability: Capability, problem: Problem) -> QueuePlan:
@@ -301,104 +294,79 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 # come in groups whose sizes are not multiples of the cluster. One cluster more would be a second wave.
 _CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 15}
 
+_MOST_WARPS = 20  # on a multiprocessor: each has 96 registers then, enough to decode ahead
+_FEW_WARPS = 16  # fewer on a multiprocessor are not faster, each for itself
 _MAX_FLUSH = 8
-_AHEAD_WARPS = 20  # on a multiprocessor: those of which each has 96 registers
-
-# (warps, blocks on a multiprocessor, depth), best first; below 48 segments in flight memory waits for the warps.
-_SHAPES = ((8, 2, 2), (16, 1, 2), (16, 1, 1), (8, 1, 2))
-_LAST_SHAPES = ((8, 1, 1), (4, 1, 1), (2, 1, 1), (1, 1, 1))
 
 
 def _plan_mma(capability: Capability, problem: Problem) -> MmaPlan:
-    """The smallest cluster whose blocks hold their share of the vectors beside queues for enough warps."""
-    segments = max(ceil_div(problem.k, _SEGMENT), 1)
-    splits = [split for split in _CLUSTERS if split == 1 or split <= segments]
-    for shapes in (_SHAPES, _LAST_SHAPES):
-        for split in splits:
-            for shape in shapes:
-                found = _fit(capability, problem, split, shape)
-                if found is not None:
-                    return found
-    raise AssertionError("refuse() keeps out what does not fit")
+    """Of all plans that fit the one of least time, by a line through 1900 measurements (docs/optimisation-log.md)."""
+    costs = ((_mma_time(found, problem, waves), found) for waves, found in _mma_plans(capability, problem))
+    best = min(costs, key=lambda pair: pair[0], default=None)
+    assert best is not None, "refuse() keeps out what does not fit"
+    return best[1]
 
 
-def _fit(capability: Capability, problem: Problem, split: int, shape: tuple[int, int, int]) -> MmaPlan | None:
-    """The plan with `split` and `shape`; None when it needs too much shared memory."""
-    warps, blocks, depth = shape
-    clusters = max(1, _CLUSTERS[split] * capability.sms * blocks // (132 * problem.l))
-    rows = max(16, ceil_div(problem.m, clusters))
-    if problem.a.scale_layout == "tiled":
-        rows = ceil_div(rows, 16) * 16
-    limit = (capability.shared_bytes + _RESERVED_SHARED) // blocks - _RESERVED_SHARED
-    # The sums that a cluster exchanges grow with its rows: rather more clusters, one after the other.
-    while True:
-        for warps_k, warps_r in _warps(ceil_div(ceil_div(problem.k, _SEGMENT), split), ceil_div(rows, 16), warps):
-            found = MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks)
-            if found.shared_bytes(problem) <= limit:
-                rounds = ceil_div(ceil_div(rows, 16), warps_r)
-                longer = (replace(found, flush=flush) for flush in range(min(rounds, _MAX_FLUSH), 1, -1))
-                return _started(next((each for each in longer if each.shared_bytes(problem) <= limit), found))
-        if split == 1 or rows <= (256 if shape in _SHAPES else 16):
-            return None
-        rows = ceil_div(rows, 32) * 16
+def _mma_time(plan: MmaPlan, problem: Problem, waves: int) -> float:
+    """Microseconds of `waves` of blocks, but for what does not depend on the plan.
 
-
-def _plan_wide(capability: Capability, problem: Problem) -> MmaPlan:
-    """For 9 to 16 vectors: the plan of least time, by a line through the measurements.
-
-    Microseconds: 1 for each 52 KB of vectors that a block brings in; for each step of a warp 0.25, and 0.032 more for
-    each warp beside it; 0.3 whenever warps add their sums. More warps than 30 have too few registers.
+    13 ns for each KB of vectors that a multiprocessor brings in; 26 for each step of one of its warps, of which it has
+    16 at least; clusters and warps that share a tile meet, the more of them the longer.
     """
-    best: tuple[float, MmaPlan] | None = None
+    warps, tiles = plan.warps_k * plan.warps_r * plan.blocks, ceil_div(plan.rows, 16)
+    share = (
+        ceil_div(ceil_div(problem.k, 128 * plan.steps), plan.split * plan.warps_k) * plan.steps
+    )  # of a warp, in a tile
+    rounds = ceil_div(tiles, plan.warps_r)
+    vectors = 0.013 * plan.blocks * share * plan.warps_k * problem.n / 4
+    steps = 0.026 * max(warps, _FEW_WARPS) * rounds * share
+    clusters = {1: 0.0, 2: 0.7, 4: 1.6, 8: 1.6}[plan.split]
+    again = 0.1 if problem.n <= 8 else 0.45
+    meeting = (1.1 + again * (rounds - 1)) * plan.warps_k / 16 if plan.warps_k > 1 else 0.0
+    return waves * (vectors + steps + clusters + meeting)
+
+
+def _mma_plans(capability: Capability, problem: Problem) -> Iterator[tuple[int, MmaPlan]]:
+    """Plans that fit, and how many waves of blocks they take: as few as there can be."""
+    segments = max(1, ceil_div(problem.k, 256))
     for split, clusters in _CLUSTERS.items():
-        together = max(1, clusters * capability.sms // (132 * problem.l))
-        for waves in (1, 2, 4, 8, 16, 32, 64, 128):
-            rows = max(16, ceil_div(problem.m, together * waves))
-            if problem.a.scale_layout == "tiled":
-                rows = ceil_div(rows, 16) * 16
-            for found, cost in _wide_plans(capability, problem, split, rows):
-                if best is None or waves * cost < best[0]:
-                    best = waves * cost, found
-            if rows == 16:
-                break
-    return _started(best[1]) if best is not None else _plan_mma(capability, problem)
+        if split > segments:
+            break
+        for blocks in (1, 2):
+            together = max(1, clusters * capability.sms * blocks // (132 * problem.l))
+            waves, found = 1, False
+            # The sums that a cluster exchanges grow with its rows: rather more clusters, one after the other.
+            while not found:
+                rows = max(16, ceil_div(problem.m, together * waves))
+                # A large cluster had better not end inside a tile (measured), and with tiled scales none can.
+                if split > 2 or problem.a.scale_layout == "tiled":
+                    rows = ceil_div(rows, 16) * 16
+                for plan in _fitting_mma_plans(capability, problem, split, rows, blocks):
+                    found = True
+                    yield waves, plan
+                if rows == 16:
+                    break
+                waves *= 2
 
 
-def _started(found: MmaPlan) -> MmaPlan:
-    """`found`, with what is done before the previous kernel has finished, as it was best for most shapes."""
-    warps = found.warps_k * found.warps_r * found.blocks
-    return replace(found, ahead=warps <= _AHEAD_WARPS, dealt=found.split <= 2)
-
-
-def _wide_plans(capability: Capability, problem: Problem, split: int, rows: int) -> Iterator[tuple[MmaPlan, float]]:
-    """Plans that fit, with their cost in microseconds."""
-    tiles = ceil_div(rows, 16)
-    for steps in (2, 4):
-        segments = ceil_div(ceil_div(problem.k, 128 * steps), split)
-        for warps_k in range(1, min(segments, 8) + 1):
-            share = ceil_div(segments, warps_k)
-            for warps_r in range(1, min(tiles, 30 // warps_k, 15 if warps_k > 1 else 30) + 1):
-                found = MmaPlan(capability.arch, warps_k, warps_r, split, 1, rows, 1, 1, steps)
-                if found.shared_bytes(problem) > capability.shared_bytes:
-                    continue
-                rounds = ceil_div(tiles, warps_r)
-                vectors = share * warps_k * steps * problem.n / 4 / 52
-                meeting = 0.3 * rounds if warps_k > 1 else 0.0
-                yield found, 4 + vectors + rounds * share * steps * (0.25 + 0.032 * warps_k * warps_r) + meeting
-
-
-def _warps(segments: int, tiles: int, most: int) -> list[tuple[int, int]]:
-    """Warps along K and along rows, at most `most`: by how many are at work, then by how few share a tile."""
-
-    def at_work(pair: tuple[int, int]) -> float:
-        return segments * tiles / (ceil_div(tiles, pair[1]) * ceil_div(segments, pair[0]))
-
-    pairs = [(k, min(most // k, max(tiles, 1))) for k in range(1, min(most, max(segments, 1)) + 1)]
-    enough = 0.8 * max(map(at_work, pairs))
-    return sorted(
-        (pair for pair in pairs if at_work(pair) >= enough),
-        key=lambda pair: (-at_work(pair), segments % pair[0], pair[0]),
-    )
+def _fitting_mma_plans(
+    capability: Capability, problem: Problem, split: int, rows: int, blocks: int
+) -> Iterator[MmaPlan]:
+    limit = (capability.shared_bytes + _RESERVED_SHARED) // blocks - _RESERVED_SHARED
+    segments, tiles = ceil_div(max(1, ceil_div(problem.k, 256)), split), ceil_div(rows, 16)
+    for warps_k in range(1, min(segments, _MOST_WARPS // blocks) + 1):
+        # A barrier for each group of warps that share a tile: there are 15.
+        most = min(tiles, _MOST_WARPS // (blocks * warps_k), 15 if warps_k > 1 else tiles)
+        for warps_r in range(1, most + 1):
+            longest = min(ceil_div(tiles, warps_r), _MAX_FLUSH) if warps_k > 1 else 1
+            found = (
+                MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks, flush)
+                for depth in (2, 1)
+                for flush in range(longest, 0, -1)
+            )
+            fits = next((plan for plan in found if plan.shared_bytes(problem) <= limit), None)
+            if fits is not None:
+                yield fits
 
 
 def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
@@ -427,8 +395,6 @@ def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
             "FLUSH": plan.flush,
             "TURNS": plan.turns,
             "SEGMENT": plan.steps,
-            "AHEAD": int(plan.ahead),
-            "DEALT": int(plan.dealt),
             "TILES": ceil_div(plan.rows, 16),
         }
     return {**shared, **own}

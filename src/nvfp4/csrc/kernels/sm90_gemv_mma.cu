@@ -10,14 +10,17 @@
 // matter as long as x is arranged the same, so x is put in shared memory in the order in which the lanes want it:
 //
 //     step = 128 elements of K:   lane (g, t) of a warp has bytes 16t..16t+15 of the step in rows g and g + 8 of A
-//     x in shared memory:         [step][word j of 4][token][t] 16 bytes: elements 32t + 8j + {0,4, 1,5, 2,6, 3,7}
+//     x in shared memory:         [step][token][piece of 16] 16 bytes: piece 4t + j holds elements 32t + 8j + {0,4, 1,5, 2,6, 3,7}
+//
+// A warp reads a row of pieces of x from memory, and writes it, as it lies; lanes (g, t) then read piece 4t + j of token g. So that neither meets
+// a bank twice, pieces are displaced (`displaced`).
 //
 // Codes are multiplied by their scale in 16 bits, which is exact (6 significant bits); powers of two that keep the
 // intermediates in range leave at the end.
 //
 // A takes no registers on its way: each warp has a queue of DEPTH segments in shared memory that it fills with cp.async
 // and that only it reads. A segment is 16 rows of 2 or 4 steps: the copies run along the rows, 128 or 256 bytes
-// each, and the fragments are read across them; a pitch of 64 bytes more keeps the banks apart. No barrier is needed.
+// each, and the fragments are read across them. No barrier is needed.
 //
 // A block stages x once and then passes many rows by it, TILES * 16 at most; a cluster of SPLIT blocks shares K, so
 // that x fits:
@@ -60,7 +63,7 @@ struct Piece {
 
 __device__ __forceinline__ Piece read_piece(u32 slot, int step, int half, int lane) {
     const int index = lane / 4 + 8 * half;
-    const u32x4 codes = ld_shared_v4_b32(slot + index * PITCH + step * 64 + lane % 4 * 16);
+    const u32x4 codes = ld_shared_v4_b32(slot + index * PITCH + (step * 64 ^ odd_row_flip(lane / 4)) + lane % 4 * 16);
     const u32 scales = ld_shared_b16(slot + 16 * PITCH + scales_offset(index, step, lane % 4));
     Piece piece = {{codes.x, codes.y, codes.z, codes.w}, {}, 0};
     if constexpr (DIAGONAL) {
@@ -144,53 +147,56 @@ __device__ __forceinline__ u32x4 arrange_x(u32x4 values) {
     return memory_to_strided_order(values);
 }
 
-// Puts this block's share of x into shared memory, in the order of the header; zeros beyond K, and a step of zeros.
-__device__ __forceinline__ void stage_x(u32 shared, const Arguments& args, int l, int rank) {
-    // A thread takes the 32 elements of one (step, token, t): neighbours write neighbouring 16 bytes. All of a round's loads
-    // are under way together: their latency is what staging costs.
-    constexpr int PIECES = BLOCK_STEPS * N * 4, PASSES = (PIECES + THREADS - 1) / THREADS;
-    constexpr int ROUND = PASSES < 4 ? PASSES : 4;
+// By how much a piece 4t + j of a token is displaced, in an exclusive or: within the four of a t.
+__device__ __forceinline__ u32 displaced(u32 token, u32 t) { return t / 2 ^ token % 2 * 2; }
+
+// Puts this block's share of x into shared memory, in the order of the header; zeros beyond K, and a step of zeros. `then` follows the
+// last loads.
+template <class Then>
+__device__ __forceinline__ void stage_x(u32 shared, const Arguments& args, int l, int rank, const Then& then) {
+    // All of a round's loads are under way together: their latency is what staging costs.
+    constexpr int PIECES = BLOCK_STEPS * N * 16, PASSES = (PIECES + THREADS - 1) / THREADS;
+    constexpr int ROUNDS = (PASSES + 7) / 8, ROUND = (PASSES + ROUNDS - 1) / ROUNDS;
     const int first = rank * BLOCK_STEPS * 128;
-#pragma unroll 1
-    for (int begin = threadIdx.x; begin < PIECES; begin += ROUND * THREADS) {
-        u32x4 values[ROUND][4];
+#pragma unroll
+    for (int round = 0; round < ROUNDS; round++) {
+        const int begin = threadIdx.x + round * (ROUND * THREADS);
+        u32x4 values[ROUND];
 #pragma unroll
         for (int r = 0; r < ROUND; r++) {
-            const int i = begin + r * THREADS, t = i % 4, token = i / 4 % N, step = i / 4 / N;
-            const int element = first + step * 128 + t * 32;
-#pragma unroll
-            for (int word = 0; word < 4; word++) {
-                const bool valid = i < PIECES && element + word * 8 < K;
-                values[r][word] = valid ? load_x(args, l, token, element + word * 8) : u32x4{0, 0, 0, 0};
-            }
+            const int i = begin + r * THREADS, token = i / 16 % N, step = i / 16 / N;
+            const int element = first + step * 128 + i % 16 * 8;
+            values[r] = i < PIECES && element < K ? load_x(args, l, token, element) : u32x4{0, 0, 0, 0};
         }
+        if (round == ROUNDS - 1) then();
 #pragma unroll
         for (int r = 0; r < ROUND; r++) {
-            const int i = begin + r * THREADS, t = i % 4, token = i / 4 % N, step = i / 4 / N;
-            const u32 at = shared + ((step * 4 * N + token) * 4 + t) * 16;
-#pragma unroll
-            for (int word = 0; word < 4; word++) {
-                if (i < PIECES) st_shared_v4_b32(at + word * (N * 64), arrange_x(values[r][word]));
-            }
+            const int i = begin + r * THREADS, token = i / 16 % N, piece = i % 16;
+            if (i < PIECES) st_shared_v4_b32(shared + (i ^ displaced(token, piece / 4)) * 16, arrange_x(values[r]));
         }
     }
     if (DIAGONAL && threadIdx.x < 16) st_shared_v4_b32(shared + BLOCK_STEPS * 256 + threadIdx.x * 16, {0, 0, 0, 0});
 }
 
+// Where a lane reads x for column tile `c` in a step at `step_at`; its word `word` there is at `x_word`. Lanes without a token of their own
+// read something of the last token's: their columns of the result are not used.
+__device__ __forceinline__ u32 x_of_lane(u32 step_at, int c, int lane) {
+    const int g = lane / 4, t = lane % 4, token = g + 8 * c < N ? g + 8 * c : N - 1;
+    return step_at + token * 256 + t * 64 + displaced(g, t) * 16;
+}
+// The same of the one token there is, for DIAGONAL.
+__device__ __forceinline__ u32 x_of_diagonal(u32 step_at, int t) { return step_at + t * 64 + displaced(0, t) * 16; }
+__device__ __forceinline__ u32 x_word(u32 x_lane, int word) { return x_lane ^ word * 16; }
+
 // Brings x into L2 before the wait: a first touch of memory costs a microsecond or more. The previous kernel may be writing x
-// now; from L2 it will be read as written all the same. With DEALT a block asks for some lines of its share only, as all that
-// have the same share do; else for all of it.
+// now; from L2 it will be read as written all the same. A block asks for some lines of its share only, as all that have the same
+// share do.
 __device__ __forceinline__ void prefetch_x(const Arguments& args, int l, int rank) {
     constexpr int LINE = X_KIND == 2 ? 256 : 64;  // elements in 128 bytes
     constexpr int LINES = (BLOCK_STEPS * 128 + LINE - 1) / LINE, FEWEST = 4;
-    int count = N * LINES, first = 0;
-    if constexpr (DEALT) {
-        const int equal = (N * LINES + gridDim.x - 1) / gridDim.x;
-        count = equal > FEWEST ? equal : FEWEST;
-        first = blockIdx.x * count;
-    }
+    const int equal = (N * LINES + gridDim.x - 1) / gridDim.x, count = equal > FEWEST ? equal : FEWEST;
     for (int j = threadIdx.x; j < count; j += THREADS) {
-        const int i = DEALT ? (first + j) % (N * LINES) : j;
+        const int i = (blockIdx.x * count + j) % (N * LINES);
         const int token = i / LINES, element = rank * BLOCK_STEPS * 128 + i % LINES * LINE;
         const i64 index = (static_cast<i64>(l) * N + token) * K + element;
         if (element < K) prefetch_global_L2(args.x + (X_KIND == 2 ? index / 2 : index * 2));
@@ -225,25 +231,24 @@ __device__ __forceinline__ Decoded decode_step(u32 slot, int step, int lane) {
 // Adds step `step` of the warp's first segment to its sums: what add_tile does with the steps that follow.
 __device__ __forceinline__ void add_step(float (&sums)[COLUMN_TILES][4], const Decoded& a, u32 x_at, int step, int warp_k,
                                          int lane) {
-    const int g = lane / 4, t = lane % 4;
     if constexpr (DIAGONAL) {
-        const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_at + (warp_k * SEGMENT + step) * 256 + t * 16;
+        const int g = lane / 4, t = lane % 4;
+        const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_of_diagonal(x_at + (warp_k * SEGMENT + step) * 256, t);
         const u32 x_first = g == 2 * t ? mine : zeros, x_second = g == 2 * t + 1 ? mine : zeros;
         float blocks[2][4] = {};
 #pragma unroll
         for (int word = 0; word < 4; word++) {
-            const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
+            const u32x4 b = ld_shared_v4_b32(x_word(word < 2 ? x_first : x_second, word));
             multiply_word(blocks[word / 2], blocks[word / 2], a.low[word], a.high[word], b);
         }
         add_blocks(sums[0], blocks, a.low_scales, a.high_scales);
     } else {
-        const u32 x_step = x_at + (warp_k * SEGMENT + step) * (4 * N * 64) + t * 16;
+        const u32 x_step = x_at + (warp_k * SEGMENT + step) * (N * 256);
 #pragma unroll
         for (int word = 0; word < 4; word++) {
 #pragma unroll
             for (int c = 0; c < COLUMN_TILES; c++) {
-                const int token = g + 8 * c < N ? g + 8 * c : N - 1;
-                const u32x4 b = ld_shared_v4_b32(x_step + token * 64 + word * (N * 64));
+                const u32x4 b = ld_shared_v4_b32(x_word(x_of_lane(x_step, c, lane), word));
                 multiply_word(sums[c], sums[c], a.low[word], a.high[word], b);
             }
         }
@@ -256,18 +261,16 @@ __device__ __forceinline__ void add_step(float (&sums)[COLUMN_TILES][4], const D
 template <bool HALF, typename Open, typename Close>
 __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_at, const u32& slot, int warp_k,
                                          int lane, const Open& open_segment, const Close& close_segment, int begin) {
-    const int g = lane / 4, t = lane % 4;
     if constexpr (DIAGONAL) {
         // Lanes that hold no part of a block's column read the zeros behind x, and stay there.
-        const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_at + warp_k * SEGMENT * 256 + t * 16;
+        const int g = lane / 4, t = lane % 4;
+        const u32 zeros = x_at + BLOCK_STEPS * 256, mine = x_of_diagonal(x_at + warp_k * SEGMENT * 256, t);
         u32 x_first = g == 2 * t ? mine : zeros, x_second = g == 2 * t + 1 ? mine : zeros;
         const u32 move_first = g == 2 * t ? 256 : 0, move_second = g == 2 * t + 1 ? 256 : 0;
-        if constexpr (AHEAD) {
-            x_first += begin * WARPS_K * SEGMENT * move_first;
-            x_second += begin * WARPS_K * SEGMENT * move_second;
-        }
+        x_first += begin * WARPS_K * SEGMENT * move_first;
+        x_second += begin * WARPS_K * SEGMENT * move_second;
 #pragma unroll 1
-        for (int i = AHEAD ? begin : 0; i < WARP_SEGMENTS; i++) {
+        for (int i = begin; i < WARP_SEGMENTS; i++) {
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
@@ -285,7 +288,7 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
                     } else {
                         decode(q, high, word);
                     }
-                    const u32x4 b = ld_shared_v4_b32((word < 2 ? x_first : x_second) + word * 64);
+                    const u32x4 b = ld_shared_v4_b32(x_word(word < 2 ? x_first : x_second, word));
                     multiply_word(blocks[word / 2], blocks[word / 2], r, q, b);
                 }
                 add_blocks(sums[0], blocks, low.scales, high.scales);
@@ -303,19 +306,16 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
             sums[0][i] = sum + shfl_sync_bfly_f32(sum, 2);
         }
     } else {
-        // Lanes without a token of their own read that of the last: their columns of the result are not used.
         u32 x_lane[COLUMN_TILES];
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
-            const int token = g + 8 * c;
-            x_lane[c] = x_at + ((token < N ? token : N - 1) * 4 + t) * 16 +
-                        (warp_k + (AHEAD ? begin * WARPS_K : 0)) * SEGMENT * (4 * N * 64);
+            x_lane[c] = x_of_lane(x_at + (warp_k + begin * WARPS_K) * SEGMENT * (N * 256), c, lane);
         }
         // A second chain, where there are not many warps: an mma takes longer than the decoding of its operands.
         constexpr bool TWO_CHAINS = THREADS <= 640;
         float more[COLUMN_TILES][4] = {};
 #pragma unroll 1
-        for (int i = AHEAD ? begin : 0; i < WARP_SEGMENTS; i++) {
+        for (int i = begin; i < WARP_SEGMENTS; i++) {
             open_segment();
 #pragma unroll
             for (int step = 0; step < SEGMENT; step++) {
@@ -333,13 +333,13 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
                     }
 #pragma unroll
                     for (int c = 0; c < COLUMN_TILES; c++) {
-                        const u32x4 b = ld_shared_v4_b32(x_lane[c] + (step * 4 + word) * (N * 64));
+                        const u32x4 b = ld_shared_v4_b32(x_word(x_lane[c], word) + step * (N * 256));
                         multiply_word(sums[c], TWO_CHAINS ? more[c] : sums[c], r, q, b);
                     }
                 }
             }
 #pragma unroll
-            for (int c = 0; c < COLUMN_TILES; c++) x_lane[c] += WARPS_K * SEGMENT * (4 * N * 64);
+            for (int c = 0; c < COLUMN_TILES; c++) x_lane[c] += WARPS_K * SEGMENT * (N * 256);
         }
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
@@ -391,8 +391,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const int first = from.first, end = from.end, tiles = from.tiles;
     from.locate(lane);
 #pragma unroll 1
-    for (int i = 0; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, lane);
+    for (int i = 0; i < PRELOAD; i++) from.copy_next(queue + i * SLOT_BYTES, lane);
     prefetch_x(args, l, rank);
+    const auto fill_queue = [&] {
+#pragma unroll 1
+        for (int i = PRELOAD; i < DEPTH; i++) from.copy_next(queue + i * SLOT_BYTES, lane);
+    };
     u32 slot = queue;
     // Lets the warp read the segment in `slot`; and fills the slot again when all lanes have.
     auto open_segment = [&] {
@@ -404,15 +408,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         from.copy_next(slot, lane);
         if (DEPTH > 1) slot = slot + SLOT_BYTES == queue + DEPTH * SLOT_BYTES ? queue : slot + SLOT_BYTES;
     };
-    // Decoding does not need x: with AHEAD the first step of a warp's first tile is decoded while the previous kernel runs.
-    const bool ahead = AHEAD && warp_r < tiles && tile_row(first, warp_r) + row_in_tile(8) < end;
+    // Decoding does not need x: the first step of a warp's first tile is decoded while the previous kernel runs.
+    const bool ahead = warp_r < tiles && tile_row(first, warp_r) + row_in_tile(8) < end;
     Decoded decoded;
     if (ahead) {
-        open_segment();
+        cp_async_wait_group<PRELOAD - 1>();
+        __syncwarp();
         decoded = decode_step(slot, 0, lane);
     }
     if (EARLY) griddepcontrol_wait();
-    stage_x(x_at, args, l, rank);
+    stage_x(x_at, args, l, rank, fill_queue);
     __syncthreads();
     float early_sums[COLUMN_TILES][4] = {};
     int begun = 0;  // segments of the next tile that are in these sums
@@ -452,13 +457,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         int flush = 0;
 #pragma unroll 1
         for (int tile = begin; flush < FLUSH && tile < tiles; tile += WARPS_R, flush++) {
-            float sums[COLUMN_TILES][4] = {};
-            if constexpr (AHEAD) {
+            float sums[COLUMN_TILES][4];
 #pragma unroll
-                for (int c = 0; c < COLUMN_TILES; c++) {
+            for (int c = 0; c < COLUMN_TILES; c++) {
 #pragma unroll
-                    for (int i = 0; i < 4; i++) sums[c][i] = early_sums[c][i], early_sums[c][i] = 0.0f;
-                }
+                for (int i = 0; i < 4; i++) sums[c][i] = early_sums[c][i], early_sums[c][i] = 0.0f;
             }
             if (tile_row(first, tile) + row_in_tile(8) < end) {
                 add_tile<false>(sums, x_at, slot, warp_k, lane, open_segment, close_segment, begun);

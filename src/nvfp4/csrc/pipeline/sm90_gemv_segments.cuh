@@ -14,8 +14,8 @@ constexpr int K = CONFIG_K, N = CONFIG_N;
 constexpr int WARPS_K = CONFIG_WARPS_K, WARPS_R = CONFIG_WARPS_R, SPLIT = CONFIG_SPLIT;
 constexpr int FLUSH = CONFIG_FLUSH;            // tiles of a group of warps whose sums are added together
 constexpr int DEPTH = CONFIG_DEPTH;            // segments in flight
-constexpr bool AHEAD = CONFIG_AHEAD;           // a step is decoded before the previous kernel has finished
-constexpr bool DEALT = CONFIG_DEALT;           // blocks share in fetching x into L2
+// Of them, those that are under way before x is asked for. The last one follows x, which would have to wait for it.
+constexpr int PRELOAD = DEPTH > 1 ? DEPTH - 1 : 1;
 constexpr bool EARLY = CONFIG_EARLY;            // A is loaded before the previous kernel has finished
 constexpr int MIN_BLOCKS = CONFIG_MIN_BLOCKS;  // that fit on a multiprocessor together
 constexpr int A_LAYOUT = CONFIG_A_LAYOUT, X_LAYOUT = CONFIG_X_LAYOUT;
@@ -33,7 +33,10 @@ constexpr int SEGMENT = CONFIG_SEGMENT;  // steps: 2 or 4
 constexpr int ALL_SEGMENTS = (K + SEGMENT * 128 - 1) / (SEGMENT * 128);
 constexpr int WARP_SEGMENTS = (ALL_SEGMENTS + SPLIT * WARPS_K - 1) / (SPLIT * WARPS_K);
 constexpr int BLOCK_STEPS = WARP_SEGMENTS * WARPS_K * SEGMENT;
-constexpr int PITCH = SEGMENT * 64 + 64;          // of a row of codes in a segment
+// Codes of a row in a segment lie together. Fragments are read across rows, of two rows at a time by lanes whose banks should differ: in
+// odd rows the steps of a pair have changed places.
+constexpr int PITCH = SEGMENT * 64;
+__device__ __forceinline__ constexpr int odd_row_flip(int row) { return row % 2 * 64; }
 // Codes; scales as [row][block], or [tile of 4 blocks][row % 4][row / 4][4].
 constexpr int SLOT_BYTES = 16 * PITCH + 16 * SEGMENT * 8;
 // With one row of fp16 values there are columns to spare. A lane's two blocks of 16 elements are then multiplied into
@@ -124,7 +127,8 @@ struct Source {
     template <bool WHOLE>
     __device__ __forceinline__ void copy(u32 slot, int lane) const {
         const int begin = element + segment * (STRIDE * 128), at = begin + lane % ROW_LANES * 32;
-        const u32 to = slot + lane / ROW_LANES * PITCH + lane % ROW_LANES * 16;
+        // Rows of a lane are all odd or all even.
+        const u32 to = slot + lane / ROW_LANES * PITCH + (lane % ROW_LANES * 16 ^ odd_row_flip(lane / ROW_LANES));
 #pragma unroll
         for (int i = 0; i < 16; i += COPY_ROWS) {
             const bool valid = WHOLE || (base + lane / ROW_LANES + row_in_tile(i) < end && at < K);
