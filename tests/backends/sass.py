@@ -122,3 +122,16 @@ def early_readers(code: Sequence[Instruction], cycles: int = ZERO_CYCLES) -> Ite
                         break
                     over.add(later.guard)
                 passed += later.cycles
+
+
+WAIT = "ACQBULK"  # griddepcontrol.wait
+
+
+def loads_before_the_wait(code: Sequence[Instruction]) -> list[Instruction]:
+    """Loads from device memory that stand in front of the first wait for the kernel before; all, if there is no wait.
+
+    ptxas moves ``ld.global.nc`` there, as it takes its data to be constant while the kernel runs: that of the kernel
+    before is not, where launches overlap. Copies into shared memory and prefetches are not among them.
+    """
+    waits = [i for i, each in enumerate(code) if each.name == WAIT]
+    return [each for each in code[: waits[0] if waits else None] if each.name.startswith(("LDG.", "LD.E"))]

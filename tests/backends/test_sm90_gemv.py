@@ -173,6 +173,10 @@ MMAS = [
     (problem(90, 12, 1024, b=LINEAR), (2, 9, 1, 1, 48, 1)),
     (problem(90, 7, 1024, b=FP16), (2, 9, 1, 2, 48, 1)),
     (problem(150, 3, 352, a=TILED, b=TILED), (1, 2, 1, 4, 64, 1)),
+    # Vectors that take all threads several rounds to load, the last one not whole; and rows of them that do not divide.
+    (problem(20, 3, 11008, b=FP16), (8, 2, 1, 2, 32, 1)),
+    (problem(20, 16, 4096, b=BF16), (2, 2, 2, 1, 32, 1)),
+    (problem(20, 5, 4112, b=LINEAR), (3, 2, 1, 1, 32, 1)),
     # Tiles that are not whole, or not there for all warps.
     (problem(71, 1, 1536, b=FP16), (2, 2, 1, 2, 35, 1)),
     (problem(70, 1, 2048, b=BF16), (2, 1, 2, 2, 55, 1, 2)),

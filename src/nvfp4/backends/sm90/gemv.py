@@ -161,35 +161,35 @@ GemvPlan = StreamPlan | QueuePlan | MmaPlan
 _VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
     (7168, 16384, 1): (QueuePlan, (16, 1, 1, 4, 2, 256, 2)),
     (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 64, 2)),
-    (7168, 2048, 4): (StreamPlan, (2, 2, 1, 4, 7, 3, 4, 1)),
+    (7168, 2048, 4): (StreamPlan, (2, 4, 1, 4, 7, 3, 2, 1)),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
 _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
     (7168, 16384, 1): (4, 4, 1, 2, 55, 1, 1, 4),
     (28672, 4096, 1): (2, 8, 1, 2, 218, 1, 2),
     (4096, 14336, 1): (8, 1, 1, 2, 16, 2),
-    (8192, 7168, 1): (4, 4, 1, 2, 63, 1),
+    (8192, 7168, 1): (4, 2, 1, 2, 32, 2),
     (4096, 7168, 1): (7, 1, 1, 2, 16, 2),
     (7168, 2048, 1): (4, 2, 1, 2, 28, 2),
-    (7168, 16384, 2): (4, 4, 1, 2, 55, 1),
+    (7168, 16384, 2): (4, 4, 2, 2, 109, 1, 2),
     (28672, 4096, 2): (8, 1, 1, 2, 109, 2, 7, 4),
     (4096, 14336, 2): (8, 2, 1, 2, 32, 1),
-    (8192, 7168, 2): (4, 4, 1, 2, 63, 1),
+    (8192, 7168, 2): (4, 2, 1, 2, 32, 2),
     (4096, 7168, 2): (7, 1, 1, 2, 16, 2),
     (7168, 2048, 2): (4, 2, 1, 2, 28, 2),
-    (7168, 16384, 4): (4, 4, 2, 2, 109, 1),
+    (7168, 16384, 4): (4, 4, 2, 2, 109, 1, 2),
     (28672, 4096, 4): (2, 8, 1, 2, 218, 1),
-    (4096, 14336, 4): (4, 4, 2, 2, 63, 1),
+    (4096, 14336, 4): (8, 2, 1, 2, 32, 1),
     (8192, 7168, 4): (4, 4, 1, 2, 63, 1),
     (4096, 7168, 4): (7, 2, 1, 2, 32, 1),
     (7168, 2048, 4): (4, 2, 1, 2, 28, 2),
-    (7168, 16384, 8): (2, 10, 8, 2, 480, 1),
+    (7168, 16384, 8): (2, 8, 8, 2, 480, 1, 4),
     (28672, 4096, 8): (2, 8, 1, 2, 218, 1, 2),
     (4096, 14336, 8): (4, 4, 2, 2, 63, 1),
-    (8192, 7168, 8): (2, 8, 2, 2, 125, 1),
+    (8192, 7168, 8): (4, 4, 1, 2, 63, 1),
     (4096, 7168, 8): (2, 4, 2, 3, 63, 1),
     (7168, 2048, 8): (4, 4, 1, 2, 55, 1),
-    (7168, 16384, 16): (2, 8, 8, 2, 480, 1),
+    (7168, 16384, 16): (2, 8, 8, 1, 480, 1, 1, 4),
     (28672, 4096, 16): (1, 16, 2, 2, 448, 1),
     (4096, 14336, 16): (1, 18, 8, 2, 288, 1),
     (8192, 7168, 16): (2, 8, 2, 2, 125, 1),
@@ -294,79 +294,76 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 # come in groups whose sizes are not multiples of the cluster. One cluster more would be a second wave.
 _CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 15}
 
-_MOST_WARPS = 20  # on a multiprocessor: each has 96 registers then, enough to decode ahead
-_FEW_WARPS = 16  # fewer on a multiprocessor are not faster, each for itself
+_MOST_WARPS = 16  # of a block: with 128 registers for each thread
 _MAX_FLUSH = 8
 
 
 def _plan_mma(capability: Capability, problem: Problem) -> MmaPlan:
-    """Of all plans that fit the one of least time, by a line through 1900 measurements (docs/optimisation-log.md)."""
-    costs = ((_mma_time(found, problem, waves), found) for waves, found in _mma_plans(capability, problem))
-    best = min(costs, key=lambda pair: pair[0], default=None)
-    assert best is not None, "refuse() keeps out what does not fit"
-    return best[1]
+    """Of the plans that fit, with as many warps as possible, the one of least time."""
+    warps = _MOST_WARPS
+    while warps:
+        plans = list(_mma_plans(capability, problem, warps))
+        if plans:
+            return min(plans, key=lambda pair: _mma_time(pair[1], problem) * pair[0])[1]
+        warps //= 2
+    raise AssertionError("refuse() keeps out what does not fit")
 
 
-def _mma_time(plan: MmaPlan, problem: Problem, waves: int) -> float:
-    """Microseconds of `waves` of blocks, but for what does not depend on the plan.
+def _mma_time(plan: MmaPlan, problem: Problem) -> float:
+    """Microseconds, but for what does not depend on the plan: a line through 1200 measurements of 70 products.
 
-    13 ns for each KB of vectors that a multiprocessor brings in; 26 for each step of one of its warps, of which it has
-    16 at least; clusters and warps that share a tile meet, the more of them the longer.
+    17 ns for each KB of vectors that a block brings in; 0.147 us for each step of one of its 16 warps, 5 % less with
+    long segments, which take longer to begin; clusters and warps that share a tile meet, the more of them the longer
+    (docs/optimisation-log.md).
     """
-    warps, tiles = plan.warps_k * plan.warps_r * plan.blocks, ceil_div(plan.rows, 16)
-    share = (
-        ceil_div(ceil_div(problem.k, 128 * plan.steps), plan.split * plan.warps_k) * plan.steps
-    )  # of a warp, in a tile
-    rounds = ceil_div(tiles, plan.warps_r)
-    vectors = 0.013 * plan.blocks * share * plan.warps_k * problem.n / 4
-    steps = 0.026 * max(warps, _FEW_WARPS) * rounds * share
+    share = ceil_div(problem.k, 128 * plan.steps * plan.split * plan.warps_k) * plan.steps  # of a warp, in a tile
+    rounds = ceil_div(ceil_div(plan.rows, 16), plan.warps_r)
+    vectors = 0.017 * share * plan.warps_k * problem.n / 4
+    steps = 0.147 * rounds * share if plan.steps == 2 else 0.14 * rounds * share + 0.8
     clusters = {1: 0.0, 2: 0.7, 4: 1.6, 8: 1.6}[plan.split]
-    again = 0.1 if problem.n <= 8 else 0.45
-    meeting = (1.1 + again * (rounds - 1)) * plan.warps_k / 16 if plan.warps_k > 1 else 0.0
-    return waves * (vectors + steps + clusters + meeting)
+    again = 0.05 if problem.n <= 8 else 0.74
+    meeting = (0.5 + again * (rounds - 1)) * plan.warps_k / 16 if plan.warps_k > 1 else 0.0
+    return vectors + steps + clusters + meeting
 
 
-def _mma_plans(capability: Capability, problem: Problem) -> Iterator[tuple[int, MmaPlan]]:
-    """Plans that fit, and how many waves of blocks they take: as few as there can be."""
-    segments = max(1, ceil_div(problem.k, 256))
+def _mma_plans(capability: Capability, problem: Problem, warps: int) -> Iterator[tuple[int, MmaPlan]]:
+    """Plans with `warps` warps a block, or as many as there is work for; and the waves of blocks that they take."""
     for split, clusters in _CLUSTERS.items():
-        if split > segments:
-            break
-        for blocks in (1, 2):
-            together = max(1, clusters * capability.sms * blocks // (132 * problem.l))
-            waves, found = 1, False
-            # The sums that a cluster exchanges grow with its rows: rather more clusters, one after the other.
-            while not found:
-                rows = max(16, ceil_div(problem.m, together * waves))
-                # A large cluster had better not end inside a tile (measured), and with tiled scales none can.
-                if split > 2 or problem.a.scale_layout == "tiled":
-                    rows = ceil_div(rows, 16) * 16
-                for plan in _fitting_mma_plans(capability, problem, split, rows, blocks):
-                    found = True
-                    yield waves, plan
-                if rows == 16:
-                    break
-                waves *= 2
+        segments = ceil_div(max(1, ceil_div(problem.k, 256)), split)
+        if split > 1 and segments * (split - 1) * 256 >= problem.k:
+            break  # a block without work
+        together = max(1, clusters * capability.sms // (132 * problem.l))
+        waves, rows, found = 1, 0, False
+        # The sums that a cluster exchanges grow with its rows: rather more clusters, one after the other.
+        while not found and rows != 16:
+            rows = max(16, ceil_div(problem.m, together * waves))
+            # A large cluster had better not end inside a tile (measured), and with tiled scales none can.
+            if split > 2 or problem.a.scale_layout == "tiled":
+                rows = ceil_div(rows, 16) * 16
+            warps_k = 1
+            while warps_k <= min(warps, segments):
+                for steps in (2, 4):
+                    plan = _fitting_mma_plan(capability, problem, (warps_k, warps // warps_k), split, rows, steps)
+                    if plan is not None:
+                        found = True
+                        yield waves, plan
+                warps_k *= 2
+            waves *= 2
 
 
-def _fitting_mma_plans(
-    capability: Capability, problem: Problem, split: int, rows: int, blocks: int
-) -> Iterator[MmaPlan]:
-    limit = (capability.shared_bytes + _RESERVED_SHARED) // blocks - _RESERVED_SHARED
-    segments, tiles = ceil_div(max(1, ceil_div(problem.k, 256)), split), ceil_div(rows, 16)
-    for warps_k in range(1, min(segments, _MOST_WARPS // blocks) + 1):
-        # A barrier for each group of warps that share a tile: there are 15.
-        most = min(tiles, _MOST_WARPS // (blocks * warps_k), 15 if warps_k > 1 else tiles)
-        for warps_r in range(1, most + 1):
-            longest = min(ceil_div(tiles, warps_r), _MAX_FLUSH) if warps_k > 1 else 1
-            found = (
-                MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, blocks, flush)
-                for depth in (2, 1)
-                for flush in range(longest, 0, -1)
-            )
-            fits = next((plan for plan in found if plan.shared_bytes(problem) <= limit), None)
-            if fits is not None:
-                yield fits
+def _fitting_mma_plan(
+    capability: Capability, problem: Problem, warps: tuple[int, int], split: int, rows: int, steps: int
+) -> MmaPlan | None:
+    """The longest queues, and sums added as rarely, as there is room for; None if there is none at all."""
+    tiles = ceil_div(rows, 16)
+    warps_k, warps_r = warps[0], min(warps[1], tiles)
+    longest = min(ceil_div(tiles, warps_r), _MAX_FLUSH) if warps_k > 1 else 1
+    plans = (
+        MmaPlan(capability.arch, warps_k, warps_r, split, depth, rows, 1, flush, steps)
+        for depth in (2, 1)
+        for flush in range(longest, 0, -1)
+    )
+    return next((plan for plan in plans if plan.shared_bytes(problem) <= capability.shared_bytes), None)
 
 
 def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:

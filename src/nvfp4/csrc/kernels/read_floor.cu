@@ -121,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(CONSUMER_THREADS)
 #pragma unroll
         for (int i = 0; i < LOADS; i++) {
             const u64 index = base + i * CONSUMER_THREADS;
-            values[i] = index < end ? ld_global_nc_L1_no_allocate_v4_b32(data + 16 * index) : u32x4{0, 0, 0, 0};
+            values[i] = index < end ? ld_global_L1_no_allocate_v4_b32(data + 16 * index) : u32x4{0, 0, 0, 0};
         }
 #pragma unroll
         for (int i = 0; i < LOADS; i++) sum ^= fold(values[i]);

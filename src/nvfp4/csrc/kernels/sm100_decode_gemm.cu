@@ -158,8 +158,8 @@ __device__ __forceinline__ u32 linear_scales(const Weights& weights, int row, in
     const int blocks = weights.k / 16, left = blocks - 4 * chunk;
     if (row >= weights.rows || left <= 0) return 0;
     const u8* from = weights.scales + static_cast<i64>(row) * blocks + 4 * chunk;
-    if constexpr (SCALE_UNIT >= 4) return ld_global_nc_b32(from);
-    return ld_global_nc_b16(from) | (left > 2 ? ld_global_nc_b16(from + 2) << 16 : 0);
+    if constexpr (SCALE_UNIT >= 4) return ld_global_b32(from);
+    return ld_global_b16(from) | (left > 2 ? ld_global_b16(from + 2) << 16 : 0);
 }
 
 // Eight codes of a word times their scale, in their order: 16 bytes.

@@ -77,19 +77,19 @@ __device__ __forceinline__ int first_row(int team) {
 __device__ __forceinline__ void load_codes(u32 (&words)[WORDS], const u8* from, bool wide) {
     if constexpr (WORDS == 8) {
         if (wide) {
-            const u32x8 v = ld_global_nc_L1_no_allocate_L2_evict_first_v8_b32(from);
+            const u32x8 v = ld_global_L1_no_allocate_L2_evict_first_v8_b32(from);
 #pragma unroll
             for (int i = 0; i < 8; ++i) words[i] = v.word[i];
             return;
         }
     }
     if constexpr (WORDS == 2) {
-        const u32x2 v = ld_global_nc_v2_b32(from);
+        const u32x2 v = ld_global_v2_b32(from);
         words[0] = v.x, words[1] = v.y;
     } else {
 #pragma unroll
         for (int i = 0; i < WORDS; i += 4) {
-            const u32x4 v = ld_global_nc_L1_no_allocate_v4_b32(from + 4 * i);
+            const u32x4 v = ld_global_L1_no_allocate_v4_b32(from + 4 * i);
             words[i] = v.x, words[i + 1] = v.y, words[i + 2] = v.z, words[i + 3] = v.w;
         }
     }
@@ -100,19 +100,19 @@ template <int COUNT>
 __device__ __forceinline__ void load_shared_words(u32 (&words)[COUNT], const u8* from, bool wide) {
     if constexpr (COUNT == 8) {
         if (wide) {
-            const u32x8 v = ld_global_nc_L2_evict_last_v8_b32(from);
+            const u32x8 v = ld_global_L2_evict_last_v8_b32(from);
 #pragma unroll
             for (int i = 0; i < 8; ++i) words[i] = v.word[i];
             return;
         }
     }
     if constexpr (COUNT == 2) {
-        const u32x2 v = ld_global_nc_v2_b32(from);
+        const u32x2 v = ld_global_v2_b32(from);
         words[0] = v.x, words[1] = v.y;
     } else {
 #pragma unroll
         for (int i = 0; i < COUNT; i += 4) {
-            const u32x4 v = ld_global_nc_v4_b32(from + 4 * i);
+            const u32x4 v = ld_global_v4_b32(from + 4 * i);
             words[i] = v.x, words[i + 1] = v.y, words[i + 2] = v.z, words[i + 3] = v.w;
         }
     }
@@ -120,9 +120,9 @@ __device__ __forceinline__ void load_shared_words(u32 (&words)[COUNT], const u8*
 
 // The scales of a unit, the first in the low byte.
 __device__ __forceinline__ u32 load_scales(const u8* from) {
-    if constexpr (BLOCKS == 4) return ld_global_nc_b32(from);
-    if constexpr (BLOCKS == 2) return ld_global_nc_b16(from);
-    return ld_global_nc_u8(from);
+    if constexpr (BLOCKS == 4) return ld_global_b32(from);
+    if constexpr (BLOCKS == 2) return ld_global_b16(from);
+    return ld_global_u8(from);
 }
 
 __device__ __forceinline__ void load_piece(Piece& piece, const Rows& rows, int step, int unit) {

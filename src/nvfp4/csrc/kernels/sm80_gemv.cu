@@ -82,11 +82,11 @@ __device__ __forceinline__ void fill_vectors(const Vectors& x, int k0, u32 share
         u32x4 piece{0, 0, 0, 0};
         if (element < x.k) {
             if constexpr (X_KIND == KIND_NVFP4) {
-                const u32x4 codes = e2m1x8_to_f16x2_strided(ld_global_nc_b32(x.data + index / 2));
+                const u32x4 codes = e2m1x8_to_f16x2_strided(ld_global_b32(x.data + index / 2));
                 piece = {mul_rn_f16x2(codes.x, F16X2_2_POW_15), mul_rn_f16x2(codes.y, F16X2_2_POW_15),
                          mul_rn_f16x2(codes.z, F16X2_2_POW_15), mul_rn_f16x2(codes.w, F16X2_2_POW_15)};
             } else {
-                piece = memory_to_strided_order(ld_global_nc_v4_b32(x.data + index * 2));
+                piece = memory_to_strided_order(ld_global_v4_b32(x.data + index * 2));
             }
         }
         st_shared_v4_b32(shared + piece_offset(v, word), piece);
@@ -97,7 +97,7 @@ __device__ __forceinline__ void fill_vectors(const Vectors& x, int k0, u32 share
             const int v = i / SCALES, block = k0 / 16 + i % SCALES;
             float scale = 0.0f;
             if (block < x.k / 16) {
-                scale = e4m3_to_f32(ld_global_nc_u8(x.scales + scale_offset<X_LAYOUT>(v, block, x.k / 16)));
+                scale = e4m3_to_f32(ld_global_u8(x.scales + scale_offset<X_LAYOUT>(v, block, x.k / 16)));
             }
             st_shared_f32(shared + SCALES_AT + 4 * i, scale * X_SCALE_FACTOR);
         }
@@ -124,20 +124,20 @@ struct Rows {
             const bool valid = element < k;
             const u8* at = codes[r] + element / 2;
             if constexpr (GROUP == 32) {
-                const u32x4 v = valid ? ld_global_nc_L1_no_allocate_v4_b32(at) : u32x4{0, 0, 0, 0};
+                const u32x4 v = valid ? ld_global_L1_no_allocate_v4_b32(at) : u32x4{0, 0, 0, 0};
                 to.codes[r][0] = v.x;
                 to.codes[r][1] = v.y;
                 to.codes[r][2] = v.z;
                 to.codes[r][3] = v.w;
             } else {
-                const u32x2 v = valid ? ld_global_nc_v2_b32(at) : u32x2{0, 0};
+                const u32x2 v = valid ? ld_global_v2_b32(at) : u32x2{0, 0};
                 to.codes[r][0] = v.x;
                 to.codes[r][1] = v.y;
             }
             to.scales[r] = 0;
             if (valid) {
                 const u8* scale = scales + scale_offset<A_LAYOUT>(row[r], element / 16, k / 16);
-                to.scales[r] = GROUP == 32 ? ld_global_nc_b16(scale) : ld_global_nc_u8(scale);
+                to.scales[r] = GROUP == 32 ? ld_global_b16(scale) : ld_global_u8(scale);
             }
         }
     }

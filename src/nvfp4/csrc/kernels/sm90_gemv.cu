@@ -6,7 +6,7 @@
 // microseconds; sm90_gemv_queue.cu streams longer ones faster.
 //
 // Nothing can be multiplied before the previous kernel has ended and x is read. But codes can be decoded: AHEAD batches
-// become bytes in shared memory meanwhile (e2m1x16_to_biased), and their registers take the batches that follow.
+// become bytes in shared memory meanwhile (e2m1x16_to_biased). Their registers take the batches that follow x.
 //
 // Registers: 16 a chunk for x, 4 for its scales; 5 a row and chunk for each of PRELOAD batches of A: 128 with 3 batches of 4
 // rows and chunks.
@@ -136,13 +136,14 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
     const u32 table = e2m1_table(), decoded = shared_address(memory) + threadIdx.x / 32 * (AHEAD * AHEAD_BYTES);
     const BiasedTables tables = biased_tables(table);
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++) {
-        decode_ahead(batches[i % BUFFERS], decoded + i * AHEAD_BYTES, tables, lane);
-        load(i + PRELOAD);
-    }
+    for (int i = 0; i < AHEAD; i++) decode_ahead(batches[i % BUFFERS], decoded + i * AHEAD_BYTES, tables, lane);
     if (EARLY) griddepcontrol_wait();
+    // x would have to wait for batches that are asked for before it; so those that take the place of decoded ones follow it.
+    const RawLane raw_x = load_x(args, l, warp_k, lane);
+#pragma unroll
+    for (int i = 0; i < AHEAD; i++) load(i + PRELOAD);
     Lane x;
-    decode_x(x, load_x(args, l, warp_k, lane), table);
+    decode_x(x, raw_x, table);
     if constexpr (AHEAD > 0) {
         i32 starts[CHUNKS][2];
 #pragma unroll

@@ -83,15 +83,15 @@ struct TileLoader {
         for (int i = 0; i < UNITS; ++i) {
             const bool valid = inside[i] && blocks_left > 0;
             if constexpr (KIND == KIND_NVFP4) {
-                const u32x2 codes = valid ? ld_global_nc_v2_b32(data[i]) : u32x2{0, 0};
+                const u32x2 codes = valid ? ld_global_v2_b32(data[i]) : u32x2{0, 0};
                 words[i][0] = codes.x;
                 words[i][1] = codes.y;
-                scale[i] = valid ? ld_global_nc_u8(scales[i]) : 0;
+                scale[i] = valid ? ld_global_u8(scales[i]) : 0;
                 scales[i] += SCALE_STEP_64<LAYOUT>;
             } else {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
-                    const u32x4 values = valid ? ld_global_nc_v4_b32(data[i] + 16 * half) : u32x4{0, 0, 0, 0};
+                    const u32x4 values = valid ? ld_global_v4_b32(data[i] + 16 * half) : u32x4{0, 0, 0, 0};
                     words[i][4 * half + 0] = values.x;
                     words[i][4 * half + 1] = values.y;
                     words[i][4 * half + 2] = values.z;

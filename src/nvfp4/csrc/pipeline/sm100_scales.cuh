@@ -26,23 +26,23 @@ __device__ __forceinline__ void load_linear(u32 (&words)[STEPS], const u8* scale
     const u8* from = scales + static_cast<i64>(row) * blocks + chunk * (CHUNK / 16);
     const int left = row < rows ? blocks - chunk * (CHUNK / 16) : 0;
     if constexpr (UNIT == 16) {
-        const u32x4 v = left > 0 ? ld_global_nc_v4_b32(from) : u32x4{0, 0, 0, 0};
+        const u32x4 v = left > 0 ? ld_global_v4_b32(from) : u32x4{0, 0, 0, 0};
         words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
     } else if constexpr (UNIT == 8) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-            const u32x2 v = left > 8 * i ? ld_global_nc_v2_b32(from + 8 * i) : u32x2{0, 0};
+            const u32x2 v = left > 8 * i ? ld_global_v2_b32(from + 8 * i) : u32x2{0, 0};
             words[2 * i] = v.x, words[2 * i + 1] = v.y;
         }
     } else if constexpr (UNIT == 4) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) words[i] = left > 4 * i ? ld_global_nc_b32(from + 4 * i) : 0;
+        for (int i = 0; i < 4; ++i) words[i] = left > 4 * i ? ld_global_b32(from + 4 * i) : 0;
     } else {
         static_assert(UNIT == 2, "K is a multiple of 32");
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const u32 low = left > 4 * i ? ld_global_nc_b16(from + 4 * i) : 0;
-            const u32 high = left > 4 * i + 2 ? ld_global_nc_b16(from + 4 * i + 2) : 0;
+            const u32 low = left > 4 * i ? ld_global_b16(from + 4 * i) : 0;
+            const u32 high = left > 4 * i + 2 ? ld_global_b16(from + 4 * i + 2) : 0;
             words[i] = low | high << 16;
         }
     }
@@ -54,7 +54,7 @@ __device__ __forceinline__ void load_tiled(u32 (&words)[STEPS], const u8* scales
     const u8* from = scales + (static_cast<i64>(row / 128) * tiles + chunk * STEPS) * SCALE_TILE_BYTES + row % 32 * 16 + row % 128 / 32 * 4;
 #pragma unroll
     for (int i = 0; i < STEPS; ++i) {
-        words[i] = row < rows && chunk * STEPS + i < tiles ? ld_global_nc_b32(from + i * SCALE_TILE_BYTES) : 0;
+        words[i] = row < rows && chunk * STEPS + i < tiles ? ld_global_b32(from + i * SCALE_TILE_BYTES) : 0;
     }
 }
 

@@ -110,7 +110,7 @@ struct ActivationShare {
             u32 index = min(base + i * distance, halves - 1);
             const Activations x = locate(index);
             const u32 width = x.units * HALVES, row = index / width;
-            const int named = static_cast<int>(ld_global_nc_b32(rows + row));
+            const int named = static_cast<int>(ld_global_b32(rows + row));
             from[i] = min(max(named, 0), static_cast<int>(x.rows) - 1) * width + (index - row * width);
         }
     }
@@ -134,9 +134,9 @@ struct ActivationShare {
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
             const u32 from = INDEXED ? found[i] : index;
-            scale[i] = ld_global_nc_b32(x.template scale<LAYOUT>(from));
+            scale[i] = ld_global_b32(x.template scale<LAYOUT>(from));
 #pragma unroll
-            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_nc_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
+            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
@@ -161,7 +161,7 @@ struct ActivationShare {
             const u32 from = INDEXED ? found[i] : index;
 #pragma unroll
             for (u32 block = 0; block < 4; ++block) {
-                values[i][block] = ld_global_nc_v4_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
+                values[i][block] = ld_global_v4_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
             }
         }
 #pragma unroll

@@ -69,11 +69,11 @@ struct Arguments {
 __device__ __forceinline__ u32x4 load_codes(const u8* address, int element, bool stream) {
     if constexpr (WHOLE_VECTORS) {
         if (element >= K) return {0, 0, 0, 0};
-        return stream ? ld_global_nc_L1_no_allocate_L2_128B_v4_b32(address) : ld_global_nc_v4_b32(address);
+        return stream ? ld_global_L1_no_allocate_L2_128B_v4_b32(address) : ld_global_v4_b32(address);
     } else {
         u32x2 low{0, 0}, high{0, 0};
-        if (element < K) low = ld_global_nc_L1_no_allocate_v2_b32(address);
-        if (element + 16 < K) high = ld_global_nc_L1_no_allocate_v2_b32(address + 8);
+        if (element < K) low = ld_global_L1_no_allocate_v2_b32(address);
+        if (element + 16 < K) high = ld_global_L1_no_allocate_v2_b32(address + 8);
         return {low.x, low.y, high.x, high.y};
     }
 }
@@ -81,11 +81,11 @@ __device__ __forceinline__ u32x4 load_codes(const u8* address, int element, bool
 // Scales of blocks `block` (even, so that both are side by side in either layout) and block + 1; zero beyond K.
 __device__ __forceinline__ u32 load_scales(const u8* address, int block) {
     if constexpr (WHOLE_VECTORS) {
-        return block < BLOCKS ? ld_global_nc_b16(address) : 0;
+        return block < BLOCKS ? ld_global_b16(address) : 0;
     } else {
         u32 scales = 0;
-        if (block < BLOCKS) scales = ld_global_nc_u8(address);
-        if (block + 1 < BLOCKS) scales |= ld_global_nc_u8(address + 1) << 8;
+        if (block < BLOCKS) scales = ld_global_u8(address);
+        if (block + 1 < BLOCKS) scales |= ld_global_u8(address + 1) << 8;
         return scales;
     }
 }

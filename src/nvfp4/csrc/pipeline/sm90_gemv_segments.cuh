@@ -154,7 +154,7 @@ struct Source {
                 for (int j = 0; j < 4; j++) {
                     const bool valid = TILED ? row + i / 4 * 32 < end && block + j < BLOCKS
                                              : row < end && block + i + j < BLOCKS;
-                    if (valid) word |= ld_global_nc_u8(scale_at + i + j) << (8 * j);
+                    if (valid) word |= ld_global_u8(scale_at + i + j) << (8 * j);
                 }
                 st_shared_b32(scales_to + i, word);
             }

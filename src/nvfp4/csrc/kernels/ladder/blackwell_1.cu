@@ -42,12 +42,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             const int row = i / 8, piece = i % 8;
             const i64 from = chunk * LINE + piece * 16;
             const u32 to = piece * (16 * TILE) + row * 16;
-            st_shared_v4_b32(shared_address(a_tile) + to, ld_global_nc_v4_b32(a_codes + (row0 + row) * static_cast<i64>(k / 2) + from));
-            st_shared_v4_b32(shared_address(b_tile) + to, ld_global_nc_v4_b32(b_codes + (column0 + row) * static_cast<i64>(k / 2) + from));
+            st_shared_v4_b32(shared_address(a_tile) + to, ld_global_v4_b32(a_codes + (row0 + row) * static_cast<i64>(k / 2) + from));
+            st_shared_v4_b32(shared_address(b_tile) + to, ld_global_v4_b32(b_codes + (column0 + row) * static_cast<i64>(k / 2) + from));
         }
         const i64 scales = chunk * SCALES + thread * 16;
-        st_shared_v4_b32(shared_address(a_scale_tile) + thread * 16, ld_global_nc_v4_b32(a_scales + row0 * static_cast<i64>(k / 16) + scales));
-        st_shared_v4_b32(shared_address(b_scale_tile) + thread * 16, ld_global_nc_v4_b32(b_scales + column0 * static_cast<i64>(k / 16) + scales));
+        st_shared_v4_b32(shared_address(a_scale_tile) + thread * 16, ld_global_v4_b32(a_scales + row0 * static_cast<i64>(k / 16) + scales));
+        st_shared_v4_b32(shared_address(b_scale_tile) + thread * 16, ld_global_v4_b32(b_scales + column0 * static_cast<i64>(k / 16) + scales));
         fence_proxy_async_shared_cta();
         __syncthreads();
         if (thread == 0) {

@@ -33,8 +33,8 @@ extern "C" __global__ void gemv_1(const u8* a_codes, const u8* a_scales, const u
     const u8* scales = a_scales + static_cast<i64>(row) * (k / 16);
     float sum = 0.0f;
     for (int element = lane * 32; element < k; element += 1024) {
-        const u32x4 a = ld_global_nc_v4_b32(codes + element / 2), x = ld_global_nc_v4_b32(x_codes + element / 2);
-        const u32 a_scale = ld_global_nc_b16(scales + element / 16), x_scale = ld_global_nc_b16(x_scales + element / 16);
+        const u32x4 a = ld_global_v4_b32(codes + element / 2), x = ld_global_v4_b32(x_codes + element / 2);
+        const u32 a_scale = ld_global_b16(scales + element / 16), x_scale = ld_global_b16(x_scales + element / 16);
         sum += dot16(a.x, a.y, x.x, x.y) * e4m3_to_f32(x_scale & 255) * e4m3_to_f32(a_scale & 255);
         sum += dot16(a.z, a.w, x.z, x.w) * e4m3_to_f32(x_scale >> 8) * e4m3_to_f32(a_scale >> 8);
     }

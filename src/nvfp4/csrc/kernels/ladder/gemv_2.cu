@@ -34,7 +34,7 @@ __device__ __forceinline__ float halves(u32 pair) { return cvt_f32_f16(pair) + c
 extern "C" __global__ void __launch_bounds__(32 * WARPS)
     gemv_2(const u8* a_codes, const u8* a_scales, const u8* x_codes, const u8* x_scales, u16* y, i32 m, i32) {
     for (int w = threadIdx.x; w < WORDS; w += 32 * WARPS) {
-        const u32x4 x = e2m1x8_to_f16x2_strided(ld_global_nc_b32(x_codes + 4 * w));
+        const u32x4 x = e2m1x8_to_f16x2_strided(ld_global_b32(x_codes + 4 * w));
         x_shared[w % 4 * (WORDS / 4) + w / 4] = {mul_rn_f16x2(x.x, F16X2_2_POW_15), mul_rn_f16x2(x.y, F16X2_2_POW_15),
                                                  mul_rn_f16x2(x.z, F16X2_2_POW_15), mul_rn_f16x2(x.w, F16X2_2_POW_15)};
     }
@@ -46,8 +46,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
         const u8* scales = a_scales + static_cast<i64>(row) * (K / 16);
         float sum = 0.0f;
         for (int group = lane; group < K / 32; group += 32) {
-            const u32x4 a = ld_global_nc_v4_b32(codes + group * 16);
-            const u32 scale = e4m3x2_to_f16x2(ld_global_nc_b16(scales + group * 2));
+            const u32x4 a = ld_global_v4_b32(codes + group * 16);
+            const u32 scale = e4m3x2_to_f16x2(ld_global_b16(scales + group * 2));
             const u32x4* x = x_shared + group;
             const float low = halves(add_word(a.y, x[WORDS / 4], add_word(a.x, x[0], 0)));
             const float high = halves(add_word(a.w, x[3 * WORDS / 4], add_word(a.z, x[WORDS / 2], 0)));

@@ -32,8 +32,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
         const int element = (c * WARPS + warp) * 1024 + lane * 32;
-        const u32x4 codes = ld_global_nc_v4_b32(x_codes + element / 2);
-        const u32 scales = e4m3x2_to_f16x2(ld_global_nc_b16(x_scales + element / 16));
+        const u32x4 codes = ld_global_v4_b32(x_codes + element / 2);
+        const u32 scales = e4m3x2_to_f16x2(ld_global_b16(x_scales + element / 16));
         x.factors[c][0] = factors_of(codes.x, codes.y);
         x.factors[c][1] = factors_of(codes.z, codes.w);
         x.scale[c][0] = cvt_f32_f16(scales), x.scale[c][1] = cvt_f32_f16(scales >> 16);
@@ -44,8 +44,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS)
 #pragma unroll
         for (int c = 0; c < CHUNKS; ++c) {
             const i64 element = row * K + (c * WARPS + warp) * 1024 + lane * 32;
-            const u32x4 a = ld_global_nc_L1_no_allocate_v4_b32(a_codes + element / 2);
-            const u32 scale = e4m3x2_to_f16x2(ld_global_nc_b16(a_scales + element / 16));
+            const u32x4 a = ld_global_L1_no_allocate_v4_b32(a_codes + element / 2);
+            const u32 scale = e4m3x2_to_f16x2(ld_global_b16(a_scales + element / 16));
             const float low = dot16(a.x, a.y, x.factors[c][0]);
             const float high = dot16(a.z, a.w, x.factors[c][1]);
             sum = fmaf(low * x.scale[c][0], cvt_f32_f16(scale), sum);

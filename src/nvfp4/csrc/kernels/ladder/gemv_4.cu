@@ -50,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
             for (int c = 0; c < CHUNKS; ++c) {
                 const i64 row = min(first + batch * BATCH + r, m - 1);  // beyond the end: the last one again, not stored
                 const i64 element = row * K + (c * WARPS + warp) * 1024 + lane * 32;
-                pieces[batch % 2][r][c] = {ld_global_nc_L1_no_allocate_v4_b32(a_codes + element / 2),
-                                           ld_global_nc_b16(a_scales + element / 16)};
+                pieces[batch % 2][r][c] = {ld_global_L1_no_allocate_v4_b32(a_codes + element / 2),
+                                           ld_global_b16(a_scales + element / 16)};
             }
         }
     };
@@ -61,8 +61,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, 2)
 #pragma unroll
     for (int c = 0; c < CHUNKS; ++c) {
         const int element = (c * WARPS + warp) * 1024 + lane * 32;
-        const u32x4 codes = ld_global_nc_v4_b32(x_codes + element / 2);
-        const u32 scales = e4m3x2_to_f16x2(ld_global_nc_b16(x_scales + element / 16));
+        const u32x4 codes = ld_global_v4_b32(x_codes + element / 2);
+        const u32 scales = e4m3x2_to_f16x2(ld_global_b16(x_scales + element / 16));
         factors[c][0] = factors_of(codes.x, codes.y);
         factors[c][1] = factors_of(codes.z, codes.w);
         scale[c][0] = cvt_f32_f16(scales), scale[c][1] = cvt_f32_f16(scales >> 16);

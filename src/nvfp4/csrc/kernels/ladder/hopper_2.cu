@@ -36,8 +36,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     float sums[4][4][4] = {};
     for (int chunk = 0; chunk < k / CHUNK; ++chunk) {
         const u8* from = codes + chunk * (CHUNK / 2);
-        const Row64 raw = {{ld_global_nc_v4_b32(from), ld_global_nc_v4_b32(from + 16)},
-                           ld_global_nc_b32(scales + chunk * (CHUNK / 16))};
+        const Row64 raw = {{ld_global_v4_b32(from), ld_global_v4_b32(from + 16)},
+                           ld_global_b32(scales + chunk * (CHUNK / 16))};
         decode_row(raw, base + thread * LINE, thread % 8);
         __syncthreads();
 #pragma unroll
