@@ -39,6 +39,8 @@ COMPILED = [
     Problem(Op.GEMM, 128, 8192, 7168 + 64, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.GEMM, 16, 8192, 7168, a=Format("fp16", ""), b=LINEAR, out_dtype="fp32"),
     Problem(Op.GEMM, 128, 7168, 2048, a=LINEAR, b=LINEAR),
+    Problem(Op.GEMM, 2048, 8192, 7168, a=LINEAR, b=LINEAR, out_dtype="fp32"),
+    Problem(Op.GEMM, 96, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.GEMM, 32, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.DUAL_GEMM, 512, 4096, 7168, a=TILED, b=TILED),
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
@@ -103,6 +105,28 @@ def test_a_stack_has_tiles_that_hold_most_of_its_groups(mean, tokens):
     """A tile of the mean would decode the weights of every other group twice."""
     problem = Problem(Op.GROUP_DUAL_GEMM, int(mean * 256), 2048, 7168, a=Format("bf16", ""), b=LINEAR, stacked=256)
     assert tokens <= BACKEND.plan(HOPPER, problem).tokens <= tokens + 16
+
+
+@pytest.mark.parametrize(
+    ("problem", "tokens", "blocks", "grid", "how"),
+    [
+        (Problem(Op.GEMM, 128, 7168, 2048, a=TILED, b=TILED), 64, 1, 112, "begins"),
+        (Problem(Op.GEMM, 128, 4096, 7168, a=TILED, b=TILED), 128, 1, 128, "begins"),
+        (Problem(Op.GEMM, 128, 7168, 16384, a=TILED, b=TILED), 128, 1, 112, "begins"),
+        (Problem(Op.GEMM, 96, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"), 96, 1, 128, "begins"),
+        (Problem(Op.GEMM, 16, 8192, 7168, a=LINEAR, b=LINEAR), 16, 2, 128, "makes"),
+        (Problem(Op.GEMM, 2048, 8192, 7168, a=LINEAR, b=LINEAR), 128, 2, 128, "together"),
+        (Problem(Op.DUAL_GEMM, 256, 3072, 4096, a=TILED, b=TILED), 128, 2, 96, "together"),
+    ],
+    ids=str,
+)
+def test_plans_are_those_that_were_fastest(problem, tokens, blocks, grid, how):
+    """Measured beside others on an H200: few tokens are made by each block, short loops have one block of weights."""
+    plan = BACKEND.plan(HOPPER, problem)
+    assert (plan.tokens, plan.blocks, plan.grid) == (tokens, blocks, grid)
+    assert how == ("makes" if plan.makes else "begins" if plan.begins else "together")
+    raw = {"makes": RAW, "begins": 1, "together": 0}[how] if problem.a.kind == "nvfp4" else 0
+    assert plan.raw == raw
 
 
 def test_two_blocks_share_a_multiprocessor_where_a_stack_has_many_narrow_tiles():
@@ -170,7 +194,44 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
     """Tiles of one warp and of two; K ends within a chunk, rows within a tile."""
     problem = replace(problem, a=Format("nvfp4", layout))
     operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 6))
-    shape = {"tokens": tokens, "blocks": 2, "chunks": 3, "tiles": tiles, "grid": grid, "makes": True, "raw": RAW}
+    shape = {
+        "tokens": tokens,
+        "blocks": 2,
+        "chunks": 3,
+        "tiles": tiles,
+        "grid": grid,
+        "makes": True,
+        "raw": RAW,
+        "begins": False,
+    }
+    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
+
+
+@pytest.mark.parametrize(
+    ("op", "n", "k", "blocks", "grid", "out"),
+    [
+        (Op.GEMM, 256, 2048, 2, 4, "fp16"),
+        (Op.GEMM, 264, 1792, 1, 16, "fp32"),
+        (Op.GEMM, 130, 2304, 1, 18, "bf16"),
+        (Op.DUAL_GEMM, 130, 1536, 2, 9, "fp16"),
+    ],
+)
+def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, out):
+    """So many that each keeps but a few groups of tokens; ranges end within tiles and at their ends."""
+    problem = Problem(op, 121, n, k, a=LINEAR, b=LINEAR, out_dtype=out)
+    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 7))
+    shape = {
+        "tokens": 128,
+        "blocks": blocks,
+        "chunks": 2,
+        "tiles": 4,
+        "grid": grid,
+        "makes": False,
+        "raw": 0,
+        "begins": False,
+    }
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary

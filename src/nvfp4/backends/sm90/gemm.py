@@ -8,7 +8,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm90.launching import code_map, gemm_kernel, operand_map
+from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel
 from nvfp4.backends.sm90.plan import THREADS, GemmPlan
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Op, Problem
@@ -44,7 +44,7 @@ def launches(
         block=(THREADS, 1, 1),
         shared_bytes=plan.shared_bytes,
         args=(
-            operand_map(plan, activations, operand),
+            activation_maps(plan, (activations,), (operand,)),
             *(code_map(x) for x in weights),
             Pointer(activations.data),
             *(Pointer(x.scales) for x in (activations, *weights)),

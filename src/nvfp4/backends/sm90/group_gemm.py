@@ -8,7 +8,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm90.launching import code_map, gemm_kernel, operand_map
+from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel
 from nvfp4.backends.sm90.plan import MAX_LISTED, THREADS, GemmPlan, capacity, table_bytes
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
@@ -55,7 +55,7 @@ def _list(
             block=(THREADS, 1, 1),
             shared_bytes=plan.shared_bytes + table_bytes(problem),
             args=(
-                TensorMapArray(tuple(operand_map(plan, x, y) for x, y in zip(a, operand, strict=True)), room),
+                activation_maps(plan, a, operand, room),
                 TensorMapArray(tuple(code_map(x) for x in b), room_b),
                 PointerArray(tuple(x.data for x in a), room),
                 PointerArray(tuple(x.scales for x in a), room),
@@ -90,7 +90,7 @@ def _stacked(
         block=(THREADS, 1, 1),
         shared_bytes=plan.shared_bytes + table_bytes(problem),
         args=(
-            operand_map(plan, a, operand),
+            activation_maps(plan, (a,), (operand,)),
             TensorMapArray(tuple(code_map(x) for x in b), len(b)),
             Pointer(a.data),
             Pointer(a.scales),

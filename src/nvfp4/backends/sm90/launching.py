@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts
 from nvfp4.backends.sm80.constants import OUT, SCALES
 from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan
-from nvfp4.executors.launch import Kernel, TensorMap
+from nvfp4.executors.launch import Kernel, TensorMap, TensorMapArray
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
 
@@ -50,6 +52,7 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
         "TILES": plan.tiles,
         "ACTIVATIONS": _ACTIVATIONS[problem.a.kind],
         "MAKES": int(plan.makes),
+        "BEGINS": int(plan.begins),
         "A_LAYOUT": SCALES[problem.a.scale_layout or "linear"],
         "B_LAYOUT": SCALES[problem.b.scale_layout],
         "OUT": OUT[problem.out_dtype],
@@ -58,10 +61,22 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
     return Kernel(f"sm90_{name}.cu", entry, values, plan.arch)
 
 
-def operand_map(plan: GemmPlan, activations: Parts, made: torch.Tensor | None) -> TensorMap:
-    """What the copy engine brings of activations: what all blocks have made of them, or else they themselves."""
-    x = activations.data if made is None else made
-    return activation_map(x, plan.tokens) if x.dtype in _DTYPE else code_map(activations, plan.tokens)
+def activation_maps(
+    plan: GemmPlan, activations: Sequence[Parts], made: Sequence[torch.Tensor | None], room: int = 1
+) -> TensorMapArray:
+    """`ActivationMaps` in csrc/pipeline/sm90_roles.cuh, for each of `room` groups.
+
+    What the copy engine brings of activations: what all blocks have made of them, or else they themselves; or both,
+    where each block begins with some of its own.
+    """
+    maps: list[TensorMap] = []
+    for x, operand in zip(activations, made, strict=True):
+        if operand is not None:
+            maps.append(activation_map(operand, plan.tokens))
+        if operand is None or plan.begins:
+            lies = x.data.dtype in _DTYPE
+            maps.append(activation_map(x.data, plan.tokens) if lies else code_map(x, plan.tokens))
+    return TensorMapArray(tuple(maps), room * (2 if plan.begins else 1))
 
 
 def activation_map(x: torch.Tensor, tokens: int) -> TensorMap:

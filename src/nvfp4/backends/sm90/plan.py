@@ -61,8 +61,10 @@ class GemmPlan:
         grid: Thread blocks: at most `resident` for each multiprocessor, as they wait for one another.
         makes: Each block makes its tiles of activations for itself: decodes NVFP4, or brings 16-bit values into order.
             Else all of them make all, before they multiply.
-        raw: Stages of NVFP4 activations as they lie (256 elements along K each): `RAW`, if each block decodes its own.
+        raw: Stages of NVFP4 activations as they lie (256 elements along K each): `RAW`, if each block decodes its own;
+            1, if it begins with some.
         resident: Blocks that share a multiprocessor: 1 or, of stacks, with few tokens, 2.
+        begins: Each block makes the tiles of its first stage of weights for itself, beside what all of them make.
     """
 
     arch: str
@@ -74,13 +76,16 @@ class GemmPlan:
     makes: bool = False
     raw: int = 0
     resident: int = 1
+    begins: bool = False
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
         weights = self.chunks * self.blocks * (CODES_BYTES + SCALES_BYTES)
-        activations = (self.tiles + self.raw) * self.tokens * _ROW_BYTES + self.raw * self.tokens * _ROW_SCALES_BYTES
-        barriers = 16 * self.chunks + 24 * self.tiles + 16 * self.raw
+        # What a block begins with lies where results are staged at the end.
+        tiles = self.tiles + (self.raw if self.makes else 0)
+        activations = tiles * self.tokens * _ROW_BYTES + self.raw * self.tokens * _ROW_SCALES_BYTES
+        barriers = 16 * self.chunks + 24 * self.tiles + 16 * max(self.raw, self.begins)
         staging = STAGING_BYTES if self.tokens <= MAX_TOKENS else STAGING_BYTES // 2
         if self.resident == 2:
             staging = 2 * self.tokens * 128
@@ -90,7 +95,7 @@ class GemmPlan:
         """One line for people."""
         tile = f"{_BLOCK_ROWS}x{self.blocks} weight rows x {self.tokens} tokens"
         stages = f"{self.chunks} stages of weights, {self.tiles} of activations"
-        made = "its own tiles" if self.makes else "tiles by all blocks"
+        made = "its own tiles" if self.makes else "tiles by all blocks" + (" but the first" if self.begins else "")
         grid = f"{self.grid} blocks" + (", two a multiprocessor" if self.resident == 2 else "")
         return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, stream-K over {grid} [{self.arch}]"
 
@@ -117,17 +122,13 @@ def _even(rows: int, tiles: int) -> int:
     return ceil_div(ceil_div(rows, tiles), step) * step
 
 
-def _unit_time(blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
-    """Microseconds of a unit on an H200 at 1.75 GHz.
+def _unit_cycles(tokens: int, bf16: bool) -> float:
+    """Cycles of a unit of two blocks of weights, with the operand made already.
 
-    The matrix unit takes 8 cycles a column; the register file serves it and what the schedulers issue, 1.32 cycles for
-    each of 332 instructions (396 where weights are decoded to bf16). One block reads the activations twice as often for
-    its work as two, and takes 1.2 times as long. A block that makes its own tiles takes as long for it as for about as
-    many instructions as there are tokens. Measured: docs/optimisation-log.md.
+    The matrix unit takes 8 a column; the register file serves it and what the schedulers issue, 1.32 for each of 332
+    instructions (396 where weights are decoded to bf16). Measured: docs/optimisation-log.md.
     """
-    share = 1.0 if blocks == 2 else 0.6
-    issued = share * (396 if bf16 else 332) + (tokens if makes else 0)
-    return max(share * 8.0 * tokens, share * 4.5 * tokens + 1.32 * issued) / 1750
+    return max(8.0 * tokens, 4.5 * tokens + 1.32 * (396 if bf16 else 332))
 
 
 def handing_over(tiles: int, chunks: int, grid: int) -> int:
@@ -138,30 +139,72 @@ def handing_over(tiles: int, chunks: int, grid: int) -> int:
     return 0 if share % chunks == 0 else 1 if chunks % share == 0 else 2
 
 
-_HAND_OVER = (0.0, 5.0, 14.0)  # microseconds, for none, one or two shared tiles of 256 x 128 sums
-
 APART = 1.09
 """How much longer tiles take that blocks begin at different places of K."""
 
-_TOGETHER = 3.0  # microseconds until all blocks have made all activations, more than a block takes for its first tiles
+OWN_TOKENS = 64
+"""Most tokens of a tile that two warps of a block make for itself as fast as the others multiply them."""
 
-DECODER_TOKENS = 64
-"""Most tokens of a tile of NVFP4 activations that a block can decode for itself as fast as it multiplies them."""
+_CLOCK = 1750  # cycles of a microsecond
+_ONE_BLOCK = 0.58  # of what a unit of two blocks of weights takes
+_WIDE, _NARROW = 1.1, 1.2  # of it two blocks, with more than OWN_TOKENS, and with fewer that all blocks make
+_START = 5.3  # microseconds of a launch beside its loop
+_STORING = 4.5  # for each tile of 256 x 128 results
+_TOGETHER = 1.0  # until all blocks have made all activations, more than a block takes for those that it begins with
 
 
-_ARRANGER_TOKENS = 64
-"""Most tokens of a tile of 16-bit activations that a block brings into order for itself whatever its work: beside a
-long loop it had better be done once, 52.9 instead of 59.4 us for 128x28672x4096. Not measured for several tiles."""
+def _hand_over(tiles: int, chunks: int, grid: int, size: float) -> float:
+    """Microseconds for leaving, awaiting and adding the sums of tiles, `size` times 256 x 128, that blocks share."""
+    shared = handing_over(tiles, chunks, grid)
+    if not shared:
+        return 0.0
+    one = 2.0 + 2.0 * size + 0.3 * min(4, grid / tiles)
+    return one if shared == 1 else one * (1.0 + 3.2 * min(size, 0.5))
 
 
-def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool, makes: bool) -> float:
-    """Microseconds of a launch on an H200, less what does not depend on the plan; fitted to all benchmark shapes."""
+@dataclass(frozen=True)
+class _How:
+    """`makes` and `begins` of a plan."""
+
+    makes: bool
+    begins: bool
+
+
+def _unit_time(blocks: int, tokens: int, kind: str, makes: bool) -> float:
+    """Microseconds of a unit on an H200.
+
+    A warp that multiplies has its own least time for it, and two warps that make tiles take cycles for each token.
+    """
+    cycles, least = _unit_cycles(tokens, kind == "bf16"), 650
+    if blocks == 1:  # reads the activations twice as often for its work
+        cycles, least = _ONE_BLOCK * cycles, 400
+    elif tokens > OWN_TOKENS:
+        cycles *= _WIDE
+    elif not makes:
+        cycles *= _NARROW
+    if makes:
+        cycles += 1.32 * tokens * (1.6 if kind == "nvfp4" else 1.0)
+        least = max(least, tokens * (10 if kind == "nvfp4" else 8))
+    return max(cycles, least) / _CLOCK
+
+
+def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, kind: str, how: _How) -> float:
+    """Microseconds of a launch on an H200; fitted to products of 16 to 2048 tokens."""
+    busiest, size = ceil_div(tiles * chunks, grid), blocks * tokens / 256
+    # Blocks that begin at different places of K do not find one another's operands in L2.
+    apart = APART if handing_over(tiles, chunks, grid) == 2 else 1.0
+    loop = busiest * CHUNK * _unit_time(blocks, tokens, kind, how.makes) * apart
+    start = _START + (0.0 if how.makes or how.begins else _TOGETHER)
+    storing = _STORING * size * ceil_div(busiest, chunks)
+    return start + loop + _hand_over(tiles, chunks, grid, size) + storing
+
+
+def _stack_time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool) -> float:
+    """The same of likely groups of a stack, less what all plans take; fitted to mixtures of experts."""
     busiest, shared = ceil_div(tiles * chunks, grid), handing_over(tiles, chunks, grid)
-    together = 0 if makes else _TOGETHER
-    # Blocks that begin their tiles at different places of K do not find one another's operands in L2.
     apart = APART if shared and busiest > 2 * chunks else 1.0
-    loop = busiest * CHUNK * _unit_time(blocks, tokens, bf16, makes) * apart
-    return loop + _HAND_OVER[shared] * blocks * tokens / 256 + together
+    unit = _unit_cycles(tokens, bf16) * (1.0 if blocks == 2 else 0.6) / _CLOCK
+    return busiest * CHUNK * unit * apart + (0.0, 5.0, 14.0)[shared] * blocks * tokens / 256
 
 
 def grids(tiles: int, chunks: int, sms: int) -> list[int]:
@@ -173,16 +216,12 @@ def grids(tiles: int, chunks: int, sms: int) -> list[int]:
 
 
 def estimate(plan: GemmPlan, problem: Problem) -> float:
-    """Microseconds of a GEMM on an H200; the model and what it lacks, fitted to products of 32 to 8192 tokens."""
+    """Microseconds of a GEMM or dual GEMM on an H200."""
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
     rows = _BLOCK_ROWS if problem.op.dual else plan.blocks * _BLOCK_ROWS
     tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, rows) * problem.l
-    bf16, arranged = problem.a.kind == "bf16", plan.makes and problem.a.kind != "nvfp4"
-    time = _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, bf16, plan.makes)
-    return _BEGIN_AND_END[arranged] + 1.12 * time
-
-
-_BEGIN_AND_END = {False: 10.0, True: 8.3}  # microseconds of a launch; where 16-bit tiles come as they lie, fewer
+    how = _How(plan.makes, plan.begins)
+    return _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, problem.a.kind, how)
 
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
@@ -205,13 +244,13 @@ def likely_sizes(rows: int, groups: int) -> list[int]:
     return [max(0, round(spread.inv_cdf((i + 0.5) / groups))) for i in range(groups)]
 
 
-def _ways(problem: Problem, tokens: int, blocks: int) -> tuple[bool, ...]:
-    """Whether blocks may, or must, make tiles of activations for themselves: values of `GemmPlan.makes`."""
-    if problem.stacked:  # the same tokens are multiplied with so many weights that they had better be made once
-        return (False,)
-    if problem.a.kind != "nvfp4":
-        return (True, False) if tokens > _ARRANGER_TOKENS and problem.m <= MAX_TOKENS else (True,)
-    return (False, True) if tokens <= DECODER_TOKENS and blocks == 2 else (False,)
+def _ways(problem: Problem, tokens: int, blocks: int) -> tuple[_How, ...]:
+    """How tiles of activations may be made."""
+    # For two blocks of weights it makes no difference, and of a stack nobody knows the groups before.
+    together = _How(makes=False, begins=blocks == 1 and not problem.stacked)
+    # The tokens of a stack are multiplied with so many weights that they had better be made once.
+    only = problem.stacked > 0 or tokens > OWN_TOKENS or (problem.a.kind == "nvfp4" and blocks == 1)
+    return (together,) if only else (together, _How(makes=True, begins=False))
 
 
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
@@ -219,7 +258,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
     if problem.stacked:
         sizes = likely_sizes(problem.m, problem.stacked)
-    bf16, nvfp4, dual = problem.a.kind == "bf16", problem.a.kind == "nvfp4", problem.op.dual
+    nvfp4, dual = problem.a.kind == "nvfp4", problem.op.dual
     # Storing fp32 takes registers that 128 columns leave free only in the simplest kernels.
     most = 112 if problem.out_dtype == "fp32" and (dual or not nvfp4) else MAX_TOKENS
     widths = {tokens_of(size, most) for size in sizes}
@@ -232,23 +271,29 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     elif len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
         widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    best: tuple[float, int, int, int, bool, int] | None = None
+    best: tuple[float, int, int, int, _How, int] | None = None
     for tokens in sorted(widths, reverse=True):
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
         for blocks in (2,) if dual else (2, 1):
             tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
             for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
-                for makes in _ways(problem, tokens, blocks):
-                    time = _time(tiles, chunks, grid, blocks, tokens, bf16, makes)
+                for how in _ways(problem, tokens, blocks):
+                    kind = problem.a.kind
+                    if problem.stacked:
+                        time = _stack_time(tiles, chunks, grid, blocks, tokens, kind == "bf16")
+                    else:
+                        time = _time(tiles, chunks, grid, blocks, tokens, kind, how)
                     if best is None or time < best[0]:
-                        best = (time, tokens, blocks, grid, makes, tiles)
+                        best = (time, tokens, blocks, grid, how, tiles)
     assert best is not None
-    _, tokens, blocks, grid, makes, tiles = best
+    _, tokens, blocks, grid, how, tiles = best
     if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
         return GemmPlan(capability.arch, tokens, blocks, 2, 4, 2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
     # Where activations come as they lie, more weights ahead only keep them waiting.
-    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if makes else (4, 3, 2))]
-    raw = RAW if makes and nvfp4 else 0
-    plans = [GemmPlan(capability.arch, tokens, blocks, *stage, grid, makes, raw) for stage in stages]
+    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if how.makes else (4, 3, 2))]
+    raw = 0 if not nvfp4 else RAW if how.makes else int(how.begins)
+    plans = [
+        GemmPlan(capability.arch, tokens, blocks, *stage, grid, how.makes, raw, begins=how.begins) for stage in stages
+    ]
     return next(found for found in plans if found.shared_bytes <= room)

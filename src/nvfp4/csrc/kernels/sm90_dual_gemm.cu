@@ -19,19 +19,19 @@
 constexpr int TOKENS = PLAN_TOKENS, ROWS = 128, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
+using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_dual_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b1_map,
+    nvfp4_sm90_dual_gemm(const __grid_constant__ ActivationMaps<S> a_maps, const __grid_constant__ TensorMap b1_map,
                          const __grid_constant__ TensorMap b2_map, const u8* a_data, const u8* a_scales, const u8* b1_scales,
                          const u8* b2_scales, const float* a_tensor_scale, const float* b1_tensor_scale,
                          const float* b2_tensor_scale, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == S::LOADER) {
-        prefetch_tensormap(&a_map);
+        a_maps.prefetch();
         prefetch_tensormap(&b1_map);
         prefetch_tensormap(&b2_map);
     }
@@ -52,7 +52,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         o.weight_row[0] = o.weight_row[1] = index.x * ROWS;
         o.weight_rows = n;
         o.weight_batch = 0;
-        o.activations = &a_map;
+        o.activations = a_maps.operand();
+        o.raw = a_maps.raw();
         o.token = index.y * TOKENS;
         o.activation_batch = 0;
         o.source = all;

@@ -16,24 +16,23 @@
 #include "pipeline/tiling.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind: ACTIVATIONS_*), PLAN_MAKES (each block makes its
-// own tiles of them: a_map and operand are not used), PLAN_A_LAYOUT, PLAN_B_LAYOUT,
-// PLAN_OUT, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before
-// it has ended.
+// own tiles of them: operand is not used), PLAN_BEGINS (or those that it begins with), PLAN_A_LAYOUT, PLAN_B_LAYOUT, PLAN_OUT,
+// and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
-    nvfp4_sm90_gemm(const __grid_constant__ TensorMap a_map, const __grid_constant__ TensorMap b_map, const u8* a_data, const u8* a_scales,
+    nvfp4_sm90_gemm(const __grid_constant__ ActivationMaps<S> a_maps, const __grid_constant__ TensorMap b_map, const u8* a_data, const u8* a_scales,
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
                     int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == S::LOADER) {
-        prefetch_tensormap(&a_map);
+        a_maps.prefetch();
         prefetch_tensormap(&b_map);
     }
     if (threadIdx.x == 0) stages.init();
@@ -54,7 +53,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         }
         o.weight_rows = n;
         o.weight_batch = index.batch;
-        o.activations = &a_map;
+        o.activations = a_maps.operand();
+        o.raw = a_maps.raw();
         o.token = index.y * TOKENS;
         o.activation_batch = index.batch;
         o.source = all;

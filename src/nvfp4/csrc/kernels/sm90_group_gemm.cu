@@ -18,7 +18,7 @@
 #include "epilogue/tile_store.cuh"
 #include "pipeline/sm90_roles.cuh"
 
-// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
+// Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_BEGINS, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
 // PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_INDEXED, PLAN_RESIDENT, and
 // PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended. (The stacked form
 // must first know the offsets: all of it waits for that kernel, and weights are never early.)
@@ -26,7 +26,7 @@ constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACI
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS || PLAN_STACKED;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_RESIDENT>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, PLAN_RESIDENT>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
 static_assert(!PLAN_INDEXED || (PLAN_STACKED && S::TOGETHER), "an index is followed where all blocks make the operand together");
@@ -182,7 +182,7 @@ __device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
 #if !PLAN_STACKED  // parameters have no room for as many groups as a stack may have
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
-    nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<TensorMap> a_maps, const __grid_constant__ WeightArray<TensorMap> b_maps,
+    nvfp4_sm90_group_gemm_list(const __grid_constant__ Array<ActivationMaps<S>> a_maps, const __grid_constant__ WeightArray<TensorMap> b_maps,
                                const __grid_constant__ Array<const u8*> a_data, const __grid_constant__ Array<const u8*> a_scales,
                                const __grid_constant__ WeightArray<const u8*> b_scales,
                                const __grid_constant__ Array<const float*> a_tensor_scale,
@@ -214,7 +214,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         }
         o.weight_rows = n.value[g];
         o.weight_batch = 0;
-        o.activations = &a_maps.value[g];
+        o.activations = a_maps.value[g].operand();
+        o.raw = a_maps.value[g].raw();
         o.token = index.token;
         o.activation_batch = 0;
         o.source = activations_of(g);
@@ -243,7 +244,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
 #else
 
 extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
-    nvfp4_sm90_group_gemm_stacked(const __grid_constant__ TensorMap a_map, const __grid_constant__ Array<TensorMap, MATRICES> b_maps,
+    nvfp4_sm90_group_gemm_stacked(const __grid_constant__ ActivationMaps<S> a_maps, const __grid_constant__ Array<TensorMap, MATRICES> b_maps,
                                   const u8* a_data, const u8* a_scales, const __grid_constant__ Array<const u8*, MATRICES> b_scales,
                                   const float* a_tensor_scale,
                                   const __grid_constant__ Array<const float*, MATRICES> b_tensor_scale,
@@ -283,7 +284,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         }
         o.weight_rows = n;
         o.weight_batch = index.group;
-        o.activations = &a_map;
+        o.activations = a_maps.operand();
+        o.raw = a_maps.raw();
         o.token = index.token;
         o.activation_batch = 0;
         o.source = all;

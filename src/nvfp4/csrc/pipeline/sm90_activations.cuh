@@ -98,7 +98,7 @@ struct ActivationShare {
             }
         }
         __syncthreads();
-        if (threadIdx.x == 0) red_release_gpu_global_add_u32(counter(), 1);
+        if (threadIdx.x == blockDim.x - 1) red_release_gpu_global_add_u32(counter(), 1);  // which takes it a while: it has nothing else to do
     }
 
     // INDEXED: which halves of the matrix those of a batch are, all looked up before the first is waited for.

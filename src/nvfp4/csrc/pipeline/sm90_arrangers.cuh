@@ -1,9 +1,9 @@
 // Tiles of activations, brought by the copy engine as they lie in memory, to the operand in its order of K
-// (decode/wgmma_operand.cuh), by warps beside the
-// multipliers: 16-bit values in place, NVFP4 decoded. Nobody waits for another block, and the copies run ahead as far as the ring goes.
+// (decode/wgmma_operand.cuh), by warps beside the multipliers: 16-bit values in place, NVFP4 decoded. Nobody waits for another block, and the
+// copies run ahead as far as the ring goes.
 //
-// Two warps take longer to decode a wide tile than it takes to multiply; then all blocks decode all activations together
-// (pipeline/sm90_activations.cuh).
+// Two warps take longer to make a wide tile than it takes to multiply; then all blocks make all activations together
+// (pipeline/sm90_activations.cuh), and by these ways at most the tiles that each begins with.
 #pragma once
 
 #include "decode/wgmma_operand.cuh"

@@ -482,7 +482,7 @@ __device__ __forceinline__ void run_feed(const FeedStages<S>& stages, const Feed
                 finish(Count<S::TOKENS>(), tile, 0, 0, S::TOKENS, sums);
             }
         } else {
-            multiply_and_store<1, S::TOKENS>(multiplier, split, workspace, static_cast<int>(group), finish);
+            multiply_and_store<1, S::TOKENS, 0>(multiplier, split, workspace, static_cast<int>(group), finish);
         }
         multiplier.finish();
     }

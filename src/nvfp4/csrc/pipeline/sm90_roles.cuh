@@ -5,11 +5,10 @@
 //                     scales), one of its second codes; its third warp linear scales.
 //                     One warp would be slower than the multipliers, as each wait and each copy takes it a latency
 //
-// Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh). Or by each
-// block for itself,
-// tile by tile (MAKES): they are loaded as they lie, and the third and fourth warp bring 16-bit values into order in place, or
-// decode NVFP4, of which there
-// is a ring of its own (pipeline/sm90_arrangers.cuh); the second warp loads linear scales, too.
+// Activations are made to the operand by all blocks together before the roles part (pipeline/sm90_activations.cuh); where blocks have little
+// to do, the multipliers of each make the tiles that it begins with once more, so that nobody waits for the others (BEGINS). Or by each
+// block for itself, tile by tile (MAKES): they are loaded as they lie, and the third and fourth warp bring 16-bit values into order in place,
+// or decode NVFP4, of which there is a ring of its own (pipeline/sm90_arrangers.cuh); the second warp loads linear scales, too.
 //
 // Two rings of shared memory. A chunk is four units (256 elements along K) of weights: of each of the BLOCKS weight blocks 128 rows of
 // codes and of scales. A tile is B of one unit: [TOKENS, 128 bytes] of 16-bit activations in the 128-byte swizzle. Barriers:
@@ -47,7 +46,7 @@
 constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
 // RESIDENT blocks share a multiprocessor: one or, for few tokens, two, of which one hands over sums while the other multiplies.
-template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, int RESIDENT_ = 1>
+template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, bool BEGINS_, int RESIDENT_ = 1>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
@@ -55,6 +54,8 @@ struct Shape {
     static constexpr bool BF16 = ACTIVATIONS_ == ACTIVATIONS_BF16;
     // Tiles of activations are loaded from what all blocks have made together; or each block decodes its own, or arranges them.
     static constexpr bool TOGETHER = !MAKES_, DECODES = MAKES_ && NVFP4, ARRANGES = MAKES_ && !NVFP4;
+    // All blocks make the operand together, but each makes the tiles of its first chunk itself, too, so that it need not wait for the others.
+    static constexpr bool BEGINS = BEGINS_;
     static constexpr int RESIDENT = RESIDENT_;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
@@ -71,7 +72,7 @@ struct Shape {
     static constexpr int ARRANGERS = 2;  // warps
     // So many of them decode a tile, 32 rows each, and so many tiles at once.
     static constexpr int DECODERS = (TOKENS + 31) / 32, TURNS = DECODES ? ARRANGERS / DECODERS : 1;
-    static constexpr int RAW = DECODES ? 2 : 0;  // chunks of NVFP4 activations
+    static constexpr int RAW = DECODES ? 2 : BEGINS ? 1 : 0;  // chunks of activations that are decoded, or begun with
     // Multipliers have registers to keep what is the same for many tiles, or hardly any beside sums and operands.
     static constexpr bool ROOMY = TOGETHER && RESIDENT == 1 && BLOCKS * TOKENS <= 192;
     static constexpr bool CROWDED = RESIDENT == 1 && BLOCKS * TOKENS > 192;
@@ -85,13 +86,13 @@ struct Shape {
     static constexpr int STAGING_BYTES = MULTIPLIERS * STAGED_BYTES;
 
     static constexpr int TILE = 0;
-    static constexpr int RAW_TILE = TILE + TILES * TILE_BYTES;  // codes of a chunk: [TOKENS, 128 bytes]
-    static constexpr int CODES = RAW_TILE + RAW * TILE_BYTES;
+    static constexpr int CODES = TILE + TILES * TILE_BYTES + (DECODES ? RAW * TILE_BYTES : 0);
     static constexpr int STAGING = CODES + CHUNKS * CODES_BYTES;
+    static constexpr int RAW_TILE = BEGINS ? STAGING : TILE + TILES * TILE_BYTES;  // codes of a chunk: [TOKENS, 128 bytes]
     static constexpr int SCALES = STAGING + STAGING_BYTES;
     static constexpr int RAW_SCALES_BYTES = TOKENS * CHUNK_SCALES;
     static constexpr int RAW_SCALES = SCALES + CHUNKS * SCALES_BYTES;
-    static constexpr int BARRIERS = RAW_SCALES + RAW * RAW_SCALES_BYTES;
+    static constexpr int BARRIERS = RAW_SCALES + (NVFP4 ? RAW * RAW_SCALES_BYTES : 0);
     static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24 + RAW * 16;
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "TOKENS");
@@ -99,6 +100,7 @@ struct Shape {
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
+    static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
@@ -134,13 +136,24 @@ struct Stages {
             mbarrier_init_shared_b64(tile_empty(stage), 4 * S::MULTIPLIERS);
             if (S::ARRANGES) mbarrier_init_shared_b64(tile_here(stage), 1);
         }
-        if constexpr (S::DECODES) {
-            for (u32 stage = 0; stage < S::RAW; ++stage) {
-                mbarrier_init_shared_b64(raw_full(stage), 1 + 32);
-                mbarrier_init_shared_b64(raw_empty(stage), S::DECODERS * S::TURNS);
-            }
+        for (u32 stage = 0; stage < S::RAW; ++stage) {
+            mbarrier_init_shared_b64(raw_full(stage), S::NVFP4 ? 1 + 32 : 1);
+            mbarrier_init_shared_b64(raw_empty(stage), S::DECODERS * S::TURNS);
         }
         fence_mbarrier_init_release_cluster();
+    }
+};
+
+// Where activations are loaded from: the operand that all blocks make, or what each makes its own tiles of; and, where blocks begin with
+// tiles of their own, both.
+template <class S>
+struct ActivationMaps {
+    TensorMap map[1 + S::BEGINS];
+
+    __device__ __forceinline__ const TensorMap* operand() const { return &map[0]; }
+    __device__ __forceinline__ const TensorMap* raw() const { return &map[S::BEGINS]; }
+    __device__ __forceinline__ void prefetch() const {
+        for (const TensorMap& each : map) prefetch_tensormap(&each);
     }
 };
 
@@ -152,9 +165,10 @@ struct Operands {
     int weight_row[BLOCKS];                 // a multiple of 128
     int weight_rows;                        // of the matrix
     int weight_batch;
-    // To be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS; or, decoded by each block, u8 [batch, tokens, K/2],
-    // boxes of 128 x TOKENS.
+    // To be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS; and what a block decodes or begins with itself: the same, or u8
+    // [batch, tokens, K/2], boxes of 128 x TOKENS.
     const TensorMap* activations;
+    const TensorMap* raw;
     int token, activation_batch;  // first token of the tile
     Activations source;
     int units;                              // K / 64
@@ -250,17 +264,19 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, StreamK wo
     }
 }
 
-// A tile of activations, or a chunk of their codes, to `to`. One thread.
-template <class S>
-__device__ __forceinline__ void load_activations(u32 to, u32 full, const Operands<S::BLOCKS>& o, int first) {
-    mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
-    cp_async_bulk_tensor_3d_shared_global_mbarrier(to, o.activations, first, o.token, o.activation_batch, full);
+// What the copy engine brings of `map` for a tile, of activations or of codes of a chunk of them: [TOKENS, 128 bytes] from column `first` on. Arrives
+// at `full` for `bytes` of this and what follows, if any. One thread.
+template <int BLOCKS>
+__device__ __forceinline__ void load_rows(u32 to, u32 full, u32 bytes, const TensorMap* map, const Operands<BLOCKS>& o, int first) {
+    if (bytes != 0) mbarrier_arrive_expect_tx_shared_b64(full, bytes);
+    cp_async_bulk_tensor_3d_shared_global_mbarrier(to, map, first, o.token, o.activation_batch, full);
 }
 
-// All tiles of activations, by one thread.
+// All tiles of activations but those of the `first` chunks, by one thread.
 template <class S, class Describe>
-__device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work, Describe operands) {
-    Position<S> place;
+__device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work, Describe operands, u32 first) {
+    Position<S> place{first};
+    work.position += static_cast<int>(first);
     Segment segment;
     while (work.next(segment)) {
         const Operands<S::BLOCKS> o = operands(segment.tile);
@@ -269,13 +285,29 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
             for (u32 u = 0; u < CHUNK; ++u) {
                 const u32 tile = place.first_tile() + u;
                 wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                load_activations<S>(stages.tile(tile), stages.tile_here(tile), o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+                load_rows(stages.tile(tile), stages.tile_here(tile), S::TILE_BYTES, o.activations, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
             }
         }
     }
 }
 
-// Activations that are decoded here: all chunks of their codes, and scales. A whole warp.
+// A chunk of activations that are decoded here: codes, and scales; of 16-bit ones its tiles, as they lie, to where they are arranged. A whole
+// warp.
+template <class S, int A_LAYOUT>
+__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o, int chunk) {
+    const u32 full = stages.raw_full(stage);
+    const bool one = threadIdx.x % 32 == 0;
+    if constexpr (S::NVFP4) {
+        if (one) load_rows(stages.raw_tile(stage), full, S::TILE_BYTES, o.raw, o, chunk * CHUNK_ROW_BYTES);
+        load_row_scales<S::TOKENS, A_LAYOUT>(stages.raw_scales(stage), o.source, o.activation_batch, o.token, chunk, full);
+    } else if (one) {
+        for (u32 u = 0; u < CHUNK; ++u) {
+            load_rows(stages.tile(u), full, u == 0 ? CHUNK * S::TILE_BYTES : 0, o.raw, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+        }
+    }
+}
+
+// All of them. A whole warp.
 template <class S, int A_LAYOUT, class Describe>
 __device__ __forceinline__ void load_raw(const Stages<S>& stages, StreamK work, Describe operands) {
     Position<S> place;
@@ -283,10 +315,8 @@ __device__ __forceinline__ void load_raw(const Stages<S>& stages, StreamK work, 
     while (work.next(segment)) {
         const Operands<S::BLOCKS> o = operands(segment.tile);
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
-            const u32 stage = place.raw_stage(), full = stages.raw_full(stage);
-            wait_barrier(stages.raw_empty(stage), place.raw_parity() ^ 1);
-            if (threadIdx.x % 32 == 0) load_activations<S>(stages.raw_tile(stage), full, o, chunk * CHUNK_ROW_BYTES);
-            load_row_scales<S::TOKENS, A_LAYOUT>(stages.raw_scales(stage), o.source, o.activation_batch, o.token, chunk, full);
+            wait_barrier(stages.raw_empty(place.raw_stage()), place.raw_parity() ^ 1);
+            load_raw_chunk<S, A_LAYOUT>(stages, place.raw_stage(), o, chunk);
         }
     }
 }
@@ -334,6 +364,29 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Stre
         }
         if (threadIdx.x % 32 == 0) mbarrier_arrive_shared_b64(stages.raw_empty(stage));
     }
+}
+
+// The tiles of the first chunk, by the multipliers, before they have anything to multiply. Warp `warp` of them.
+template <class S>
+__device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 warp) {
+    // In parts: of 32 rows, one for each lane, or halves of tiles, which must be whole eights of rows.
+    constexpr u32 EACH = S::NVFP4 ? S::DECODERS : S::TOKENS % 16 == 0 ? 2 : 1, PARTS = CHUNK * EACH, WARPS = 4 * S::MULTIPLIERS;
+    wait_barrier(stages.raw_full(0), 0);
+#pragma unroll
+    for (u32 first = 0; first < PARTS; first += WARPS) {
+        const u32 part = first + warp, unit = part / EACH, inside = part % EACH;
+        if (PARTS % WARPS != 0 && part >= PARTS) continue;
+        if constexpr (S::NVFP4) {
+            const u32 row = inside * 32 + threadIdx.x % 32;
+            if (S::TOKENS % 32 != 0 && row >= S::TOKENS) continue;
+            RowDecoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), row).decode(0, 0, unit, unit * S::TILE_BYTES);
+        } else {
+            arrange_tile<S::TOKENS / EACH>(stages.tile(unit) + inside * (S::TILE_BYTES / EACH));
+        }
+    }
+    fence_proxy_async_shared_cta();
+    barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
+    if (threadIdx.x < CHUNK) mbarrier_arrive_shared_b64(stages.tile_full(threadIdx.x));
 }
 
 // threadIdx.x, read anew: what is computed from it is not kept in registers that multipliers lack.
@@ -480,11 +533,22 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         }
     };
     // Chunks of weights, at most so many as there is room for at once; more would keep the first activations waiting.
-    constexpr u32 FIRST = S::TOGETHER ? S::CHUNKS : 1;
+    constexpr u32 FIRST = S::TOGETHER && !S::BEGINS ? S::CHUNKS : 1;
     if (EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.prefetch();
+    Segment first{};
+    Operands<S::BLOCKS> first_operands;
+    bool begins = false;
+    if constexpr (S::BEGINS) {
+        StreamK all = work();
+        begins = all.next(first);
+        if (begins && kept_role == 0) first_operands = operands(first.tile);
+    }
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
+    if constexpr (S::BEGINS) {
+        if (begins && kept_role == 0) load_raw_chunk<S, A_LAYOUT>(stages, 0, first_operands, first.begin);
+    }
     if (!EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.write();
     if (threadIdx.x >= S::LOADER) {
@@ -495,7 +559,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
             if (role >= 2) decode_tiles<S>(stages, work(), role - 2);
         } else if (threadIdx.x == S::LOADER) {
             if constexpr (S::TOGETHER) share.await();
-            load_tiles(stages, work(), operands);
+            load_tiles(stages, work(), operands, S::BEGINS ? 1 : 0);
         } else if (role >= 2) {
             if constexpr (S::ARRANGES) arrange_tiles(stages, work(), role - 2);
         }
@@ -503,9 +567,10 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
+        if (begins) begin_tiles(stages, kept_warp);
         Multiplier<S> multiplier(stages);
         const auto multiply = [&](auto work_of_block) {
-            multiply_and_store<S::BLOCKS, S::TOKENS>(multiplier, work_of_block, workspace, group,
+            multiply_and_store<S::BLOCKS, S::TOKENS, S::BLOCKS == 2 ? 2 : 3>(multiplier, work_of_block, workspace, group,
                                                      [&](auto count, int tile, int from, int begin, int end, auto& sum) {
                                                          store(count, tile, from, begin, end, sum, group);
                                                      });

@@ -238,6 +238,60 @@ __device__ __forceinline__ void add_other_parts(float (&sums)[BLOCKS][REGISTERS]
     }
 }
 
+// Moves groups of sums down, so that group `first` (less than 2 * STEP) becomes the first. The last ones stay where they were, too.
+template <int STEP, int BLOCKS, int REGISTERS>
+__device__ __forceinline__ void move_down(float (&sums)[BLOCKS][REGISTERS], int first) {
+    if constexpr (STEP > 0) {
+        if constexpr (4 * STEP < REGISTERS) {
+            if (first & STEP) {
+#pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) {
+#pragma unroll
+                    for (int i = 0; i < REGISTERS - 4 * STEP; ++i) sums[b][i] = sums[b][i + 4 * STEP];
+                }
+            }
+        }
+        move_down<STEP / 2>(sums, first);
+    }
+}
+
+// As above, with only the sums of groups [group, group + COUNT), of which those from `end` on are not there, and the parts of AHEAD sharers
+// on their way at once.
+template <int BLOCKS, int REGISTERS, int COUNT, int AHEAD>
+__device__ __forceinline__ void add_few_groups(float (&sums)[BLOCKS][4 * COUNT], const Workspace& workspace, const Sharers& sharers, int warpgroup,
+                                               int group, int end) {
+#pragma unroll 1
+    for (int first = 0; first + 1 < sharers.count; first += AHEAD) {
+        float4 parts[AHEAD][COUNT][BLOCKS] = {};
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int other = first + i + (first + i >= sharers.index);
+            if (other >= sharers.count) continue;
+            const float4* slot = workspace_slot<BLOCKS * REGISTERS>(workspace, sharers.first + other, other == 0, warpgroup) + group * BLOCKS * 128;
+#pragma unroll
+            for (int g = 0; g < COUNT; ++g) {
+                if (group + g >= end) continue;
+#pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) parts[i][g][b] = __ldcg(slot + (g * BLOCKS + b) * 128);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            if (first + i + 1 >= sharers.count) continue;  // adding zero would make zeros of negative ones
+#pragma unroll
+            for (int g = 0; g < COUNT; ++g) {
+#pragma unroll
+                for (int b = 0; b < BLOCKS; ++b) {
+                    sums[b][4 * g] += parts[i][g][b].x;
+                    sums[b][4 * g + 1] += parts[i][g][b].y;
+                    sums[b][4 * g + 2] += parts[i][g][b].z;
+                    sums[b][4 * g + 3] += parts[i][g][b].w;
+                }
+            }
+        }
+    }
+}
+
 // Adds up groups [group, group + COUNT) of four sums of each weight block; those from `end` on are not there.
 template <int BLOCKS, int REGISTERS, int COUNT>
 __device__ __forceinline__ void add_parts(float (&sums)[BLOCKS][COUNT * 4], const Workspace& workspace,

@@ -11,8 +11,9 @@ struct Count {
 // For one of WORKSPACE_GROUPS warpgroups. `multiplier.multiply<N>(sums, segment)` gives the sums of a segment of a tile of BLOCKS weight blocks x N
 // tokens, `multiplier.done()` is how many chunks it has multiplied. `store(constant N, tile, from, begin, end, sums)` finishes N tokens, the
 // first of which is token `from` of the tile, and stores those of tokens [begin, end). `work_of_block()` computes anew what is to be done: there may be
-// no registers to keep it in while the loop runs, and the compiler would.
-template <int BLOCKS, int N, class Multiplier, class Work, class Store>
+// no registers to keep it in while the loop runs, and the compiler would. Where a block keeps but a few groups of a shared tile, parts of up to AHEAD
+// sharers are on their way at once; 0, if there are no registers for it.
+template <int BLOCKS, int N, int AHEAD, class Multiplier, class Work, class Store>
 __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work work_of_block, const Workspace& workspace, int group, Store store) {
     constexpr int REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
     const u32 number = 1 + group;
@@ -35,6 +36,21 @@ __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work 
             leave_sums(sums, workspace, segment.begin == 0, work.team(), sharers.first, group, number, share);
             if (!last) continue;
             await_sums(workspace, sharers, group, number);
+            if constexpr (AHEAD > 0 && BATCH < GROUPS) {
+                constexpr int ROOM = GROUPS / BATCH;  // of as many registers as the other groups leave
+                if (share.end - share.begin <= BATCH) {
+                    move_down<16>(sums, share.begin);
+                    float kept[BLOCKS][4 * BATCH];
+#pragma unroll
+                    for (int b = 0; b < BLOCKS; ++b) {
+#pragma unroll
+                        for (int i = 0; i < 4 * BATCH; ++i) kept[b][i] = sums[b][i];
+                    }
+                    add_few_groups<BLOCKS, REGISTERS, BATCH, (ROOM < AHEAD ? ROOM : AHEAD)>(kept, workspace, sharers, group, share.begin, share.end);
+                    store(Count<8 * BATCH>(), segment.tile, 8 * share.begin, 8 * share.begin, 8 * share.end, kept);
+                    continue;
+                }
+            }
             add_other_parts(sums, workspace, sharers, group, share);
             begin = 8 * share.begin;
             end = 8 * share.end;
