@@ -14,7 +14,7 @@ from nvfp4.executors.launch import Kernel, TensorMap, TensorMapArray
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
 
-_ACTIVATIONS = {"nvfp4": 0, "fp16": 1, "bf16": 2}  # csrc/pipeline/sm90_roles.cuh
+_ACTIVATIONS = {"nvfp4": 0, "fp16": 1, "bf16": 2}  # csrc/pipeline/sm90_stages.cuh
 _DTYPE = {torch.float16: "f16", torch.bfloat16: "bf16"}
 _WARPGROUPS = 2  # that multiply
 
@@ -64,7 +64,7 @@ def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constan
 def activation_maps(
     plan: GemmPlan, activations: Sequence[Parts], made: Sequence[torch.Tensor | None], room: int = 1
 ) -> TensorMapArray:
-    """`ActivationMaps` in csrc/pipeline/sm90_roles.cuh, for each of `room` groups.
+    """`ActivationMaps` in csrc/pipeline/sm90_stages.cuh, for each of `room` groups.
 
     What the copy engine brings of activations: what all blocks have made of them, or else they themselves; or both,
     where each block begins with some of its own.

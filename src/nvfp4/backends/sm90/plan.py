@@ -80,7 +80,7 @@ class GemmPlan:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_roles.cuh, and the alignment)."""
+        """Dynamic shared memory (`Shape::SHARED_BYTES` in csrc/pipeline/sm90_stages.cuh, and the alignment)."""
         weights = self.chunks * self.blocks * (CODES_BYTES + SCALES_BYTES)
         # What a block begins with lies where results are staged at the end.
         tiles = self.tiles + (self.raw if self.makes else 0)
