@@ -5,7 +5,7 @@
 //
 // The instruction's M is rows of B, its N tokens (rows of A): the operand that must be decoded is the one that WGMMA takes from
 // registers, and few tokens waste nothing. A tile is 128 * BLOCKS weight rows x TOKENS tokens; blocks of the grid share the work
-// of all tiles evenly (pipeline/stream_k.cuh). Roles, stages and barriers: pipeline/sm90_roles.cuh.
+// of all tiles evenly (pipeline/stream_k.cuh). Roles: pipeline/sm90_roles.cuh; stages and barriers: pipeline/sm90_stages.cuh.
 //
 // Order of tiles: bands of BAND tiles of tokens; within a band, the tiles of one block of weights follow one another, so that both
 // the weights and the band's activations are found in L2.
