@@ -12,12 +12,13 @@ from nvfp4.backends.sm80 import BACKEND as SM80
 from nvfp4.backends.sm90 import BACKEND as SM90
 from nvfp4.backends.sm90 import gemv
 from nvfp4.backends.sm90.gemv import StreamPlan
+from nvfp4.backends.sm100 import BACKEND as SM100
 from nvfp4.check import inputs
 from nvfp4.device import known
 from nvfp4.executors.launch import Launch
 from nvfp4.problem import Format, Op, Problem
 
-HOPPER = known("sm_90a")
+HOPPER, BLACKWELL = known("sm_90a"), known("sm_100a")
 FP16, BF16, LINEAR, TILED = Format("fp16", ""), Format("bf16", ""), Format(), Format("nvfp4", "tiled")
 VECTORS = [
     Problem(Op.GEMV, m, n, k, 1, LINEAR if x is not TILED else TILED, x, bias=bias)
@@ -40,6 +41,8 @@ PRODUCTS = [
     Problem(Op.GEMM, 300, 512, 512, a=BF16),
     Problem(Op.DUAL_GEMM, 200, 512, 512),
     Problem(Op.GROUP_GEMM, 0, 0, 0, groups=((40, 256, 512), (70, 256, 256))),
+    Problem(Op.GROUP_GEMM, 64, 128, 512, stacked=4),
+    Problem(Op.GROUP_DUAL_GEMM, 64, 128, 512, stacked=4, a=BF16),
 ]
 
 
@@ -52,9 +55,13 @@ def listing(launch: Launch, tmp_path: Path) -> list[sass.Instruction]:
 
 
 @pytest.mark.parametrize("problem", VECTORS + PRODUCTS, ids=str)
-@pytest.mark.parametrize("backend", [SM80, SM90], ids=lambda backend: backend.name)
-def test_nothing_is_loaded_before_the_kernel_before_has_ended(backend, problem, tmp_path):
-    plan = backend.plan(HOPPER, problem)
+@pytest.mark.parametrize(
+    ("backend", "capability"), [(SM80, HOPPER), (SM90, HOPPER), (SM100, BLACKWELL)], ids=["sm80", "sm90", "sm100"]
+)
+def test_nothing_is_loaded_before_the_kernel_before_has_ended(backend, capability, problem, tmp_path):
+    if reasons := backend.refuse(capability, problem):
+        pytest.skip(reasons[0])
+    plan = backend.plan(capability, problem)
     for launch in backend.launches(plan, problem, inputs.make(problem)):
         assert launch.programmatic
         code = listing(launch, tmp_path)

@@ -27,6 +27,7 @@ struct Target {
     const TensorMap* map;  // of all of C, for copies from shared memory
     int batch;
     bool ends;             // the map has no rows from x_end on
+    float scale_z = 1.0f;  // of a second Y
 };
 
 // Vector `i` of a row's 32 results: four words.
@@ -146,7 +147,7 @@ struct Scaled {
     __device__ __forceinline__ float operator()(const Target& target, float sum) const { return sum * target.scale_x * target.scale_y; }
 };
 
-// The four warps. `target(tile)` gives a Target; `finish` makes one value of the sums of the products: of one, `finish(target, sum)`, of
+// The four warps. `target(tile)` gives a Target, once the kernel before has ended, which may write tensor scales; `finish` makes one value of the sums of the products: of one, `finish(target, sum)`, of
 // two, `finish(target, finish.gate(target, first), second)`.
 //
 // FINISH: the first sums are complete before the second. They go through the gate, and back to tensor memory, while those are computed.

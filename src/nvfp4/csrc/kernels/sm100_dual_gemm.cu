@@ -13,11 +13,9 @@
 static_assert(S::PRODUCTS == 2 && !SWAPPED, "a dual GEMM");
 
 struct SwiGlu {
-    float gate_scale, up_scale;
-
-    __device__ __forceinline__ float gate(const Target& t, float sum) const { return silu(sum * t.scale_x * gate_scale); }
+    __device__ __forceinline__ float gate(const Target& t, float sum) const { return silu(sum * t.scale_x * t.scale_y); }
     __device__ __forceinline__ float operator()(const Target& t, float gated, float sum) const {
-        return gated * (sum * t.scale_x * up_scale);
+        return gated * (sum * t.scale_x * t.scale_z);
     }
 };
 
@@ -46,9 +44,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     };
     const auto target = [&](int tile) {
         const TileIndex index = tiling.at(tile);
-        const float scale = tensor_scale(x_tensor_scale, 0, 0);
-        return Target{out, x_row(index), x_rows, y_row(index), y_rows, y_rows, scale, 1.0f, &out_map, 0, true};
+        return Target{out, x_row(index), x_rows, y_row(index), y_rows, y_rows, tensor_scale(x_tensor_scale, 0, 0),
+                      tensor_scale(y_tensor_scale, 0, 0), &out_map, 0, true, tensor_scale(z_tensor_scale, 0, 0)};
     };
-    const SwiGlu finish{tensor_scale(y_tensor_scale, 0, 0), tensor_scale(z_tensor_scale, 0, 0)};
-    run_block(tiling.tiles_x * tiling.tiles_y * SPLITS, Partials{sums, counters}, describe, target, finish);
+    run_block(tiling.tiles_x * tiling.tiles_y * SPLITS, Partials{sums, counters}, describe, target, SwiGlu{});
 }
