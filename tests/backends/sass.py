@@ -126,12 +126,17 @@ def early_readers(code: Sequence[Instruction], cycles: int = ZERO_CYCLES) -> Ite
 
 WAIT = "ACQBULK"  # griddepcontrol.wait
 
+# Device memory is touched by:
+LOADS = ("LDG.", "LD.E")
+COPIES = ("LDGSTS", "UTMALDG", "UBLKCP")  # into shared memory; prefetches into L2 are not among them
+STORES = ("STG", "ST.E", "UTMASTG", "UTMAREDG", "ATOMG", "ATOM.", "RED")
 
-def loads_before_the_wait(code: Sequence[Instruction]) -> list[Instruction]:
-    """Loads from device memory that stand in front of the first wait for the kernel before; all, if there is no wait.
+
+def before_the_wait(code: Sequence[Instruction], kinds: tuple[str, ...]) -> list[Instruction]:
+    """Instructions of some kinds in front of the first wait for the kernel before; all of them, if there is no wait.
 
     ptxas moves ``ld.global.nc`` there, as it takes its data to be constant while the kernel runs: that of the kernel
-    before is not, where launches overlap. Copies into shared memory and prefetches are not among them.
+    before is not, where launches overlap. Where roles have waits of their own, those of the others are not looked at.
     """
     waits = [i for i, each in enumerate(code) if each.name == WAIT]
-    return [each for each in code[: waits[0] if waits else None] if each.name.startswith(("LDG.", "LD.E"))]
+    return [each for each in code[: waits[0] if waits else None] if each.name.startswith(kinds)]

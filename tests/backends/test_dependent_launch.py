@@ -1,4 +1,4 @@
-"""Dependent launches in machine code: nothing that the kernel before may write is loaded before it has ended."""
+"""Dependent launches in machine code: nothing that the kernel before may use is touched before it has ended."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def listing(launch: Launch, tmp_path: Path) -> list[sass.Instruction]:
 @pytest.mark.parametrize(
     ("backend", "capability"), [(SM80, HOPPER), (SM90, HOPPER), (SM100, BLACKWELL)], ids=["sm80", "sm90", "sm100"]
 )
-def test_nothing_is_loaded_before_the_kernel_before_has_ended(backend, capability, problem, tmp_path):
+def test_no_memory_is_touched_before_the_kernel_before_has_ended(backend, capability, problem, tmp_path):
     if reasons := backend.refuse(capability, problem):
         pytest.skip(reasons[0])
     plan = backend.plan(capability, problem)
@@ -66,14 +66,15 @@ def test_nothing_is_loaded_before_the_kernel_before_has_ended(backend, capabilit
         assert launch.programmatic
         code = listing(launch, tmp_path)
         assert any(each.name == sass.WAIT for each in code)
-        assert not [str(each) for each in sass.loads_before_the_wait(code)], launch.kernel
+        touched = sass.before_the_wait(code, sass.LOADS + sass.COPIES + sass.STORES)
+        assert not [str(each) for each in touched], launch.kernel
 
 
 @pytest.mark.parametrize("problem", [each for each in VECTORS if each.k % 256 == 0], ids=str)  # else scales by hand
 def test_of_what_is_loaded_early_only_the_matrix_is(problem, tmp_path):
     plan = gemv.plan(HOPPER, problem)
     (launch,) = gemv.launches(plan, problem, inputs.make(problem), early=True)
-    before = sass.loads_before_the_wait(listing(launch, tmp_path))
+    before = sass.before_the_wait(listing(launch, tmp_path), sass.LOADS)
     # Through registers: codes and scales of so many batches. Else by copies, which are not among these loads.
     expected = 2 * plan.preload * plan.rows * plan.chunks if isinstance(plan, StreamPlan) else 0
     assert len(before) == expected, [str(each) for each in before]

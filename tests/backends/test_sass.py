@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.backends.sass import early_readers, instructions, loads_before_the_wait
+from tests.backends.sass import COPIES, LOADS, before_the_wait, early_readers, instructions
 
 # By ptxas 13.0, of a grouped GEMM that wrote to address 0 where there was nothing to write: a pointer, null or that of
 # an output, is tested five cycles after it was zeroed. Compute-sanitizer saw the writes; with six
@@ -51,6 +51,7 @@ def test_a_load_in_front_of_the_wait_is_found():
     wait = "/*0020*/ ACQBULK ;    /* 0x0 */\n        /* 0x0 */\n"
     copy = "/*0030*/ LDGSTS.E.BYPASS.128 [R11], desc[UR4][R14.64] ;    /* 0x0 */\n        /* 0x0 */\n"
     load, wait, copy = (each.replace("0x0 ", "0x0000000000000000 ") for each in (load, wait, copy))
-    assert [each.name for each in loads_before_the_wait(instructions(copy + load + wait))] == ["LDG.E.128.CONSTANT"]
-    assert not loads_before_the_wait(instructions(copy + wait + load))
-    assert loads_before_the_wait(instructions(load))
+    assert [each.name for each in before_the_wait(instructions(copy + load + wait), LOADS)] == ["LDG.E.128.CONSTANT"]
+    assert [each.name for each in before_the_wait(instructions(copy + load + wait), COPIES)] == ["LDGSTS.E.BYPASS.128"]
+    assert not before_the_wait(instructions(wait + load + copy), LOADS + COPIES)
+    assert before_the_wait(instructions(load), LOADS)
