@@ -22,7 +22,7 @@ MAX_VECTORS = 16
 
 _CHUNK = 1024  # elements of a row that a warp of the stream kernel takes at a time
 _MAX_STREAM_K = 32 * _CHUNK
-_STREAM_WARPS = 16  # on a multiprocessor: 128 registers a thread
+_WARPS = 16  # on a multiprocessor: 128 registers a thread
 _MAX_BATCHES = 16  # more are not unrolled, but become another wave of blocks
 _QUEUE_ELEMENTS = 640 * 1024  # for a multiprocessor: from here on, queues beat registers
 
@@ -243,9 +243,9 @@ def plan(capability: Capability, problem: Problem) -> GemvPlan:
 def _plan_queue(capability: Capability, problem: Problem) -> QueuePlan:
     """Two blocks a multiprocessor, of which each leaves its place to one of the next launch; some 16 warps for each."""
     all_chunks = ceil_div(problem.k, _CHUNK)
-    chunks = ceil_div(all_chunks, _STREAM_WARPS)
+    chunks = ceil_div(all_chunks, _WARPS)
     warps_k = ceil_div(all_chunks, chunks)
-    warps_r = max(1, (_STREAM_WARPS if chunks == 1 else 8) // warps_k)
+    warps_r = max(1, (_WARPS if chunks == 1 else 8) // warps_k)
     grid = max(1, min(2 * capability.sms // problem.l, ceil_div(problem.m, 4 * warps_r)))
     found = QueuePlan(capability.arch, warps_k, warps_r, chunks, 4, 2, grid, 2 if warps_k <= 8 or chunks == 1 else 1)
     return _fitting(capability, problem, found)
@@ -268,13 +268,13 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 
     def resident(chunks: int) -> int:
         warps = ceil_div(all_chunks, chunks)
-        return _STREAM_WARPS // warps * warps
+        return _WARPS // warps * warps
 
     # Two for a warp where rows are too long otherwise, or of a length that leaves too few warps.
     chunks = 1 if all_chunks <= 8 or resident(1) >= resident(2) else 2
     warps_k = ceil_div(all_chunks, chunks)
     warps_r = max(1, min(4, 8 // warps_k))
-    blocks = max(1, _STREAM_WARPS // (warps_k * warps_r))
+    blocks = max(1, _WARPS // (warps_k * warps_r))
     slots = capability.sms * blocks
     rows = 4 // chunks
     # Fewer rows at a time where there are not enough for every block.
@@ -294,13 +294,12 @@ def _plan_stream(capability: Capability, problem: Problem) -> StreamPlan:
 # come in groups whose sizes are not multiples of the cluster. One cluster more would be a second wave.
 _CLUSTERS = {1: 132, 2: 66, 4: 30, 8: 15}
 
-_MOST_WARPS = 16  # of a block: with 128 registers for each thread
 _MAX_FLUSH = 8
 
 
 def _plan_mma(capability: Capability, problem: Problem) -> MmaPlan:
     """Of the plans that fit, with as many warps as possible, the one of least time."""
-    warps = _MOST_WARPS
+    warps = _WARPS
     while warps:
         plans = list(_mma_plans(capability, problem, warps))
         if plans:

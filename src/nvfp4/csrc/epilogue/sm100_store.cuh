@@ -147,8 +147,8 @@ struct Scaled {
     __device__ __forceinline__ float operator()(const Target& target, float sum) const { return sum * target.scale_x * target.scale_y; }
 };
 
-// The four warps. `target(tile)` gives a Target, once the kernel before has ended, which may write tensor scales; `finish` makes one value of the sums of the products: of one, `finish(target, sum)`, of
-// two, `finish(target, finish.gate(target, first), second)`.
+// The four warps. `target(tile)` gives a Target, once the kernel before has ended, which may write tensor scales; `finish` makes one
+// value of the sums of the products: of one, `finish(target, sum)`, of two, `finish(target, finish.gate(target, first), second)`.
 //
 // FINISH: the first sums are complete before the second. They go through the gate, and back to tensor memory, while those are computed.
 //

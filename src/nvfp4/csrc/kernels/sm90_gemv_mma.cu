@@ -230,8 +230,7 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
         for (int c = 0; c < COLUMN_TILES; c++) {
             x_lane[c] = x_of_lane(x_at + (warp_k + begin * WARPS_K) * SEGMENT * (N * 256), c, lane);
         }
-        // A second chain, where there are not many warps: an mma takes longer than the decoding of its operands.
-        constexpr bool TWO_CHAINS = THREADS <= 640;
+        // A second chain: an mma takes longer than the decoding of its operands.
         float more[COLUMN_TILES][4] = {};
 #pragma unroll 1
         for (int i = begin; i < WARP_SEGMENTS; i++) {
@@ -253,7 +252,7 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
 #pragma unroll
                     for (int c = 0; c < COLUMN_TILES; c++) {
                         const u32x4 b = ld_shared_v4_b32(x_word(x_lane[c], word) + step * (N * 256));
-                        multiply_word(sums[c], TWO_CHAINS ? more[c] : sums[c], r, q, b);
+                        multiply_word(sums[c], more[c], r, q, b);
                     }
                 }
             }
@@ -263,7 +262,7 @@ __device__ __forceinline__ void add_tile(float (&sums)[COLUMN_TILES][4], u32 x_a
 #pragma unroll
         for (int c = 0; c < COLUMN_TILES; c++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) sums[c][i] = TWO_CHAINS ? sums[c][i] + more[c][i] : sums[c][i];
+            for (int i = 0; i < 4; i++) sums[c][i] += more[c][i];
         }
     }
 }

@@ -98,7 +98,8 @@ struct ActivationShare {
             }
         }
         __syncthreads();
-        if (threadIdx.x == blockDim.x - 1) red_release_gpu_global_add_u32(counter(), 1);  // which takes it a while: it has nothing else to do
+        // Which takes the thread a while: this one has nothing else to do.
+        if (threadIdx.x == blockDim.x - 1) red_release_gpu_global_add_u32(counter(), 1);
     }
 
     // INDEXED: which halves of the matrix those of a batch are, all looked up before the first is waited for.

@@ -15,8 +15,7 @@
 // A tile [TOKENS, 128 bytes] in the 128-byte swizzle. A warp.
 //
 // A lane takes a piece of 16 bytes, eight elements of a block: its four pairs become a word each of four pieces. Eight lanes have a
-// row, so that a warp
-// reads four rows before it writes them. Neither reads nor writes of a warp touch a bank twice.
+// row, so that a warp reads four rows before it writes them. Neither reads nor writes of a warp touch a bank twice.
 template <int TOKENS>
 __device__ __forceinline__ void arrange_tile(u32 tile) {
     constexpr int FOURS = TOKENS / 4, BATCH = 4;  // of rows; how many a lane has in registers

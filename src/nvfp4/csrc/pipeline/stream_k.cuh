@@ -214,6 +214,15 @@ __device__ __forceinline__ void await_sums(const Workspace& workspace, const Sha
     barrier_sync(number, 128);
 }
 
+// Adds four sums of another block to group `group` of a weight block's.
+template <int COUNT>
+__device__ __forceinline__ void add_part(float (&sums)[COUNT], int group, const float4& part) {
+    sums[4 * group] += part.x;
+    sums[4 * group + 1] += part.y;
+    sums[4 * group + 2] += part.z;
+    sums[4 * group + 3] += part.w;
+}
+
 // Adds the other sharers' parts of the groups of `share` to this block's, which are in registers.
 template <int BLOCKS, int REGISTERS>
 __device__ __forceinline__ void add_other_parts(float (&sums)[BLOCKS][REGISTERS], const Workspace& workspace,
@@ -228,11 +237,7 @@ __device__ __forceinline__ void add_other_parts(float (&sums)[BLOCKS][REGISTERS]
             if (!share.has(g)) continue;
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
-                const float4 part = __ldcg(slot + (g * BLOCKS + b) * 128);
-                sums[b][4 * g] += part.x;
-                sums[b][4 * g + 1] += part.y;
-                sums[b][4 * g + 2] += part.z;
-                sums[b][4 * g + 3] += part.w;
+                add_part(sums[b], g, __ldcg(slot + (g * BLOCKS + b) * 128));
             }
         }
     }
@@ -282,10 +287,7 @@ __device__ __forceinline__ void add_few_groups(float (&sums)[BLOCKS][4 * COUNT],
             for (int g = 0; g < COUNT; ++g) {
 #pragma unroll
                 for (int b = 0; b < BLOCKS; ++b) {
-                    sums[b][4 * g] += parts[i][g][b].x;
-                    sums[b][4 * g + 1] += parts[i][g][b].y;
-                    sums[b][4 * g + 2] += parts[i][g][b].z;
-                    sums[b][4 * g + 3] += parts[i][g][b].w;
+                    add_part(sums[b], g, parts[i][g][b]);
                 }
             }
         }
@@ -312,11 +314,7 @@ __device__ __forceinline__ void add_parts(float (&sums)[BLOCKS][COUNT * 4], cons
             if (group + g >= end) continue;
 #pragma unroll
             for (int b = 0; b < BLOCKS; ++b) {
-                const float4 part = __ldcg(slot + (g * BLOCKS + b) * 128);
-                sums[b][4 * g] += part.x;
-                sums[b][4 * g + 1] += part.y;
-                sums[b][4 * g + 2] += part.z;
-                sums[b][4 * g + 3] += part.w;
+                add_part(sums[b], g, __ldcg(slot + (g * BLOCKS + b) * 128));
             }
         }
         slot = later;
