@@ -12,7 +12,17 @@ from nvfp4 import jit
 from nvfp4.backends.gathering import gathered
 from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND, decode_gemm
-from nvfp4.backends.sm90.plan import MAX_LISTED, MAX_STACKED, MAX_TOKENS, RAW, likely_sizes, table_bytes, tokens_of
+from nvfp4.backends.sm90.plan import (
+    MAX_LISTED,
+    MAX_STACKED,
+    MAX_TOKENS,
+    RAW,
+    GemmPlan,
+    likely_sizes,
+    table_bytes,
+    tile_list,
+    tokens_of,
+)
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import judge
@@ -45,6 +55,20 @@ COMPILED = [
     Problem(Op.DUAL_GEMM, 512, 4096, 7168, a=TILED, b=TILED),
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
     Problem(Op.GROUP_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
+    *(
+        Problem(
+            Op.GROUP_GEMM,
+            8 * sum(rows),
+            4096,
+            512,
+            a=a,
+            b=LINEAR,
+            out_dtype=out,
+            groups=tuple((r, 4096, 512) for r in 8 * rows),
+        )
+        for rows in ((20, 60), (70, 180), (64, 128))
+        for a, out in ((LINEAR, "fp32"), (TILED, "fp16"), (Format("bf16", ""), "bf16"), (Format("fp16", ""), "fp32"))
+    ),
     Problem(Op.GROUP_GEMM, 1024, 512, 256, a=Format("bf16", ""), b=LINEAR, stacked=16),
     Problem(Op.GROUP_GEMM, 1024, 7168, 2048, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16", stacked=64),
     Problem(Op.GROUP_DUAL_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
@@ -174,6 +198,75 @@ def test_tiles_of_a_stack_are_right_in_the_emulator(op, kind, out, tokens, block
     made = replace(inputs.make(problem, "gaussian", 4), offsets=torch.tensor(sizes).cumsum(0).int())
     operands, outputs = poison_outputs(made)
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
+
+
+def test_lists_of_many_sizes_have_tiles_of_their_own_widths():
+    """Whole tiles, each of them once; no block has much more to do than another."""
+    sizes = tuple((m, 4096, 7168) for m in (80, 176, 128, 72, 64, 248, 96, 160))
+    problem = Problem(Op.GROUP_GEMM, 1024, 4096, 7168, a=LINEAR, b=LINEAR, groups=sizes)
+    plan = BACKEND.plan(HOPPER, problem)
+    assert [plan.width(m) for m, _, _ in sizes] == [80, 96, 128, 80, 64, 128, 96, 80]
+    listed = tile_list(plan, problem, sizes)
+    tiles = sum(-(-m // plan.width(m)) * 4096 // 128 for m, _, _ in sizes)
+    assert sorted(listed.order) == list(range(tiles))
+    assert len(listed.starts) == plan.grid + 1 == HOPPER.sms + 1
+    counts = [end - start for start, end in zip(listed.starts, listed.starts[1:], strict=False)]
+    assert (min(counts), max(counts), sum(counts)) == (2, 3, tiles)
+    # At most what the average block takes, and a tile.
+    alone = tile_list(replace(plan, grid=1), problem, sizes).time
+    assert alone / plan.grid <= listed.time <= alone / plan.grid + tile_list(plan, problem, ((128, 128, 7168),)).time
+
+
+@pytest.mark.parametrize("sizes", [(128, 384), (50, 40, 64, 60), (2048,)])
+def test_lists_that_gain_nothing_have_tiles_of_one_width(sizes):
+    groups = tuple((m, 4096, 1536) for m in sizes)
+    plan = BACKEND.plan(HOPPER, Problem(Op.GROUP_GEMM, sum(sizes), 4096, 1536, a=LINEAR, b=LINEAR, groups=groups))
+    assert plan.narrowest == 0
+    assert {plan.width(m) for m in sizes} == {plan.tokens}
+
+
+@pytest.mark.parametrize(
+    ("kind", "out", "tokens", "narrowest", "tiles", "grid", "begins", "sizes"),
+    [
+        (
+            "nvfp4",
+            "fp16",
+            128,
+            64,
+            8,
+            7,
+            True,
+            ((70, 264, 576), (0, 64, 64), (128, 136, 576), (150, 136, 320), (1, 8, 576)),
+        ),
+        ("bf16", "fp32", 112, 48, 8, 5, True, ((96, 136, 576), (90, 264, 576), (40, 72, 192), (200, 72, 576))),
+        (
+            "fp16",
+            "bf16",
+            64,
+            16,
+            8,
+            9,
+            True,
+            ((9, 136, 832), (33, 264, 832), (17, 136, 832), (64, 130, 832), (1, 72, 64)),
+        ),
+        ("nvfp4", "bf16", 96, 32, 4, 3, False, ((100, 136, 576), (48, 264, 576), (33, 64, 128))),
+    ],
+)
+def test_tiles_as_wide_as_their_groups_are_right_in_the_emulator(
+    kind, out, tokens, narrowest, tiles, grid, begins, sizes
+):
+    """All widths of a kernel; ranges of work as the host cuts them, within tiles and at their ends."""
+    a = LINEAR if kind == "nvfp4" else Format(kind, "")
+    m, n, k = sum(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
+    problem = Problem(Op.GROUP_GEMM, m, n, k, a=a, b=LINEAR, out_dtype=out, groups=sizes)
+    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 9))
+    plan = GemmPlan(
+        HOPPER.arch, tokens, 1, 3, tiles, grid, raw=int(begins and kind == "nvfp4"), begins=begins, narrowest=narrowest
+    )
+    assert len({plan.width(size[0]) for size in sizes}) > 1
+    BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 

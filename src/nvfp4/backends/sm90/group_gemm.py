@@ -9,7 +9,7 @@ import torch
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel
-from nvfp4.backends.sm90.plan import MAX_LISTED, THREADS, GemmPlan, capacity, table_bytes
+from nvfp4.backends.sm90.plan import MAX_GRID, MAX_LISTED, THREADS, GemmPlan, capacity, table_bytes, tile_list
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
 
@@ -21,7 +21,7 @@ def launches(
     return (_stacked if problem.stacked else _list)(plan, problem, operands, extra, early)
 
 
-def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
+def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool, order: int = 1) -> Kernel:
     constants = {
         "BLOCKS": plan.blocks,
         "CAPACITY": room,
@@ -30,6 +30,8 @@ def _kernel(plan: GemmPlan, problem: Problem, room: int, early: bool) -> Kernel:
         "EARLY_WEIGHTS": int(early and not problem.stacked),  # a stack waits for its offsets
         "INDEXED": int(problem.tokens > 0),
         "RESIDENT": plan.resident,
+        "NARROWEST": plan.narrowest or plan.tokens,
+        "ORDER": order,
     }
     form = "stacked" if problem.stacked else "list"
     return gemm_kernel(plan, problem, "group_gemm", f"nvfp4_sm90_group_gemm_{form}", constants)
@@ -49,8 +51,9 @@ def _list(
         operand = tuple(made[i] if made else None for i in chosen)
         room_b = room * problem.op.matrices
         sizes = [problem.groups[i] for i in chosen]
+        own = _own_tiles(plan, problem, sizes, room) if plan.narrowest else ()
         launch = Launch(
-            kernel=_kernel(plan, problem, room, early),
+            kernel=_kernel(plan, problem, room, early, own[-1].capacity if own else 1),
             grid=(plan.grid, 1, 1),
             block=(THREADS, 1, 1),
             shared_bytes=plan.shared_bytes + table_bytes(problem),
@@ -69,11 +72,25 @@ def _list(
                 Pointer(counters),
                 Scalar("i32", len(chosen)),
                 Scalar("i32", max(k for _, _, k in sizes)),
+                *own,
             ),
             programmatic=True,
         )
         result.append(launch)
     return tuple(result)
+
+
+def _own_tiles(
+    plan: GemmPlan, problem: Problem, sizes: Sequence[tuple[int, int, int]], room: int
+) -> tuple[ScalarArray, ...]:
+    """Rows of A in the tiles of each group, and the tiles of each block."""
+    tiles = tile_list(plan, problem, sizes)
+    widths = tuple(plan.width(m) for m, _, _ in sizes)
+    return (
+        ScalarArray("i32", widths, room),
+        ScalarArray("i32", tiles.starts, MAX_GRID + 1),
+        ScalarArray("i32", tiles.order, capacity(len(tiles.order))),
+    )
 
 
 def _stacked(

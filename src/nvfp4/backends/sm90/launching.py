@@ -71,11 +71,12 @@ def activation_maps(
     """
     maps: list[TensorMap] = []
     for x, operand in zip(activations, made, strict=True):
+        width = plan.width(x.data.shape[-2])
         if operand is not None:
-            maps.append(activation_map(operand, plan.tokens))
+            maps.append(activation_map(operand, width))
         if operand is None or plan.begins:
             lies = x.data.dtype in _DTYPE
-            maps.append(activation_map(x.data, plan.tokens) if lies else code_map(x, plan.tokens))
+            maps.append(activation_map(x.data, width) if lies else code_map(x, width))
     return TensorMapArray(tuple(maps), room * (2 if plan.begins else 1))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
+from itertools import accumulate, chain
 from statistics import NormalDist
 
 from nvfp4.backends.sm80.constants import ceil_div
@@ -40,6 +43,18 @@ MAX_STACK_TOKENS = 144
 
 THREADS = 384
 
+WIDTH_STEP = 16
+"""From one width of tiles to the next, where groups of a list have tiles of their own widths."""
+
+MOST_WIDTHS = 5
+"""Widths of one kernel, each of which is a loop of its own."""
+
+MAX_GRID = 144
+"""Multiprocessors of the largest Hopper chip: blocks that are told their tiles (`MAX_GRID` in sm90_group_gemm.cu)."""
+
+MAX_ORDER = 2048
+"""Tiles of one launch that blocks are told: their numbers are parameters."""
+
 MAX_LISTED = 32
 """Groups of one launch in the list form: their tensor maps are parameters."""
 
@@ -65,6 +80,8 @@ class GemmPlan:
             1, if it begins with some.
         resident: Blocks that share a multiprocessor: 1 or, of stacks, with few tokens, 2.
         begins: Each block makes the tiles of its first stage of weights for itself, beside what all of them make.
+        narrowest: Of a list of groups, whose tiles have the width that suits each: the narrowest, in steps of
+            `WIDTH_STEP` from `tokens`, which is the widest. 0: all have `tokens` rows of A.
     """
 
     arch: str
@@ -77,6 +94,14 @@ class GemmPlan:
     raw: int = 0
     resident: int = 1
     begins: bool = False
+    narrowest: int = 0
+
+    def width(self, rows: int) -> int:
+        """Rows of A in the tiles of a group of `rows`: as few tiles as there can be, equal ones."""
+        if not self.narrowest:
+            return self.tokens
+        even = ceil_div(max(rows, 1), ceil_div(max(rows, 1), self.tokens))
+        return max(self.narrowest, self.tokens - (self.tokens - even) // WIDTH_STEP * WIDTH_STEP)
 
     @property
     def shared_bytes(self) -> int:
@@ -93,11 +118,13 @@ class GemmPlan:
 
     def describe(self) -> str:
         """One line for people."""
-        tile = f"{_BLOCK_ROWS}x{self.blocks} weight rows x {self.tokens} tokens"
+        tokens = f"{self.narrowest} to {self.tokens}" if self.narrowest else str(self.tokens)
+        tile = f"{_BLOCK_ROWS}x{self.blocks} weight rows x {tokens} tokens"
         stages = f"{self.chunks} stages of weights, {self.tiles} of activations"
         made = "its own tiles" if self.makes else "tiles by all blocks" + (" but the first" if self.begins else "")
         grid = f"{self.grid} blocks" + (", two a multiprocessor" if self.resident == 2 else "")
-        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, stream-K over {grid} [{self.arch}]"
+        dealt = "whole tiles dealt out to" if self.narrowest else "stream-K over"
+        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, {dealt} {grid} [{self.arch}]"
 
 
 def capacity(groups: int) -> int:
@@ -224,6 +251,69 @@ def estimate(plan: GemmPlan, problem: Problem) -> float:
     return _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, problem.a.kind, how)
 
 
+@dataclass(frozen=True)
+class TileList:
+    """Which tiles of a list of groups each block takes, and in which order.
+
+    Attributes:
+        starts: Block b takes those from ``order[starts[b]]`` up to ``order[starts[b + 1]]``.
+        order: Numbers of tiles as the kernel counts them: by group, within it by weights.
+        time: Microseconds of the block that takes longest.
+    """
+
+    starts: tuple[int, ...]
+    order: tuple[int, ...]
+    time: float
+
+
+def tile_list(plan: GemmPlan, problem: Problem, groups: Sequence[tuple[int, int, int]]) -> TileList:
+    """Deal out tiles of different widths: those that take longest first, each to the block that has least to do.
+
+    Tiles of the same weights are neighbours among those that are alike, so that they run at the same time, and all but
+    the first find the weights in L2.
+    """
+    chunks = max(1, ceil_div(max(k for _, _, k in groups), CHUNK * UNIT))
+    alike: list[tuple[float, range]] = []
+    first = 0
+    for m, n, _ in groups:
+        width = plan.width(m)
+        loop = chunks * CHUNK * _unit_time(plan.blocks, width, problem.a.kind, plan.makes)
+        count = ceil_div(m, width) * ceil_div(n, plan.blocks * _BLOCK_ROWS)
+        alike.append((loop + _STORING * plan.blocks * width / 256, range(first, first + count)))
+        first += count
+    least = [(0.0, block) for block in range(plan.grid)]
+    taken: list[list[int]] = [[] for _ in least]
+    for time, tiles in sorted(alike, key=lambda group: -group[0]):
+        for tile in tiles:
+            busy, block = least[0]
+            taken[block].append(tile)
+            heapreplace(least, (busy + time, block))
+    starts = (0, *accumulate(len(tiles) for tiles in taken))
+    return TileList(starts, tuple(chain.from_iterable(taken)), max(least)[0])
+
+
+def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[GemmPlan]:
+    """Plans that give the groups of a list tiles of their own widths, if these differ; stages are not chosen yet."""
+    # With two blocks of weights there are no registers for the code of more than two widths.
+    if not problem.groups or problem.op.dual:
+        return
+    for widest in (64, 96, 128):  # others have spilled
+        narrowest = max(WIDTH_STEP, widest - (MOST_WIDTHS - 1) * WIDTH_STEP)
+        plan = GemmPlan(capability.arch, widest, 1, 2, 4, min(capability.sms, MAX_GRID), narrowest=narrowest)
+        sizes = [(m, n) for m, n, _ in problem.groups if m and n]
+        tiles = sum(ceil_div(m, plan.width(m)) * ceil_div(n, _BLOCK_ROWS) for m, n in sizes)
+        if widest <= most and tiles <= MAX_ORDER and len({plan.width(m) for m, _ in sizes}) > 1:
+            yield plan
+
+
+def _list_time(plan: GemmPlan, problem: Problem) -> float:
+    """Microseconds of a list of groups beside what every launch takes."""
+    present = [size for size in problem.groups if size[0] and size[1]]
+    if not present:
+        return 0.0
+    return sum(tile_list(plan, problem, present[i : i + MAX_LISTED]).time for i in range(0, len(present), MAX_LISTED))
+
+
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call
 
 RESIDENT_TOKENS = {"fp16": 24, "bf16": 24, "fp32": 16}
@@ -286,7 +376,12 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
                     if best is None or time < best[0]:
                         best = (time, tokens, blocks, grid, how, tiles)
     assert best is not None
-    _, tokens, blocks, grid, how, tiles = best
+    time, tokens, blocks, grid, how, tiles = best
+    narrowest = 0
+    for varied in _varied(capability, problem, most):
+        if (found := _START + _list_time(varied, problem)) < time:
+            time, tokens, blocks, grid, how = found, varied.tokens, varied.blocks, varied.grid, _How(False, True)
+            narrowest = varied.narrowest
     if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
         return GemmPlan(capability.arch, tokens, blocks, 2, 4, 2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
@@ -294,6 +389,7 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if how.makes else (4, 3, 2))]
     raw = 0 if not nvfp4 else RAW if how.makes else int(how.begins)
     plans = [
-        GemmPlan(capability.arch, tokens, blocks, *stage, grid, how.makes, raw, begins=how.begins) for stage in stages
+        GemmPlan(capability.arch, tokens, blocks, *stage, grid, how.makes, raw, begins=how.begins, narrowest=narrowest)
+        for stage in stages
     ]
     return next(found for found in plans if found.shared_bytes <= room)

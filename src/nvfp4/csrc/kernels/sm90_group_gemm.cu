@@ -13,22 +13,28 @@
 // Tiles are ordered by group, within a group by weights, so that neighbours share them. A ragged group's last tile reads
 // rows of the next group (or zeros beyond the last), which are multiplied and not stored.
 //
+// In the list form groups may have tiles of their own widths, as the host knows their sizes; whole ones, which it deals out (listed_tiles.cuh).
+//
 // Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: RESIDENT blocks an SM.
 #include "epilogue/silu.cuh"
 #include "epilogue/tile_store.cuh"
+#include "pipeline/listed_tiles.cuh"
 #include "pipeline/sm90_roles.cuh"
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind), PLAN_MAKES, PLAN_BEGINS, PLAN_A_LAYOUT, PLAN_B_LAYOUT,
-// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_INDEXED, PLAN_RESIDENT, and
-// PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended. (The stacked form
+// PLAN_OUT, PLAN_CAPACITY, PLAN_MATRICES, PLAN_STACKED (the form: only that is compiled), PLAN_INDEXED, PLAN_RESIDENT, PLAN_NARROWEST (list form: less than
+// PLAN_TOKENS, where tiles are as wide as each group is told to have them, and each block is told its tiles), PLAN_ORDER (room for so many of
+// them) and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended. (The stacked form
 // must first know the offsets: all of it waits for that kernel, and weights are never early.)
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, CAPACITY = PLAN_CAPACITY, MATRICES = PLAN_MATRICES;
 constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
+constexpr int MAX_GRID = 144;                  // blocks that the host may give tiles
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS || PLAN_STACKED;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, PLAN_RESIDENT>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, PLAN_RESIDENT, PLAN_NARROWEST>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
+static_assert(!S::VARIABLE || !PLAN_STACKED, "the host does not know the groups of a stack");
 static_assert(!PLAN_INDEXED || (PLAN_STACKED && S::TOGETHER), "an index is followed where all blocks make the operand together");
 static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
 
@@ -53,16 +59,16 @@ struct Table {
     __device__ __forceinline__ explicit Table(int* memory)
         : first_tile(memory), row(memory + CAPACITY + 1), row_end(memory + 2 * CAPACITY + 1) {}
 
-    // By one warp. `rows(g, begin, end)` gives the rows of group g, `columns(g)` its tiles along N.
-    template <class Rows, class Columns>
-    __device__ __forceinline__ void fill(int groups, Rows rows, Columns columns) const {
+    // By one warp. `rows(g, begin, end)` gives the rows of group g, `width(g)` those of its tiles, `columns(g)` its tiles along N.
+    template <class Rows, class Width, class Columns>
+    __device__ __forceinline__ void fill(int groups, Rows rows, Width width, Columns columns) const {
         const int lane = threadIdx.x % 32;
         int before = 0;
         for (int base = 0; base < groups; base += 32) {
             const int g = base + lane;
             int begin = 0, end = 0;
             if (g < groups) rows(g, begin, end);
-            const int tiles = g < groups ? (end - begin + TOKENS - 1) / TOKENS * columns(g) : 0;
+            const int tiles = g < groups ? (end - begin + width(g) - 1) / width(g) * columns(g) : 0;
             int sum = tiles;
 #pragma unroll
             for (int step = 1; step < 32; step *= 2) {
@@ -98,12 +104,12 @@ struct TileIndex {
     int group, row, token, token_end;  // row: first weight row
 };
 
-// `tile`, which is of group g.
-__device__ __forceinline__ TileIndex find(const Table& table, int tile, int g) {
+// `tile`, which is of group g, whose tiles have `width` rows of A.
+__device__ __forceinline__ TileIndex find(const Table& table, int tile, int g, int width) {
     const int inside = tile - table.first_tile[g], begin = table.row[g], end = table.row_end[g];
-    const int tiles_m = (end - begin + TOKENS - 1) / TOKENS;
+    const int tiles_m = (end - begin + width - 1) / width;
     const int strip = tiles_m == 1 ? inside : inside / tiles_m;  // most often, and divisions are slow
-    return {g, strip * ROWS, begin + (inside - strip * tiles_m) * TOKENS, end};
+    return {g, strip * ROWS, begin + (inside - strip * tiles_m) * width, end};
 }
 
 // What sums are multiplied with: the inverse of the power of two by which decoded operands are off, and tensor scales, those of A
@@ -123,33 +129,40 @@ struct Scales {
     __device__ __forceinline__ float apply(float sum, int matrix) const { return (S::NVFP4 ? sum * a : sum) * b[matrix]; }
 };
 
-// The roles, once the table is there. `operands(index)` describes a tile; `store(count, index, scales, from, begin, end, sum, warpgroup)`
-// finishes it; `scales(group)` are those of a group, and `k` is that of the deepest one.
-template <class Describe, class Share, class ScalesOf, class Store>
-__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, int k, const Workspace& workspace,
+// All tiles in equal ranges; computed anew, as registers are few. `k` is that of the deepest group.
+__device__ __forceinline__ StreamK deal(const Table& table, int groups, int k) {
+    asm volatile("" : "+r"(k), "+r"(groups));
+    return StreamK(table.first_tile[groups], chunks_of(k));
+}
+
+// The roles, once the table is there. `work()` deals out segments, `width(group)` are the rows of A in a group's tiles, `operands(index)`
+// describes a tile; `store(count, index, scales, from, begin, end, sum, warpgroup)` finishes it; `scales(group)` are those of a group.
+template <class Work, class Width, class Describe, class Share, class ScalesOf, class Store>
+__device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, Work work, Width width, const Workspace& workspace,
                                     Describe operands, const Share& share, ScalesOf scales, Store store) {
-    const auto work = [&] {
-        int depth = k, last = groups;
-        asm volatile("" : "+r"(depth), "+r"(last));
-        return StreamK(table.first_tile[last], chunks_of(depth));
+    const auto index_of = [&](int tile, int group) { return find(table, tile, group, width(group)); };
+    const auto width_of = [&](int tile) {
+        // The same for the warp, as the compiler should know.
+        return S::VARIABLE ? __shfl_sync(0xFFFFFFFFu, width(table.group_of(tile, groups)), 0) : TOKENS;
     };
     // Of the group that a multiplier has come to: neither searched for nor loaded anew for each of its tiles, if there are registers.
     int known = -1;
     Scales known_scales{};
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(
-        stages, work, workspace, [&](int tile) { return operands(find(table, tile, table.group_of(tile, groups))); }, share,
+        stages, work, workspace, [&](int tile) { return operands(index_of(tile, table.group_of(tile, groups))); }, share,
         [&](auto count, int tile, int from, int begin, int end, auto& sum, int warpgroup) {
             if constexpr (S::ROOMY) {
                 if (known < 0 || tile < table.first_tile[known] || tile >= table.first_tile[known + 1]) {
                     known = table.group_of(tile, groups);
                     known_scales = scales(known);
                 }
-                store(count, find(table, tile, known), known_scales, from, begin, end, sum, warpgroup);
+                store(count, index_of(tile, known), known_scales, from, begin, end, sum, warpgroup);
             } else {
                 const int group = table.group_of(tile, groups);
-                store(count, find(table, tile, group), scales(group), from, begin, end, sum, warpgroup);
+                store(count, index_of(tile, group), scales(group), from, begin, end, sum, warpgroup);
             }
-        });
+        },
+        width_of);
 }
 
 // Sums of a tile to `out` [.., columns].
@@ -190,13 +203,23 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
                                const __grid_constant__ Array<u8*> out, const __grid_constant__ Array<u8*> operand,
                                const __grid_constant__ Array<int> m,
                                const __grid_constant__ Array<int> n, const __grid_constant__ Array<int> k, float* sums,
-                               u32* counters, int groups, int largest_k) {
+                               u32* counters, int groups, int largest_k
+#if PLAN_NARROWEST < PLAN_TOKENS
+                               , const __grid_constant__ Array<int> widths, const __grid_constant__ Array<int, MAX_GRID + 1> starts,
+                               const __grid_constant__ Array<int, PLAN_ORDER> order
+#endif
+    ) {
     const Stages<S> stages = stages_of_block();
     const Table table = table_of_block(stages);
+#if PLAN_NARROWEST < PLAN_TOKENS
+    const auto width = [&](int g) { return widths.value[g]; };
+#else
+    const auto width = [](int) { return TOKENS; };
+#endif
     if (threadIdx.x == 0) stages.init();
     if (threadIdx.x < 32) {
         const auto rows = [&](int g, int& begin, int& end) { begin = 0, end = m.value[g]; };
-        table.fill(groups, rows, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
+        table.fill(groups, rows, width, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
     }
     __syncthreads();
     const auto activations_of = [&](int g) {
@@ -217,6 +240,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         o.activations = a_maps.value[g].operand();
         o.raw = a_maps.value[g].raw();
         o.token = index.token;
+        o.width = width(g);
         o.activation_batch = 0;
         o.source = activations_of(g);
         o.units = k.value[g] / UNIT;
@@ -238,7 +262,14 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         return activations_of(g);
     };
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters, locate);
-    run(stages, table, groups, largest_k, Workspace{sums, counters}, operands, share, scales, store);
+    const auto work = [&] {
+#if PLAN_NARROWEST < PLAN_TOKENS
+        return ListedTiles(order.value, starts.value, chunks_of(largest_k));
+#else
+        return deal(table, groups, largest_k);
+#endif
+    };
+    run(stages, table, groups, work, width, Workspace{sums, counters}, operands, share, scales, store);
 }
 
 #else
@@ -270,7 +301,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
             begin = g > 0 ? end_of(g - 1) : 0;
             end = max(end_of(g), begin);
         };
-        table.fill(groups, rows, [&](int) { return (n + ROWS - 1) / ROWS; });
+        table.fill(groups, rows, [](int) { return TOKENS; }, [&](int) { return (n + ROWS - 1) / ROWS; });
     }
     __syncthreads();
     const Activations all{a_data, a_scales, operand, static_cast<u32>(rows_of_a), static_cast<u32>(units)};
@@ -301,7 +332,8 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     const u32 halves = static_cast<u32>(tokens) * units * HALVES;
     const auto share = activation_share<S::NVFP4, A_LAYOUT, PLAN_INDEXED>(halves, counters,
                                                                           [&](u32&) { return all; }, row_index);
-    run(stages, table, groups, k, Workspace{sums, counters}, operands, share, scales, store);
+    run(stages, table, groups, [&] { return deal(table, groups, k); }, [](int) { return TOKENS; }, Workspace{sums, counters}, operands,
+        share, scales, store);
 }
 
 #endif

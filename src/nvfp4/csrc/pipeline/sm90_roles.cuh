@@ -48,6 +48,7 @@ struct Operands {
     const TensorMap* activations;
     const TensorMap* raw;
     int token, activation_batch;  // first token of the tile
+    int width;                    // its rows of activations, if not all tiles have the same
     Activations source;
     int units;  // K / 64
 };
@@ -106,8 +107,8 @@ constexpr int PART_CODES = 1, PART_SCALES = 2, PART_ALL = PART_CODES | PART_SCAL
 constexpr u32 ALL_CHUNKS = 0xFFFFFFFFu;
 
 // The block's chunks of weights from `first` to `end`, in turn, as there is room. A whole warp. `operands(tile)` describes a tile.
-template <class S, int PARTS, class Describe>
-__device__ __forceinline__ void load_weights(const Stages<S>& stages, StreamK work, Describe operands, u32 first, u32 end) {
+template <class S, int PARTS, class Work, class Describe>
+__device__ __forceinline__ void load_weights(const Stages<S>& stages, Work work, Describe operands, u32 first, u32 end) {
     Position<S> place{first};
     work.position += static_cast<int>(first);
     Segment segment;
@@ -133,9 +134,15 @@ __device__ __forceinline__ void load_rows(u32 to, u32 full, u32 bytes, const Ten
     cp_async_bulk_tensor_3d_shared_global_mbarrier(to, map, first, o.token, o.activation_batch, full);
 }
 
+// Bytes of a tile of activations, and of its codes of a chunk.
+template <class S>
+__device__ __forceinline__ u32 tile_bytes(const Operands<S::BLOCKS>& o) {
+    return S::VARIABLE ? static_cast<u32>(o.width) * 128 : S::TILE_BYTES;
+}
+
 // All tiles of activations but those of the `first` chunks, by one thread.
-template <class S, class Describe>
-__device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work, Describe operands, u32 first) {
+template <class S, class Work, class Describe>
+__device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, Describe operands, u32 first) {
     Position<S> place{first};
     work.position += static_cast<int>(first);
     Segment segment;
@@ -146,7 +153,7 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, StreamK work
             for (u32 u = 0; u < CHUNK; ++u) {
                 const u32 tile = place.first_tile() + u;
                 wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                load_rows(stages.tile(tile), stages.tile_here(tile), S::TILE_BYTES, o.activations, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+                load_rows(stages.tile(tile), stages.tile_here(tile), tile_bytes<S>(o), o.activations, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
             }
         }
     }
@@ -159,18 +166,18 @@ __device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stag
     const u32 full = stages.raw_full(stage);
     const bool one = threadIdx.x % 32 == 0;
     if constexpr (S::NVFP4) {
-        if (one) load_rows(stages.raw_tile(stage), full, S::TILE_BYTES, o.raw, o, chunk * CHUNK_ROW_BYTES);
+        if (one) load_rows(stages.raw_tile(stage), full, tile_bytes<S>(o), o.raw, o, chunk * CHUNK_ROW_BYTES);
         load_row_scales<S::TOKENS, A_LAYOUT>(stages.raw_scales(stage), o.source, o.activation_batch, o.token, chunk, full);
     } else if (one) {
         for (u32 u = 0; u < CHUNK; ++u) {
-            load_rows(stages.tile(u), full, u == 0 ? CHUNK * S::TILE_BYTES : 0, o.raw, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+            load_rows(stages.tile(u), full, u == 0 ? CHUNK * tile_bytes<S>(o) : 0, o.raw, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
         }
     }
 }
 
 // All of them. A whole warp.
-template <class S, int A_LAYOUT, class Describe>
-__device__ __forceinline__ void load_raw(const Stages<S>& stages, StreamK work, Describe operands) {
+template <class S, int A_LAYOUT, class Work, class Describe>
+__device__ __forceinline__ void load_raw(const Stages<S>& stages, Work work, Describe operands) {
     Position<S> place;
     Segment segment;
     while (work.next(segment)) {
@@ -190,8 +197,8 @@ __device__ __forceinline__ void publish_tile(u32 full) {
 }
 
 // An arranger, number `arranger` of them: a whole warp.
-template <class S>
-__device__ __forceinline__ void arrange_tiles(const Stages<S>& stages, const StreamK& work, u32 arranger) {
+template <class S, class Work>
+__device__ __forceinline__ void arrange_tiles(const Stages<S>& stages, const Work& work, u32 arranger) {
     Position<S> place;
     for (const u32 chunks = work.last - work.position; place.count < chunks; ++place.count) {
 #pragma unroll 1
@@ -205,8 +212,8 @@ __device__ __forceinline__ void arrange_tiles(const Stages<S>& stages, const Str
 }
 
 // The same of NVFP4: decodes its 32 rows of every tile, or of every TURNS-th.
-template <class S>
-__device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const StreamK& work, u32 arranger) {
+template <class S, class Work>
+__device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Work& work, u32 arranger) {
     const u32 row = arranger % S::DECODERS * 32 + threadIdx.x % 32, turn = arranger / S::DECODERS;
     const RowDecoder decoder(stages.tile(turn), stages.raw_tile(0), stages.raw_scales(0), row);
     Position<S> place;
@@ -227,11 +234,12 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Stre
     }
 }
 
-// The tiles of the first chunk, by the multipliers, before they have anything to multiply. Warp `warp` of them.
+// The tiles of the first chunk, by the multipliers, before they have anything to multiply. Warp `warp` of them; `width` is that of the tiles.
 template <class S>
-__device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 warp) {
-    // In parts: of 32 rows, one for each lane, or halves of tiles, which must be whole eights of rows.
-    constexpr u32 EACH = S::NVFP4 ? S::DECODERS : S::TOKENS % 16 == 0 ? 2 : 1, PARTS = CHUNK * EACH, WARPS = 4 * S::MULTIPLIERS;
+__device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 warp, u32 width) {
+    // In parts: of 32 rows, one for each lane; or halves of tiles, which must be whole eights of rows, or steps of widths.
+    constexpr u32 EACH = S::NVFP4 ? S::DECODERS : S::VARIABLE ? S::TOKENS / WIDTH_STEP : S::TOKENS % 16 == 0 ? 2 : 1;
+    constexpr u32 PARTS = CHUNK * EACH, WARPS = 4 * S::MULTIPLIERS;
     wait_barrier(stages.raw_full(0), 0);
 #pragma unroll
     for (u32 first = 0; first < PARTS; first += WARPS) {
@@ -239,9 +247,10 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 warp) {
         if (PARTS % WARPS != 0 && part >= PARTS) continue;
         if constexpr (S::NVFP4) {
             const u32 row = inside * 32 + threadIdx.x % 32;
-            if (S::TOKENS % 32 != 0 && row >= S::TOKENS) continue;
+            if ((S::VARIABLE || S::TOKENS % 32 != 0) && row >= width) continue;
             RowDecoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), row).decode(0, 0, unit, unit * S::TILE_BYTES);
         } else {
+            if (S::VARIABLE && inside * WIDTH_STEP >= width) continue;
             arrange_tile<S::TOKENS / EACH>(stages.tile(unit) + inside * (S::TILE_BYTES / EACH));
         }
     }
@@ -285,21 +294,24 @@ struct Multiplier {
                                             step / S::BLOCKS);
     }
 
-    // The steps of a chunk, the `first` of a segment or not; its first tile is FIRST_TILE. If there are `more`, the first codes of the next
+    // The steps of a chunk, the `first` of a segment or not; its first tile is `first_tile`. If there are `more`, the first codes of the next
     // are read ahead.
-    template <int N, u32 FIRST_TILE>
-    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], RawWeights& raw, bool first, bool more) {
+    template <int N>
+    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], RawWeights& raw, u32 first_tile,
+                                                   bool first, bool more) {
         const u32 parity = place.tile_parity(), stage = place.stage();
+        const u32 before = (first_tile + S::TILES - 1) % S::TILES, after = (first_tile + CHUNK) % S::TILES;
+        const u32 tiles = descriptor + first_tile * (S::TILE_BYTES / 16);
         ++place.count;
 #pragma unroll
         for (u32 step = 0; step < STEPS; ++step) {
-            const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS, tile = FIRST_TILE + unit;
+            const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS;
             u32(&now)[4][4] = a[step % 2];
             u32(&later)[4][4] = a[(step + 1) % 2];
             wgmma_fence_sync_aligned();
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {
-                wgmma_m64k16<N, S::BF16>(sums[block], now[i], wgmma_descriptor_at(descriptor, tile * (S::TILE_BYTES / 16) + 2 * i));
+                wgmma_m64k16<N, S::BF16>(sums[block], now[i], wgmma_descriptor_at(tiles, unit * (S::TILE_BYTES / 16) + 2 * i));
             }
             wgmma_commit_group_sync_aligned();
             // All waiting is done while these run, and shared memory is read a step ahead, so that the matrix unit's short queue
@@ -307,14 +319,14 @@ struct Multiplier {
             if (step + 2 == STEPS && more) wait_barrier(stages.chunk_full(place.stage()), place.parity());
             if (block + 1 == S::BLOCKS) {
                 if (step + 1 < STEPS) {
-                    wait_barrier(stages.tile_full(tile + 1), parity);
+                    wait_barrier(stages.tile_full(first_tile + unit + 1), parity);
                 } else if (more) {
-                    wait_barrier(stages.tile_full((tile + 1) % S::TILES), place.tile_parity());
+                    wait_barrier(stages.tile_full(after), place.tile_parity());
                 }
             }
             wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
             if (block == 0 && (unit > 0 || !first) && elect_sync()) {
-                mbarrier_arrive_shared_b64(stages.tile_empty((tile + S::TILES - 1) % S::TILES));
+                mbarrier_arrive_shared_b64(stages.tile_empty(unit > 0 ? first_tile + unit - 1 : before));
             }
             raw.template decode<0, S::BF16>(later[0]);
             raw.template decode<1, S::BF16>(later[1]);
@@ -358,29 +370,70 @@ struct Multiplier {
         wait_barrier(stages.tile_full(place.first_tile()), place.tile_parity());
         read(raw, place.stage(), 1);
         bool first = true;
-        if (S::TILES != CHUNK && place.first_tile() != 0) {
-            multiply_chunk<N, S::TILES - CHUNK>(sums, a, raw, first, --chunks > 0);
-            first = false;
-        }
+        // Where the first tile of a chunk is a constant, a step has an instruction less. But each place has code of its own then, which is too
+        // much where each width has, too.
+        if constexpr (S::VARIABLE) {
 #pragma unroll 1
-        while (chunks > 0) {
-            multiply_chunk<N, 0>(sums, a, raw, first, --chunks > 0);
-            first = false;
-            if (S::TILES == CHUNK) continue;
-            if (chunks == 0) break;
-            multiply_chunk<N, S::TILES - CHUNK>(sums, a, raw, false, --chunks > 0);
+            while (chunks > 0) {
+                multiply_chunk<N>(sums, a, raw, place.first_tile(), first, --chunks > 0);
+                first = false;
+            }
+        } else {
+            if (S::TILES != CHUNK && place.first_tile() != 0) {
+                multiply_chunk<N>(sums, a, raw, S::TILES - CHUNK, first, --chunks > 0);
+                first = false;
+            }
+#pragma unroll 1
+            while (chunks > 0) {
+                multiply_chunk<N>(sums, a, raw, 0, first, --chunks > 0);
+                first = false;
+                if (S::TILES == CHUNK) continue;
+                if (chunks == 0) break;
+                multiply_chunk<N>(sums, a, raw, S::TILES - CHUNK, false, --chunks > 0);
+            }
         }
         wgmma_wait_group_sync_aligned<0>();
         if (elect_sync()) mbarrier_arrive_shared_b64(stages.tile_empty((place.first_tile() + S::TILES - 1) % S::TILES));
     }
 };
 
+template <class S>
+struct SameWidth {
+    __device__ __forceinline__ int operator()(int) const { return S::TOKENS; }
+};
+
+// A whole tile of `width` rows of activations, which are at least N. Each width has code of its own.
+template <int N, class S, class Store>
+__device__ __forceinline__ void multiply_tile(Multiplier<S>& multiplier, const Segment& segment, int width, Store store) {
+    if constexpr (N < S::TOKENS) {
+        if (width > N) {
+            multiply_tile<N + WIDTH_STEP>(multiplier, segment, width, store);
+            return;
+        }
+    }
+    float sums[S::BLOCKS][N / 2];
+    multiplier.template multiply<N>(sums, segment);
+    store(Count<N>(), segment.tile, sums);
+}
+
+// Whole tiles of many widths, one after another: see `run_roles`.
+template <class S, class Work, class Width, class Store>
+__device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work work, Width width_of, Store store) {
+    Segment segment;
+    while (true) {
+        auto left = work();
+        left.position += multiplier.done();
+        if (!left.next(segment)) break;
+        multiply_tile<S::NARROWEST>(multiplier, segment, width_of(segment.tile), store);
+    }
+}
+
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
 // the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh),
-// with the warpgroup behind.
-template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store>
+// with the warpgroup behind; `width_of(tile)` are a tile's rows of activations.
+template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store, class Width = SameWidth<S>>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
-                                          const Share& share, Store store) {
+                                          const Share& share, Store store, Width width_of = {}) {
     // The same for the warp, as the compiler should know; not kept, where registers are few.
     const auto find_warp = [] { return __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0); };
     const u32 kept_warp = find_warp(), kept_role = kept_warp - S::LOADER / 32;
@@ -401,7 +454,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     Operands<S::BLOCKS> first_operands;
     bool begins = false;
     if constexpr (S::BEGINS) {
-        StreamK all = work();
+        auto all = work();
         begins = all.next(first);
         if (begins && kept_role == 0) first_operands = operands(first.tile);
     }
@@ -420,15 +473,15 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
             if (role >= 2) decode_tiles<S>(stages, work(), role - 2);
         } else if (threadIdx.x == S::LOADER) {
             if constexpr (S::TOGETHER) share.await();
-            load_tiles(stages, work(), operands, S::BEGINS ? 1 : 0);
+            load_tiles<S>(stages, work(), operands, S::BEGINS ? 1 : 0);
         } else if (role >= 2) {
-            if constexpr (S::ARRANGES) arrange_tiles(stages, work(), role - 2);
+            if constexpr (S::ARRANGES) arrange_tiles<S>(stages, work(), role - 2);
         }
         load(FIRST, ALL_CHUNKS);
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
-        if (begins) begin_tiles(stages, kept_warp);
+        if (begins) begin_tiles(stages, kept_warp, static_cast<u32>(width_of(first.tile)));
         Multiplier<S> multiplier(stages);
         const auto multiply = [&](auto work_of_block) {
             multiply_and_store<S::BLOCKS, S::TOKENS, S::BLOCKS == 2 ? 2 : 3>(multiplier, work_of_block, workspace, group,
@@ -436,7 +489,11 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                                                          store(count, tile, from, begin, end, sum, group);
                                                      });
         };
-        if constexpr (S::ROOMY) {
+        if constexpr (S::VARIABLE) {
+            multiply_listed(multiplier, work, width_of, [&](auto count, int tile, auto& sum) {
+                store(count, tile, 0, 0, decltype(count)::VALUE, sum, group);
+            });
+        } else if constexpr (S::ROOMY) {
             const StreamK once = work();
             const DealtStreamK<1, true> kept(once.deal, once.chunks, 0xFFFFFFFFu / once.chunks + 1);
             multiply([&] { return kept; });

@@ -16,10 +16,13 @@
 #include "ptx/fence.cuh"
 #include "ptx/mbarrier.cuh"
 
+constexpr int WIDTH_STEP = 16;  // of tiles, where they are not all of the same width
+
 constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
 // RESIDENT blocks share a multiprocessor: one or, for few tokens, two, of which one hands over sums while the other multiplies.
-template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, bool BEGINS_, int RESIDENT_ = 1>
+template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, bool BEGINS_, int RESIDENT_ = 1,
+          int NARROWEST_ = TOKENS_>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
@@ -30,6 +33,9 @@ struct Shape {
     // All blocks make the operand together, but each makes the tiles of its first chunk itself, too, so that it need not wait for the others.
     static constexpr bool BEGINS = BEGINS_;
     static constexpr int RESIDENT = RESIDENT_;
+    // Tiles have TOKENS rows of activations; or from NARROWEST on, in steps of WIDTH_STEP, as many as suit them.
+    static constexpr int NARROWEST = NARROWEST_;
+    static constexpr bool VARIABLE = NARROWEST < TOKENS;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -72,6 +78,9 @@ struct Shape {
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
     static_assert(TILES == CHUNK || TILES == 2 * CHUNK, "the tiles of one chunk or of two");
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
+    static_assert(NARROWEST >= 8 && NARROWEST <= TOKENS && (TOKENS - NARROWEST) % WIDTH_STEP == 0, "widths of tiles");
+    static_assert(!VARIABLE || TOKENS % WIDTH_STEP == 0, "what a block begins with is made in steps of widths");
+    static_assert(!VARIABLE || TOGETHER, "all tiles that a block makes for itself are of the same width");
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
