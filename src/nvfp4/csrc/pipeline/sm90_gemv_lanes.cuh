@@ -60,6 +60,13 @@ __device__ __forceinline__ void decode_x(Lane& x, const RawLane& raw, u32 table)
     }
 }
 
+// Tensor scales are read last of all, when nothing is left to do until they are there.
+__device__ __forceinline__ void prefetch_tensor_scales(const Arguments& args, int l, int lane) {
+    const float* scales = lane == 0 ? args.a_tensor : args.x_tensor;
+    const int stride = lane == 0 ? args.a_tensor_stride : args.x_tensor_stride;
+    if (lane < 2 && scales != nullptr) prefetch_global_L2(scales + static_cast<i64>(l) * stride);
+}
+
 // Brings the lane's part of x into L2 before the wait: a first touch of memory costs a microsecond or more. The
 // previous kernel may be writing x now; from L2 it will be read as written all the same.
 __device__ __forceinline__ void prefetch_vectors(const Arguments& args, int l, int warp_k, int lane) {
@@ -77,6 +84,7 @@ __device__ __forceinline__ void prefetch_vectors(const Arguments& args, int l, i
 // The same for all of the vector, of which each block brings in a few lines: for kernels in which little else is under way
 // so early that every block could ask for every line.
 __device__ __forceinline__ void prefetch_share(const Arguments& args, int l, int block, int lane) {
+    if (block == 0) prefetch_tensor_scales(args, l, lane);
     constexpr int LINE_SCALES = X_LAYOUT == SCALES_TILED ? 4 : 128;  // of one row in the 128 bytes from one of its scales on
     constexpr int CODE_LINES = (K / 2 + 127) / 128, LINES = CODE_LINES + (BLOCKS + LINE_SCALES - 1) / LINE_SCALES;
     const int all = (LINES + gridDim.x - 1) / gridDim.x, share = all > 4 ? all : 4;
