@@ -24,6 +24,9 @@ from nvfp4.executors.launch import (
     TensorMapArray,
 )
 
+HANDLE = (1 << 46) + 16
+"""``CUfunction`` of every kernel: as long as an address."""
+
 _CTYPES = {
     "i32": ctypes.c_int32,
     "u32": ctypes.c_uint32,
@@ -88,6 +91,7 @@ class Recorder:
     status: int = 0
 
     def launch(self, config: int, function: int, offsets: int, extra: None) -> int:
+        assert function == HANDLE
         if self.status:
             return self.status
         args = self.launches[len(self.seen) % len(self.launches)].args
@@ -114,9 +118,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """In the place of the driver, with CPU tensors in the place of memory on device 0."""
     made = Recorder()
     zero = types.SimpleNamespace(**{symbol: lambda *_: 0 for symbol in libcuda._SIGNATURES})
-    zero.cuLaunchKernelEx, zero.cuTensorMapEncodeTiled = made.launch, made.encode
+    # Through C, as the driver is called: what counts is what arrives there.
+    entry = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(made.launch)
+    zero.cuLaunchKernelEx = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(entry, ctypes.c_void_p).value)
+    zero.cuTensorMapEncodeTiled, zero.kept_alive = made.encode, entry
     monkeypatch.setattr(libcuda, "library", lambda: zero)
-    monkeypatch.setattr(driver, "load", lambda kernel, index: driver.Function(1, 0, 0))
+    monkeypatch.setattr(driver, "load", lambda kernel, index: driver.Function(HANDLE, 0, 0))
     monkeypatch.setattr(driver, "device_index", lambda launches: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)

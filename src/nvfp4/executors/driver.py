@@ -165,9 +165,9 @@ class _Step:
         )
         self.call: Callable[[], int] = functools.partial(
             cuda.cuLaunchKernelEx,
-            ctypes.addressof(self.config),
-            function.handle,
-            ctypes.addressof(self._offsets),
+            ctypes.byref(self.config),
+            ctypes.c_void_p.from_param(function.handle),
+            ctypes.byref(self._offsets),
             None,
         )
 
