@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -81,6 +81,7 @@ class Recorder:
         capturing: Whether it is being captured.
         capture: The number of that capture.
         status: What launches return.
+        before: Called at the beginning of every launch.
     """
 
     launches: Sequence[Launch] = ()
@@ -89,9 +90,11 @@ class Recorder:
     capturing: bool = False
     capture: int = 1
     status: int = 0
+    before: Callable[[], None] = int
 
     def launch(self, config: int, function: int, offsets: int, extra: None) -> int:
         assert function == HANDLE
+        self.before()
         if self.status:
             return self.status
         args = self.launches[len(self.seen) % len(self.launches)].args

@@ -85,6 +85,25 @@ def test_the_queue_of_the_call_counts(recorder: Recorder) -> None:
         assert [seen for seen, _ in recorder.seen[-2:]] == [queue, queue]
 
 
+def test_a_launch_during_another_one_has_parameters_of_its_own(recorder: Recorder) -> None:
+    """As of two threads: the driver reads the parameters while another call brings its addresses."""
+    recorder.launches = [launch(Pointer(T[0]))]
+    ran = Program(recorder.launches, T[:1])
+    depth = 3
+
+    def meanwhile() -> None:
+        nonlocal depth
+        depth -= 1
+        if depth:
+            recorder.queue = depth
+            ran.run([depth])
+
+    for _ in range(2):
+        depth, recorder.queue, recorder.before = 3, 3, meanwhile
+        ran.run([3])
+        assert recorder.seen[-3:] == [(1, [1]), (2, [2]), (3, [3])]
+
+
 def test_an_error_names_the_launch_and_leaves_the_program_usable(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
