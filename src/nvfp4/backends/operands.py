@@ -95,22 +95,25 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
 def addresses(operands: Operands) -> list[int]:
     """The addresses of `flatten`, 0 for None; written out, because every call on a GPU does this."""
     a, b, out = operands.a, operands.b, operands.out
-    if len(a) == 1 == len(b):
-        first, second = a[0], b[0]
-        # A tensor is nothing else: to ask a tensor whether it is something else takes as long as three addresses.
-        if type(first) is torch.Tensor or not isinstance(first, NVFP4Tensor):
-            found = [first.data_ptr(), 0, 0]
-        else:
-            scale = first.tensor_scale
-            found = [first.codes.data_ptr(), first.scales.data_ptr(), 0 if scale is None else scale.data_ptr()]
-        if type(second) is torch.Tensor or not isinstance(second, NVFP4Tensor):
-            found += (second.data_ptr(), 0, 0)
-        else:
-            scale = second.tensor_scale
-            found += (second.codes.data_ptr(), second.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
+    first, second = a[0], b[0]
+    # A tensor is nothing else: to ask a tensor whether it is something else takes as long as three addresses.
+    if len(a) > 1:
+        found = _of_groups(a)
+    elif type(first) is torch.Tensor or not isinstance(first, NVFP4Tensor):
+        found = [first.data_ptr(), 0, 0]
+    else:
+        scale = first.tensor_scale
+        found = [first.codes.data_ptr(), first.scales.data_ptr(), 0 if scale is None else scale.data_ptr()]
+    if len(b) > 1:
+        found += _of_groups(b)
+    elif type(second) is torch.Tensor or not isinstance(second, NVFP4Tensor):
+        found += (second.data_ptr(), 0, 0)
+    else:
+        scale = second.tensor_scale
+        found += (second.codes.data_ptr(), second.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
+    if len(out) == 1:
         found.append(out[0].data_ptr())
     else:
-        found = _of_groups(a) + _of_groups(b)
         found += [each.data_ptr() for each in out]
     if operands.offsets is not None:
         found.append(operands.offsets.data_ptr())
