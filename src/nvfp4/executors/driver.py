@@ -213,6 +213,7 @@ class _Block:
 
     def encode(self, addresses: tuple[int, ...]) -> None:
         """Bring tensor maps up to date."""
+        self.encoded = ()  # as long as only some are
         for writer, address in zip(self._writers, addresses, strict=True):
             writer.write(address)
         self.encoded = addresses

@@ -77,13 +77,13 @@ class _Shortcut:
     """
 
     def __init__(self, spec: Spec, into: bool) -> None:
-        self._count = count = 3 * len(spec.operands)
-        self._first, self._others = (0,), tuple(range(3, count, 3))
+        count = 3 * len(spec.operands)
+        self._others = tuple(range(3, count, 3))  # where right operands begin
         more = (count, count + 1) if spec.stacked else (count,) if spec.bias else ()  # offsets and rows, or bias
-        self._rest = rest = count + len(more)
+        rest = count + len(more)
         # As in `operands.flatten`: of each side the data, the scales, the tensor scales; results; offsets and rows, or
         # bias.
-        self._order = [i + part for side in (self._first, self._others) for part in range(3) for i in side]
+        self._order = [i + part for side in ((0,), self._others) for part in range(3) for i in side]
         self._into, self._after = into, (*((rest + 2,) if into else ()), *more)
         self._words = itemgetter(rest, rest + 1)
         # By something that tells most calls apart.
