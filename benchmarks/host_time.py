@@ -85,10 +85,8 @@ def null_backend() -> Iterator[None]:
 
 
 def nothing() -> Any:
-    """A C function of four addresses that returns 0."""
-    function = ctypes.CDLL(None)["pthread_mutexattr_destroy"]
-    function.argtypes, function.restype = (ctypes.c_void_p,) * 4, ctypes.c_int
-    return function
+    """A C function that returns 0, whatever four addresses it is passed."""
+    return ctypes.CDLL(None)["pthread_mutexattr_destroy"]
 
 
 @contextmanager
@@ -288,8 +286,8 @@ def profile(kind: Kind, device: str, backend: str | None, repeat: int) -> dict[s
 
         times = [time_anew()]
         times.append(strip(libcuda.library(), "cuLaunchKernelEx", nothing()))
-        times.append(strip(driver.Prepared, "run", lambda self, addresses, queue: None))
-        times.append(strip(program.Program, "run", lambda self, addresses: None))
+        times.append(strip(driver, "_runner", lambda *_: lambda addresses, queue=None: None))
+        times.append(strip(program, "_runner", lambda *_: lambda addresses: None))
         times.append(strip(backend_operands, "addresses", lambda operands: ()))
         times.append(strip(_prepare, "_runner", lambda choice, problem: lambda operands: None))
         times.append(strip(_prepare, "_allocator", once))

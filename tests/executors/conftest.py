@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from unittest import mock
 
@@ -23,6 +23,9 @@ from nvfp4.executors.launch import (
     TensorMap,
     TensorMapArray,
 )
+
+HANDLE = (1 << 46) + 16
+"""``CUfunction`` of every kernel: as long as an address."""
 
 _CTYPES = {
     "i32": ctypes.c_int32,
@@ -78,6 +81,7 @@ class Recorder:
         capturing: Whether it is being captured.
         capture: The number of that capture.
         status: What launches return.
+        before: Called at the beginning of every launch.
     """
 
     launches: Sequence[Launch] = ()
@@ -86,8 +90,11 @@ class Recorder:
     capturing: bool = False
     capture: int = 1
     status: int = 0
+    before: Callable[[], None] = int
 
     def launch(self, config: int, function: int, offsets: int, extra: None) -> int:
+        assert function == HANDLE
+        self.before()
         if self.status:
             return self.status
         args = self.launches[len(self.seen) % len(self.launches)].args
@@ -114,9 +121,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """In the place of the driver, with CPU tensors in the place of memory on device 0."""
     made = Recorder()
     zero = types.SimpleNamespace(**{symbol: lambda *_: 0 for symbol in libcuda._SIGNATURES})
-    zero.cuLaunchKernelEx, zero.cuTensorMapEncodeTiled = made.launch, made.encode
+    # Through C, as the driver is called: what counts is what arrives there.
+    entry = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_void_p] * 4)(made.launch)
+    zero.cuLaunchKernelEx = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(entry, ctypes.c_void_p).value)
+    zero.cuTensorMapEncodeTiled, zero.kept_alive = made.encode, entry
     monkeypatch.setattr(libcuda, "library", lambda: zero)
-    monkeypatch.setattr(driver, "load", lambda kernel, index: driver.Function(1, 0, 0))
+    monkeypatch.setattr(driver, "load", lambda kernel, index: driver.Function(HANDLE, 0, 0))
     monkeypatch.setattr(driver, "device_index", lambda launches: 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: 0, raising=False)

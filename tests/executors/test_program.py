@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -83,6 +84,41 @@ def test_the_queue_of_the_call_counts(recorder: Recorder) -> None:
         recorder.queue = queue
         ran.run([1, 2])
         assert [seen for seen, _ in recorder.seen[-2:]] == [queue, queue]
+
+
+def test_the_device_of_the_program_is_current(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in for tensors says that they lie on device 0."""
+    recorder.launches, current, chosen = (launch(Pointer(T[0])),), 1, mock.MagicMock()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", chosen)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current)
+    ran = Program(recorder.launches, T[:1])
+    ran.run([1])
+    chosen.assert_called_once_with(0)
+    current = 0
+    ran.run([2])
+    chosen.assert_called_once_with(0)
+    assert recorder.last() == [[2]]
+    assert len(recorder.seen) == 2
+
+
+def test_a_launch_during_another_one_has_parameters_of_its_own(recorder: Recorder) -> None:
+    """As of two threads: the driver reads the parameters while another call brings its addresses."""
+    recorder.launches = [launch(Pointer(T[0]))]
+    ran = Program(recorder.launches, T[:1])
+    depth = 3
+
+    def meanwhile() -> None:
+        nonlocal depth
+        depth -= 1
+        if depth:
+            recorder.queue = depth
+            ran.run([depth])
+
+    for _ in range(2):
+        depth, recorder.queue, recorder.before = 3, 3, meanwhile
+        ran.run([3])
+        assert recorder.seen[-3:] == [(1, [1]), (2, [2]), (3, [3])]
 
 
 def test_an_error_names_the_launch_and_leaves_the_program_usable(

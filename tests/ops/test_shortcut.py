@@ -237,3 +237,80 @@ def test_guards_are_bounded_and_hold_no_memory(backend: Recording, monkeypatch: 
     del x, b
     gc.collect()
     assert [ref() for ref in gone] == [None] * 3
+
+
+def vectors(count: int, dtype: torch.dtype = H) -> torch.Tensor:
+    return activations(count, 64, dtype=dtype)
+
+
+def gemv(a: nvfp4.NVFP4Tensor, x: torch.Tensor, **more: object) -> None:
+    nvfp4.gemv(a, x, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("into", [False, True])
+def test_the_weights_find_what_fits_and_not_what_was_there_last(into: bool, backend: Recording) -> None:
+    """Calls with the same weights that differ in something else, in turns, as of prompts and single tokens."""
+    b, other = weights(16, 64), weights(16, 64, scale=2.0)
+    kinds: list[tuple[int, torch.dtype, torch.dtype, nvfp4.NVFP4Tensor]] = [
+        (4, H, H, b),
+        (8, H, H, b),
+        (4, torch.bfloat16, H, b),
+        (4, H, torch.float32, b),
+        (4, H, H, other),
+        (4, H, H, nvfp4.NVFP4Tensor(b.codes, b.scales, 0.5)),
+    ]
+    ways = []
+    for _ in range(3):
+        for rows, dtype, out_dtype, w in kinds:
+            x, out = vectors(rows, dtype), torch.empty(rows, 16, dtype=out_dtype)
+            if into:
+                nvfp4.gemm(x, w, out_dtype=out_dtype, out=out)  # finds out that it is apart
+            del backend.calls[:]
+            made = nvfp4.gemm(x, w, out_dtype=out_dtype, out=out if into else None)
+            assert made.dtype == out_dtype
+            assert made.shape == (rows, 16)
+            ((way, found, _),) = backend.calls
+            scale = w.tensor_scale
+            wanted = [w.codes.data_ptr(), w.scales.data_ptr(), 0 if scale is None else scale.data_ptr()]
+            assert found == [x.data_ptr(), 0, 0, *wanted, made.data_ptr()]
+            ways.append(way)
+    assert ways[len(kinds) :] == ["short"] * (2 * len(kinds))
+
+
+def test_weights_that_became_something_else_go_the_long_way(backend: Recording) -> None:
+    """Their identity finds what may fit, and is not believed."""
+    a, x, moved = weights(16, 64), vectors(1)[0], torch.zeros(1025, dtype=torch.uint8)
+    gemv(a, x)
+    a.codes.data = moved[:512].view(16, 32)
+    gemv(a, x)
+    assert backend.calls[-1][1][0] == moved.data_ptr()
+    a.codes.set_(moved.untyped_storage(), 1, a.codes.shape)  # inside of a unit of 16 bytes
+    gemv(a, x)
+    assert backend.ways == ["long", "short", "long"]
+    a.codes.data = moved[:256].view(8, 32)
+    with pytest.raises(nvfp4.InputError):
+        gemv(a, x)
+    a.codes.data = torch.zeros(16, 32, dtype=torch.int8)
+    with pytest.raises(nvfp4.InputError):
+        gemv(a, x)
+    assert len(backend.calls) == 3
+
+
+def test_another_tensor_at_the_place_of_weights_that_are_gone(backend: Recording) -> None:
+    x = vectors(1)[0]
+    for n in (16, 32, 16, 48, 32, 16):
+        for _ in range(2):
+            a = weights(n, 64)
+            made = nvfp4.gemv(a, x)
+            assert made.shape == (n,)
+            assert backend.calls[-1][1][:2] == [a.codes.data_ptr(), a.scales.data_ptr()]
+            del a
+
+
+def test_what_is_found_by_weights_is_bounded(backend: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dispatch, "_LIMIT", 4)
+    x, kept = vectors(1)[0], [weights(16, 64, seed=i) for i in range(12)]
+    for a in [*kept, *kept]:
+        gemv(a, x)
+        assert all(len(cache) <= 4 for cache in _dispatch.caches)
+    assert backend.ways == ["long", *["short"] * 23]

@@ -94,18 +94,23 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
 
 def addresses(operands: Operands) -> list[int]:
     """The addresses of `flatten`, 0 for None; written out, because every call on a GPU does this."""
-    found: list[int] = []
-    for side in (operands.a, operands.b):
-        first = side[0]
-        if not isinstance(first, NVFP4Tensor):
-            found += [x.data_ptr() for x in side]  # type: ignore[union-attr]
-            found += [0] * (2 * len(side))
-        elif len(side) == 1:
-            scale = first.tensor_scale
-            found += (first.codes.data_ptr(), first.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
-        else:
-            found += _of_groups(side)  # type: ignore[arg-type]
-    out = operands.out
+    a, b, out = operands.a, operands.b, operands.out
+    first, second = a[0], b[0]
+    # A tensor is nothing else: to ask a tensor whether it is something else takes as long as three addresses.
+    if len(a) > 1:
+        found = _of_groups(a)
+    elif type(first) is torch.Tensor or not isinstance(first, NVFP4Tensor):
+        found = [first.data_ptr(), 0, 0]
+    else:
+        scale = first.tensor_scale
+        found = [first.codes.data_ptr(), first.scales.data_ptr(), 0 if scale is None else scale.data_ptr()]
+    if len(b) > 1:
+        found += _of_groups(b)
+    elif type(second) is torch.Tensor or not isinstance(second, NVFP4Tensor):
+        found += (second.data_ptr(), 0, 0)
+    else:
+        scale = second.tensor_scale
+        found += (second.codes.data_ptr(), second.scales.data_ptr(), 0 if scale is None else scale.data_ptr())
     if len(out) == 1:
         found.append(out[0].data_ptr())
     else:
@@ -119,15 +124,16 @@ def addresses(operands: Operands) -> list[int]:
     return found
 
 
-def _of_groups(side: tuple[NVFP4Tensor, ...]) -> list[int]:
-    """The addresses of all codes, then of all scales, then of all tensor scales."""
+def _of_groups(side: tuple[Any, ...]) -> list[int]:
+    """The addresses of all data, then of all scales, then of all tensor scales."""
+    nothing = [0] * len(side)
+    # All of a side have one format.
+    first = side[0]
+    if not isinstance(first, NVFP4Tensor):
+        return [*[x.data_ptr() for x in side], *nothing, *nothing]
     found = [x.codes.data_ptr() for x in side]
     found += [x.scales.data_ptr() for x in side]
-    # All of a side have one format, so that all or none have a tensor scale.
-    if side[0].tensor_scale is None:
-        found += [0] * len(side)
-    else:
-        found += [x.tensor_scale.data_ptr() for x in side]  # type: ignore[union-attr]
+    found += nothing if first.tensor_scale is None else [x.tensor_scale.data_ptr() for x in side]
     return found
 
 

@@ -14,6 +14,7 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -165,17 +166,93 @@ class _Step:
         )
         self.call: Callable[[], int] = functools.partial(
             cuda.cuLaunchKernelEx,
-            ctypes.addressof(self.config),
-            function.handle,
-            ctypes.addressof(self._offsets),
+            ctypes.byref(self.config),
+            ctypes.c_void_p.from_param(function.handle),
+            ctypes.byref(self._offsets),
             None,
         )
 
 
+class _Block:
+    """Parameters of all launches of a `Prepared`, laid out, for one call at a time.
+
+    Attributes:
+        write: Takes the addresses of a call.
+        calls: What hands each launch to the driver.
+        first: The first of them.
+        queue: The queue that these go to, as `follow` says.
+        encoded: The addresses that its tensor maps have.
+    """
+
+    __slots__ = ("_memory", "_steps", "_writers", "calls", "encoded", "first", "queue", "write")
+
+    def __init__(self, layouts: Sequence[_Layout], table: parameters.AddressTable) -> None:
+        self._memory, bases = _lay_out(table, [layout.block for layout in layouts])
+        # "N", an unsigned number of the machine's word size, packs twice as fast as "Q".
+        pack = struct.Struct(f"{table.count + len(table.copies)}N").pack_into
+        start = bases[0] + 8 * table.nulls - ctypes.addressof(self._memory)
+        self.write = functools.partial(pack, self._memory, start)
+        self._steps: list[_Step] = []
+        self._writers: list[_MapWriter] = []
+        for layout, starts, base in zip(layouts, table.starts, bases[1:], strict=True):
+            offsets = [base + offset for offset in layout.block.offsets]
+            for run, begin in zip(layout.block.runs, starts, strict=True):
+                offsets[run.parameter] = bases[0] + 8 * begin
+            self._steps.append(_Step(layout.launch, layout.function, offsets))
+            self._writers += [_MapWriter(slot, base) for slot in layout.block.maps]
+        self.calls = [step.call for step in self._steps]
+        self.first = next(iter(self.calls), int)  # no launch succeeds
+        self.queue = 0
+        self.encoded: tuple[int, ...] = ()
+
+    def follow(self, queue: int) -> None:
+        """Go to another queue from now on."""
+        for step in self._steps:
+            step.config.stream = queue
+        self.queue = queue
+
+    def encode(self, addresses: tuple[int, ...]) -> None:
+        """Bring tensor maps up to date."""
+        self.encoded = ()  # as long as only some are
+        for writer, address in zip(self._writers, addresses, strict=True):
+            writer.write(address)
+        self.encoded = addresses
+
+    def recover(self, call: Callable[[], int], status: int, index: int) -> None:
+        """A thread that has not used CUDA yet has no context: give it one and try again; the rest are errors."""
+        if status == libcuda.INVALID_CONTEXT:
+            with torch.cuda.device(index):
+                _make_current(index)
+                status = call()
+        libcuda.check(status, f"launch of {self._steps[self.calls.index(call)].description}")
+
+
+class _Layout(NamedTuple):
+    """What blocks of parameters are made of. Holds no tensor.
+
+    Attributes:
+        launch: Without arguments.
+        function: Its kernel.
+        block: Its parameters.
+    """
+
+    launch: Launch
+    function: Function
+    block: parameters.ParameterBlock
+
+    @staticmethod
+    def of(launch: Launch, index: int) -> _Layout:
+        """That of a launch on CUDA device `index`."""
+        block = parameters.build(launch.args)
+        maps = tuple(replace(slot, map=replace(slot.map, tensor=_NOTHING)) for slot in block.maps)
+        return _Layout(replace(launch, args=()), load(launch.kernel, index), replace(block, maps=maps))
+
+
+_Run = Callable[..., None]
+
+
 class Prepared:
     """Launches that only wait for addresses. Made by `prepare`, and by `program.Program`.
-
-    Thread-safe: the parameters are written and handed to the driver under a lock.
 
     It holds no tensor of the launches that it was made from, so that it can be kept.
 
@@ -188,6 +265,7 @@ class Prepared:
     Attributes:
         description: The launches, for people.
         index: CUDA device.
+        run: Launches with other memory of the same shapes; see `_runner`.
     """
 
     def __init__(
@@ -197,82 +275,76 @@ class Prepared:
             _check(launch, index)
         self.description = "; ".join(map(str, launches))
         self.index = index
-        blocks = [parameters.build(launch.args) for launch in launches]
-        table = parameters.share(blocks, sources, count)
-        self._memory, bases = _lay_out(table, blocks)
-        # "N", an unsigned number of the machine's word size, packs twice as fast as "Q".
-        self._pack = struct.Struct(f"{count + len(table.copies)}N").pack_into
-        self._start = bases[0] + 8 * table.nulls - ctypes.addressof(self._memory)
-        # The address behind those of a call stands for null.
-        self._copies = _getter([count if source is None else source for source in table.copies])
-
-        self._steps: list[_Step] = []
-        self._writers: list[_MapWriter] = []
+        layouts = [_Layout.of(launch, index) for launch in launches]
+        table = parameters.share([layout.block for layout in layouts], sources, count)
         mapped: list[int] = []
-        for launch, block, source, starts, base in zip(launches, blocks, sources, table.starts, bases[1:], strict=True):
-            offsets = [base + offset for offset in block.offsets]
-            for run, start in zip(block.runs, starts, strict=True):
-                offsets[run.parameter] = bases[0] + 8 * start
-            self._steps.append(_Step(launch, load(launch.kernel, index), offsets))
-            self._writers += [_MapWriter(slot, base) for slot in block.maps]
-            for address in source[len(source) - len(block.maps) :]:
+        for layout, source in zip(layouts, sources, strict=True):
+            for address in source[len(source) - len(layout.block.maps) :]:
                 assert address is not None, "tensor maps have tensors"
                 mapped.append(address)
-        self._mapped = _getter(mapped)
-        self._encoded: Sequence[int] = ()
-        self._calls = [step.call for step in self._steps]
-        # One launch that takes nothing but the addresses as they come: most of them.
-        self._one = self._calls[0] if len(self._calls) == 1 and self._copies is None and self._mapped is None else None
-        self._queue = 0
-        self._lock = threading.Lock()
+        # The address behind those of a call stands for null.
+        copies = [count if source is None else source for source in table.copies]
+        self.run = _runner(functools.partial(_Block, layouts, table), _getter(copies), _getter(mapped), index)
 
-    def run(self, addresses: Sequence[int], queue: int) -> None:
-        """Launch with other memory of the same shapes. A method, because calling an object takes longer.
 
-        Args:
-            addresses: As many as `count`: of first elements, 0 for null.
-            queue: ``cudaStream_t`` of this device, which is current.
+_Pick = Callable[[Sequence[int]], tuple[int, ...]]
 
-        Raises:
-            LaunchError: The driver refuses.
-        """
-        self._lock.acquire()  # half the time of `with`
+
+def _runner(make: Callable[[], _Block], copies: _Pick | None, mapped: _Pick | None, index: int) -> _Run:
+    """What launches with other memory of the same shapes.
+
+    A function with variables of its own, because those of objects take longer to look up. It takes
+
+    - as many addresses as were counted: of first elements, 0 for null;
+    - ``cudaStream_t`` of this device, which is current; without one torch's current queue.
+
+    Thread-safe: a call takes a block out of a list, and lays out another where there is none, because other threads
+    are launching. (Two operations of a list, which are atomic, take a fifth of the time of a lock.)
+
+    Args:
+        make: Makes a block.
+        copies: Takes from addresses, and a null behind them, those that are written once more.
+        mapped: Takes from addresses those of tensor maps.
+        index: CUDA device.
+    """
+    free = [make()]
+    take, give_back = free.pop, free.append
+    current = torch._C._cuda_getCurrentRawStream  # type: ignore[attr-defined, unused-ignore]
+    # One launch that takes nothing but the addresses as they come: most of them.
+    plain = copies is None and mapped is None and len(free[0].calls) == 1
+
+    def run(addresses: Sequence[int], queue: int | None = None) -> None:
+        if queue is None:
+            queue = current(index)
         try:
-            one = self._one
-            if one is not None and queue == self._queue:
-                self._pack(self._memory, self._start, *addresses)
-                status = one()
+            block = take()
+        except IndexError:
+            block = make()
+        try:
+            if queue != block.queue:
+                block.follow(queue)
+            if plain:
+                block.write(*addresses)
+                status = block.first()
                 if status:
-                    self._recover(one, status)
+                    block.recover(block.first, status, index)
                 return
-            if self._copies is None:
-                self._pack(self._memory, self._start, *addresses)
+            if copies is None:
+                block.write(*addresses)
             else:
-                self._pack(self._memory, self._start, *addresses, *self._copies((*addresses, 0)))
-            if self._mapped is not None:
-                encoded = self._mapped(addresses)
-                if encoded != self._encoded:
-                    for writer, address in zip(self._writers, encoded, strict=True):
-                        writer.write(address)
-                    self._encoded = encoded
-            if queue != self._queue:
-                for step in self._steps:
-                    step.config.stream = queue
-                self._queue = queue
-            for call in self._calls:
+                block.write(*addresses, *copies((*addresses, 0)))
+            if mapped is not None:
+                encoded = mapped(addresses)
+                if encoded != block.encoded:
+                    block.encode(encoded)
+            for call in block.calls:
                 status = call()
                 if status:
-                    self._recover(call, status)
+                    block.recover(call, status, index)
         finally:
-            self._lock.release()
+            give_back(block)
 
-    def _recover(self, call: Callable[[], int], status: int) -> None:
-        """A thread that has not used CUDA yet has no context: give it one and try again; the rest are errors."""
-        if status == libcuda.INVALID_CONTEXT:
-            with torch.cuda.device(self.index):
-                _make_current(self.index)
-                status = call()
-        libcuda.check(status, f"launch of {self._steps[self._calls.index(call)].description}")
+    return run
 
 
 def _lay_out(

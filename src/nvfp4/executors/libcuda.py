@@ -53,7 +53,7 @@ class LaunchConfig(ctypes.Structure):
 
 _VOID, _INT, _UINT = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint
 
-_SIGNATURES: dict[str, tuple[Any, ...]] = {
+_SIGNATURES: dict[str, tuple[Any, ...] | None] = {
     "cuInit": (_UINT,),
     "cuDriverGetVersion": (_VOID,),
     "cuGetErrorName": (_INT, _VOID),
@@ -68,7 +68,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuThreadExchangeStreamCaptureMode": (_VOID,),
     "cuStreamGetCaptureInfo_v2": (_VOID, _VOID, _VOID, _VOID, _VOID, _VOID),
     "cuTensorMapEncodeTiled": (_VOID, _INT, _UINT, _VOID, _VOID, _VOID, _VOID, _VOID, _INT, _INT, _INT, _INT),
-    "cuLaunchKernelEx": (_VOID, _VOID, _VOID, _VOID),
+    # ctypes converts nothing for a function without types, so that a launch takes arguments that are C values already.
+    "cuLaunchKernelEx": None,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -28,6 +28,10 @@ class Program:
             needs much from an allocation of its own, one that is captured from the graph's.
         extra: The tensors of `scratch` that the launches were built with.
 
+    Attributes:
+        run: Runs them in torch's current queue. Takes the address of each operand, 0 for None, in the order of
+            `tensors`.
+
     Raises:
         InputError: A launch refers to memory that is not the start of one of these tensors, or two of them share it.
     """
@@ -38,38 +42,48 @@ class Program:
         every = [*tensors, *extra]
         if aliased(every):
             raise InputError("Program", "tensors", "distinct memory", "shared memory", "Run these launches once.")
-        self.index = driver.device_index(launches)
+        index = driver.device_index(launches)
         sources = [_sources(launch, every) for launch in launches]
-        self._prepared = driver.Prepared(launches, sources, len(every), self.index)
-        self._scratch = scratch
-        self._keeps = scratch is not None and scratch.keepable
-        self._device = torch.device("cuda", self.index)
+        prepared = driver.Prepared(launches, sources, len(every), index)
+        self.run = _runner(prepared, scratch, index)
 
-    def run(self, addresses: Sequence[int]) -> None:
-        """Run in torch's current queue. A method, because calling an object takes longer than calling its method.
 
-        Args:
-            addresses: That of each operand, 0 for None, in the order of the list that the program was made from.
-        """
-        index = self.index
-        if torch._C._cuda_getDevice() != index:
-            with torch.cuda.device(index):
-                self.run(addresses)
+def _runner(prepared: driver.Prepared, scratch: Scratch | None, index: int) -> Callable[[Sequence[int]], None]:
+    """`Program.run` of launches that are prepared on CUDA device `index`."""
+    run = prepared.run if scratch is None else _with_scratch(prepared.run, scratch, index)
+    if torch.cuda.device_count() <= 1:
+        return run  # there is no other device that could be current
+    current = torch._C._cuda_getDevice
+
+    def on_device(addresses: Sequence[int]) -> None:
+        if current() == index:
+            run(addresses)
             return
-        # What torch.cuda.current_stream(index).cuda_stream returns, without building the object: 0.1 us instead of 1.
-        queue = torch._C._cuda_getCurrentRawStream(index)  # type: ignore[attr-defined, unused-ignore]
-        if self._scratch is None:
-            self._prepared.run(addresses, queue)
-        elif torch._C._cuda_isCurrentStreamCapturing():
+        with torch.cuda.device(index):
+            run(addresses)
+
+    return on_device
+
+
+def _with_scratch(run: Callable[..., None], scratch: Scratch, index: int) -> Callable[[Sequence[int]], None]:
+    """`run`, with the addresses of scratch memory behind those of the call."""
+    current, capturing = torch._C._cuda_getCurrentRawStream, torch._C._cuda_isCurrentStreamCapturing  # type: ignore[attr-defined, unused-ignore]
+    keeps, device = scratch.keepable, torch.device("cuda", index)
+
+    def with_scratch(addresses: Sequence[int]) -> None:
+        queue = current(index)
+        if capturing():
             # Freed when this returns, which in torch means: free for what is queued later.
-            memory, places = self._scratch.of_graph(index, queue)
-            self._prepared.run([*addresses, *places], queue)
+            memory, places = scratch.of_graph(index, queue)
+            run([*addresses, *places], queue)
             del memory
-        elif self._keeps:
-            self._prepared.run([*addresses, *kept(self._scratch, index, queue)], queue)
+        elif keeps:
+            run([*addresses, *kept(scratch, index, queue)], queue)
         else:
-            pieces = self._scratch.allocate(self._device)
-            self._prepared.run([*addresses, *(tensor.data_ptr() for tensor in pieces)], queue)
+            pieces = scratch.allocate(device)
+            run([*addresses, *[tensor.data_ptr() for tensor in pieces]], queue)
+
+    return with_scratch
 
 
 def _sources(launch: Launch, tensors: Tensors) -> parameters.Sources:

@@ -31,6 +31,7 @@ class Spec:
         stacked: Whether `offsets` follow them, and there may be `rows`.
         lists: Whether every operand is a list, and the result too.
         bias: Whether there may be a `bias`, after all of these.
+        weights: Which operand later calls are likely to pass again.
     """
 
     op: str
@@ -40,6 +41,7 @@ class Spec:
     stacked: bool = False
     lists: bool = False
     bias: bool = False
+    weights: int = 1
 
 
 class Call(NamedTuple):

@@ -8,6 +8,7 @@ a functional and an out variant.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from nvfp4.formats import as_bytes
 from nvfp4.ops import _dispatch, _validate
 from nvfp4.ops._call import Call, Spec, signature
 from nvfp4.ops._prepare import Prepared, prepare
-from nvfp4.ops._shortcut import Shortcut
+from nvfp4.ops._shortcut import Lists, Singles
 from nvfp4.tensor import NVFP4Tensor, maker
 
 _library = torch.library.Library("nvfp4", "DEF")  # type: ignore[no-untyped-call]
@@ -183,7 +184,7 @@ def register(spec: Spec) -> None:
     # What the first call of a kind is validated for holds for every call of that kind.
     known: dict[Hashable, tuple[Prepared, Callable[[Sequence[Any]], Call]]] = {}
 
-    def compute(args: tuple[Any, ...], shortcut: Shortcut) -> tuple[torch.Tensor, ...]:
+    def compute(shortcut: Singles | Lists, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
         key = tuple([_signature(x) if type(x) in _TENSORS else x for x in args])
         found = known.get(key)
         if found is not None:
@@ -201,18 +202,13 @@ def register(spec: Spec) -> None:
 
     _dispatch.caches.append(known)
 
-    short, short_out = Shortcut(spec, into=False), Shortcut(spec, into=True)
-    take = short.take
-
-    def run(*args: Any) -> torch.Tensor:
-        return (take(args) or compute(args, short))[0]
-
-    def run_lists(*args: Any) -> list[torch.Tensor]:
-        return list(take(args) or compute(args, short))
+    short, short_out = [(Lists if spec.lists else Singles)(spec, into) for into in (False, True)]
+    run = short.implementation(lambda args: compute(short, args)[0])
+    run_lists = short.implementation(lambda args: list(compute(short, args)))
+    into = short_out.implementation(functools.partial(compute, short_out))
 
     def run_out(*args: Any) -> None:
-        if short_out.take(args) is None:
-            compute(args, short_out)
+        into(*args)
 
     def described(args: Sequence[Any]) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...]]:
         """Results without values, and the tensors that were passed for them."""

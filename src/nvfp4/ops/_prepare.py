@@ -26,6 +26,9 @@ Run = Callable[[Operands], None]
 Allocate = Callable[[], tuple[torch.Tensor, ...]]
 """New results of a call, not initialised."""
 
+New = Callable[[], torch.Tensor]
+"""One of them."""
+
 _MISALIGNED = ALIGNMENT - 1
 
 # What the code that torch.compile makes allocates and slices with: a third of the time of torch.empty, as neither goes
@@ -46,6 +49,7 @@ class Prepared:
         allocate: Its results.
         apart: Addresses of earlier calls in which no result overlapped anything.
         again: `Repeating.again` of `run`, where that is a computation for the operands as they were passed; else None.
+        new: The result, where there is one only; else None.
     """
 
     problem: Problem | None
@@ -54,6 +58,7 @@ class Prepared:
     allocate: Allocate
     apart: set[tuple[int, ...]] = field(default_factory=set)
     again: Callable[[Sequence[Any], Sequence[int]], bool] | None = None
+    new: New | None = None
 
 
 def prepare(call: Call) -> Prepared:
@@ -92,49 +97,50 @@ def prepare(call: Call) -> Prepared:
         run = functools.partial(_on_device, run, device)
     if any(isinstance(x, torch.Tensor) and x.data_ptr() & _MISALIGNED for x in (*call.a, *call.b, *outs)):
         run, again = functools.partial(_aligned, run), None
-    return Prepared(problem, choice, run, allocate, again=again)
+    new = _new(*described.shapes, dtype, device) if len(described.shapes) == 1 else None
+    return Prepared(problem, choice, run, allocate, again=again, new=new)
 
 
 def _allocator(shapes: tuple[Shape, ...], dtype: torch.dtype, device: torch.device) -> Allocate:
     """What allocates the results of a call; many are parts of one allocation, if each then begins at 16 bytes."""
-    strides = [tuple(math.prod(map(_at_least_one, shape[i + 1 :])) for i in range(len(shape))) for shape in shapes]
-    fast = _EMPTY.get(device.type)
-    # Without a choice of devices there is none to look up.
-    chosen = device.type == "cuda" and torch.cuda.device_count() > 1
-
-    def new(shape: Shape, stride: Shape) -> torch.Tensor:
-        if fast is None or (chosen and torch._C._cuda_getDevice() != device.index):
-            return torch.empty(shape, dtype=dtype, device=device)
-        made: torch.Tensor = fast(shape, stride, dtype)
-        return made
-
     if len(shapes) == 1:
-        (shape,), (stride,) = shapes, strides
-        if fast is not None and not chosen:
-            return lambda: (fast(shape, stride, dtype),)
-        return lambda: (new(shape, stride),)
+        one = _new(shapes[0], dtype, device)
+        return lambda: (one(),)
     sizes = [math.prod(shape) for shape in shapes]
     if any(not size or size * dtype.itemsize % ALIGNMENT for size in sizes):
-        return lambda: tuple(map(new, shapes, strides))
+        every = [_new(shape, dtype, device) for shape in shapes]
+        return lambda: tuple([new() for new in every])
     if len({shape[1:] for shape in shapes}) == 1:  # rows of one matrix
         rows = [shape[0] for shape in shapes]
-        whole = (sum(rows), *shapes[0][1:])
+        whole = _new((sum(rows), *shapes[0][1:]), dtype, device)
         # "Unsafe" as it makes no views, so that changing one result in place says nothing of the others.
-        return lambda: torch.unsafe_split_with_sizes(new(whole, strides[0]), rows)
+        return lambda: torch.unsafe_split_with_sizes(whole(), rows)
     begins = itertools.accumulate(sizes[:-1], initial=0)
-    parts = list(zip(shapes, strides, begins, strict=True))
-    total = (sum(sizes),)
+    parts = list(zip(shapes, map(_strides, shapes), begins, strict=True))
+    total = _new((sum(sizes),), dtype, device)
 
     def allocate() -> tuple[torch.Tensor, ...]:
-        memory = new(total, (1,))
+        memory = total()
         return tuple([_part(memory, shape, stride, begin) for shape, stride, begin in parts])
 
     return allocate
 
 
-def _at_least_one(size: int) -> int:
-    """Strides of an empty tensor are those of one with sizes of 1 in place of 0."""
-    return max(size, 1)
+def _new(shape: Shape, dtype: torch.dtype, device: torch.device) -> New:
+    """What allocates one tensor."""
+    slow = functools.partial(torch.empty, shape, dtype=dtype, device=device)
+    if device.type not in _EMPTY:
+        return slow
+    fast = functools.partial(_EMPTY[device.type], shape, _strides(shape), dtype)
+    # Without a choice of devices there is none to look up.
+    if device.type != "cuda" or torch.cuda.device_count() <= 1:
+        return fast
+    return lambda: fast() if torch._C._cuda_getDevice() == device.index else slow()
+
+
+def _strides(shape: Shape) -> Shape:
+    """Strides of a contiguous tensor; those of an empty one are as if its sizes of 0 were 1."""
+    return tuple(math.prod([max(size, 1) for size in shape[i + 1 :]]) for i in range(len(shape)))
 
 
 def _runner(choice: backends.Choice, problem: Problem) -> Run:

@@ -8,6 +8,7 @@ enough, and the tensors by which `Repeating.again` recognises weights.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -29,8 +30,6 @@ _guards: Any = torch._C._dynamo.guards
 
 Tensors = Sequence[Any]
 Results = tuple[torch.Tensor, ...]
-_Compute = Callable[[Tensors], "Results | None"]
-_Pick = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,62 +68,27 @@ class _Guard:
         return self.check(*self.present(tensors)) and not (self.frozen and torch.is_grad_enabled())
 
 
-class Shortcut:
+class _Shortcut:
     """What is remembered of the calls of one operator.
 
     Args:
         spec: The form of the operation.
         into: Whether this is the variant with ``out``.
-
-    Attributes:
-        take: The results of a call with the given arguments; None if it has to go the long way.
     """
 
     def __init__(self, spec: Spec, into: bool) -> None:
         count = 3 * len(spec.operands)
-        first, others = (0,), tuple(range(3, count, 3))
+        self._others = tuple(range(3, count, 3))  # where right operands begin
         more = (count, count + 1) if spec.stacked else (count,) if spec.bias else ()  # offsets and rows, or bias
         rest = count + len(more)
         # As in `operands.flatten`: of each side the data, the scales, the tensor scales; results; offsets and rows, or
         # bias.
-        self._order = [i + part for side in (first, others) for part in range(3) for i in side]
-        self._into, self._after = into, (*((-1,) if into else ()), *more)
-        words = itemgetter(rest, rest + 1)
-        self._look = self._lists(words) if spec.lists else self._singles(words)
-        self._known: dict[Hashable, list[tuple[_Guard, _Compute]]] = {}
+        self._order = [i + part for side in ((0,), self._others) for part in range(3) for i in side]
+        self._into, self._after = into, (*((rest + 2,) if into else ()), *more)
+        self._words = itemgetter(rest, rest + 1)
+        # By something that tells most calls apart.
+        self._known: dict[Hashable, list[tuple[_Guard, Callable[..., Any]]]] = {}
         _dispatch.caches.append(self._known)
-        self.take = self._taker(self._look) if spec.lists else self._single_taker(words)
-
-    def _single_taker(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], Results | None]:
-        """`_taker` of `_singles`, written out, because every call does this."""
-        pick, alike = itemgetter(*self._order, *self._after), self._known.get
-
-        def take(args: Sequence[Any]) -> Results | None:
-            found = alike((args[0].numel(), args[3].numel(), words(args)))
-            if found is not None:
-                tensors = pick(args)
-                for _, compute in found:
-                    results = compute(tensors)
-                    if results is not None:
-                        return results
-            return None
-
-        return take
-
-    def _taker(
-        self, look: Callable[[Sequence[Any]], tuple[Hashable, Tensors]]
-    ) -> Callable[[Sequence[Any]], Results | None]:
-        alike = self._known.get
-
-        def take(args: Sequence[Any]) -> Results | None:
-            key, tensors = look(args)
-            for _, compute in alike(key, ()):
-                results = compute(tensors)
-                if results is not None:
-                    return results
-            return None
-
-        return take
 
     def remember(self, args: Sequence[Any], prepared: Prepared) -> None:
         """Let calls like that with `args`, which was validated, go the short way, if that is possible."""
@@ -135,58 +99,152 @@ class Shortcut:
         if not any(fits(tensors) for fits, _ in alike):
             guard = _Guard.of(tensors)
             if guard(tensors):
-                _dispatch.keep(
-                    self._known, key, [(guard, self._computation(prepared, guard, tensors)), *alike[: _ALIKE - 1]]
-                )
+                compute = self._computation(prepared, guard, tensors, args)
+                _dispatch.keep(self._known, key, [(guard, compute), *alike[: _ALIKE - 1]])
 
-    def _singles(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], tuple[Hashable, Tensors]]:
-        """What takes from arguments something that tells most calls apart, and the tensors."""
-        pick = itemgetter(*self._order, *self._after)
-        return lambda args: ((args[0].numel(), args[3].numel(), words(args)), pick(args))
+    def implementation(self, long_way: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
+        """What the operator does: the short way, or `long_way` with the arguments where that does not lead anywhere."""
+        raise NotImplementedError
 
-    def _lists(self, words: itemgetter[Any]) -> Callable[[Sequence[Any]], tuple[Hashable, Tensors]]:
-        """The same for lists."""
+    def _look(self, args: Sequence[Any]) -> tuple[Hashable, Tensors]:
+        """The key of `_known`, and the tensors."""
+        raise NotImplementedError
 
-        def look(args: Sequence[Any]) -> tuple[Hashable, Tensors]:
-            tensors: list[Any] = []
-            none = [None] * len(args[0])
-            for i in self._order:
-                tensors += args[i] or none
-            if self._into:
-                tensors += args[-1]
-            sizes = [x.numel() for i in (0, 3) for x in args[i]]
-            return (*[len(x) for x in args if type(x) is list], *sizes, *words(args)), tensors
+    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> Callable[..., Any]:
+        """What computes calls with arguments like `args`, whose tensors are `like`; it returns None for others."""
+        raise NotImplementedError
 
-        return look
 
-    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors) -> _Compute:
-        """What computes calls that have tensors like those of `like`, and nothing for others."""
+class Singles(_Shortcut):
+    """`_Shortcut` of an operator whose operands are single tensors."""
+
+    def __init__(self, spec: Spec, into: bool) -> None:
+        super().__init__(spec, into)
+        self._weights = 3 * spec.weights
+        # By the identity of the weights. Another object in their place does no harm: every computation looks at all
+        # arguments.
+        self._recent: dict[Hashable, Callable[..., Any]] = {}
+        _dispatch.caches.append(self._recent)
+
+    def implementation(self, long_way: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
+        """See `_Shortcut`."""
+        recent, weights = self._recent.get, self._weights
+
+        def run(*args: Any) -> Any:
+            compute = recent(id(args[weights]))
+            if compute is not None:
+                result = compute(*args)
+                if result is not None:
+                    return result
+            for _, compute in self._known.get(self._key(args), ()):
+                result = compute(*args)
+                if result is not None:
+                    _dispatch.keep(self._recent, id(args[weights]), compute)
+                    return result
+            return long_way(args)
+
+        return run
+
+    def _key(self, args: Sequence[Any]) -> Hashable:
+        return args[0].numel(), args[3].numel(), self._words(args)
+
+    def _look(self, args: Sequence[Any]) -> tuple[Hashable, Tensors]:
+        return self._key(args), [args[i] for i in (*self._order, *self._after)]
+
+    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> Callable[..., Any]:
+        given = tuple([x is not None for x in args])
+        make = _written(given, tuple(self._order), self._after, self._into, guard.frozen)
+        words = [x for x in self._words(args) if x is not None]
+        return make(guard.check, prepared.new, prepared.again, prepared.apart, torch.is_grad_enabled, *words)
+
+
+@functools.cache
+def _written(
+    given: tuple[bool, ...], order: tuple[int, ...], after: tuple[int, ...], into: bool, frozen: bool
+) -> Callable[..., Callable[..., Any]]:
+    """What makes `Singles._computation`, written out argument by argument: half the time of loops over arguments.
+
+    Args:
+        given: For each argument of the operator, whether it is there.
+        order: Where operands are, in the order of `operands.flatten`.
+        after: Where ``out`` is, if `into`, and other tensors.
+        into: Whether the last argument is ``out``.
+        frozen: Whether calls may be repeated without gradients only.
+    """
+    names = [f"x{i}" for i in range(len(given))]
+    tensors = [i for i in (*order, *after) if given[i]]
+    words = [i for i in range(len(given)) if given[i] and i not in tensors]
+    addresses = {i: f"{names[i]}.data_ptr()" for i in tensors}
+    # A tensor scale is one number, wherever it lies; all else is read in whole units, and its address looked at before.
+    whole = [i for i in tensors if i in after or i % 3 < 2]
+    addresses |= {i: f"p{i}" for i in whole}
+    where = [addresses.get(i, "0") for i in order]
+    # What is missing behind the results takes no place among addresses.
+    where += [] if into else ["result.data_ptr()"]
+    where += [addresses[i] for i in after if given[i]]
+    wrong = [f"{names[i]} is not None" for i in range(len(given)) if not given[i]]
+    wrong += [f"{names[i]} != w{i}" for i in words]
+    wrong += ["grad()"] if frozen else []
+    wrong += [f"not check({', '.join(names[i] for i in tensors)})"]
+    passed = f"({', '.join(names[i] for i in order)}), where"
+    lines = [
+        f"def make(check, new, again, apart, grad, {', '.join(f'w{i}' for i in words)}):",
+        f" def compute({', '.join(names)}):",
+        f"  if {' or '.join(wrong)}: return None",
+        *[f"  p{i} = {names[i]}.data_ptr()" for i in whole],
+        f"  if ({' | '.join(f'p{i}' for i in whole)}) & {_MISALIGNED}: return None",
+        f"  result = {names[-1] if into else 'new()'}",
+        f"  where = ({', '.join(where)})",
+        *(["  if where not in apart: return None"] if into else []),
+        f"  return result if again({passed}) else None",
+        " return compute",
+    ]
+    made: dict[str, Any] = {}
+    exec("\n".join(lines), made)
+    written: Callable[..., Callable[..., Any]] = made["make"]
+    return written
+
+
+class Lists(_Shortcut):
+    """`_Shortcut` of an operator whose operands are lists of tensors."""
+
+    def implementation(self, long_way: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
+        """See `_Shortcut`."""
+        look, alike = self._look, self._known.get
+
+        def run(*args: Any) -> Any:
+            key, tensors = look(args)
+            for _, compute in alike(key, ()):
+                results = compute(tensors)
+                if results is not None:
+                    return results
+            return long_way(args)
+
+        return run
+
+    def _look(self, args: Sequence[Any]) -> tuple[Hashable, Tensors]:
+        tensors: list[Any] = []
+        none = [None] * len(args[0])
+        for i in self._order:
+            tensors += args[i] or none
+        if self._into:
+            tensors += args[-1]
+        sizes = [x.numel() for i in (0, 3) for x in args[i]]
+        return (*[len(x) for x in args if type(x) is list], *sizes, *self._words(args)), tensors
+
+    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> Callable[..., Any]:
         again, allocate, apart = prepared.again, prepared.allocate, prepared.apart
         assert again is not None
         present, absent, check, frozen = guard.present, guard.absent, guard.check, guard.frozen
-        into, parts = self._into, len(self._order)
-        groups = (len(like) - len(self._after) + into) // (parts + into)
-        inputs = groups * parts
-        # What is missing behind the results takes no place among addresses; other nulls do.
-        end = len(like)
-        while like[end - 1] is None and end > inputs:
-            end -= 1
-        nulls = any(x is None for x in like[:end])
+        into, groups = self._into, len(args[0])
+        inputs = groups * len(self._order)
+        nulls = any(x is None for x in like)
         # A tensor scale is one number, wherever it lies; all else is read in whole units.
-        read = [*range(2 * groups), *range(3 * groups, (3 + 2 * (parts // 3 - 1)) * groups), *range(inputs, end)]
+        rights = groups * len(self._others)
+        read = [*range(2 * groups), *range(3 * groups, 3 * groups + 2 * rights), *range(inputs, len(like))]
         first, second, *others = [i for i in read if like[i] is not None]  # A and B
 
-        count = len(present(like))
-        if groups == 1 and not into and 2 + len(others) == count in (3, 4):
-            # One product without tensor scales. Where each address goes: the result's comes behind those of four
-            # tensors (the last of three is taken twice), and then a null.
-            given_at = iter(range(count))
-            places = [5 if x is None else next(given_at) for x in like[:end]]
-            places.insert(inputs, 4)
-            at = [i for i, x in enumerate(like) if x is not None]
-            return _few(guard, itemgetter(*at[:3], at[-1]), itemgetter(*places), prepared)
-
-        def compute(tensors: Tensors) -> Results | None:
+        def compute(tensors: Tensors) -> list[torch.Tensor] | None:
             for i in absent:
                 if tensors[i] is not None:
                     return None
@@ -194,7 +252,7 @@ class Shortcut:
             if not check(*given) or (frozen and torch.is_grad_enabled()):
                 return None
             if nulls:
-                addresses = [0 if x is None else x.data_ptr() for x in tensors[:end]]
+                addresses = [0 if x is None else x.data_ptr() for x in tensors]
             else:
                 addresses = [x.data_ptr() for x in given]
             bits = addresses[first] | addresses[second]
@@ -203,42 +261,9 @@ class Shortcut:
             if bits & _MISALIGNED:
                 return None
             if into:
-                results = (*tensors[inputs : inputs + groups],)
-                return results if tuple(addresses) in apart and again(tensors, addresses) else None
-            results = allocate()
-            if groups == 1:
-                addresses.insert(inputs, results[0].data_ptr())
-            else:
-                addresses[inputs:inputs] = [x.data_ptr() for x in results]
+                return [] if tuple(addresses) in apart and again(tensors, addresses) else None
+            results = list(allocate())
+            addresses += [x.data_ptr() for x in results]
             return results if again(tensors, addresses) else None
 
         return compute
-
-
-def _few(guard: _Guard, four: _Pick, spread: _Pick, prepared: Prepared) -> _Compute:
-    """`Shortcut._computation` for three or four tensors, written out, which takes a third less than loops.
-
-    Args:
-        guard: The guard of the tensors.
-        four: Takes them, the last of three twice; all are read in whole units.
-        spread: Takes the addresses of these, that of the result and null, and puts each in its places.
-        prepared: The computation.
-    """
-    again, allocate = prepared.again, prepared.allocate
-    assert again is not None
-    present, absent, check, frozen = guard.present, guard.absent, guard.check, guard.frozen
-
-    def compute(tensors: Tensors) -> Results | None:
-        for i in absent:
-            if tensors[i] is not None:
-                return None
-        if not check(*present(tensors)) or (frozen and torch.is_grad_enabled()):
-            return None
-        a, b, c, d = four(tensors)
-        a, b, c, d = a.data_ptr(), b.data_ptr(), c.data_ptr(), d.data_ptr()
-        if (a | b | c | d) & _MISALIGNED:
-            return None
-        results = allocate()
-        return results if again(tensors, spread((a, b, c, d, results[0].data_ptr(), 0))) else None
-
-    return compute

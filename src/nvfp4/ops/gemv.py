@@ -9,7 +9,7 @@ from nvfp4.ops import _library, _validate
 from nvfp4.ops._call import Call, Spec
 from nvfp4.tensor import NVFP4Tensor
 
-_SPEC = Spec("gemv", "gemv", _validate.gemv, ("a", "x"), bias=True)
+_SPEC = Spec("gemv", "gemv", _validate.gemv, ("a", "x"), bias=True, weights=0)
 _library.register(_SPEC)
 
 

@@ -70,7 +70,7 @@ def run(program: Program) -> dict[str, Array]:
         grid=program.grid, block=program.block, shared_bytes=program.shared_bytes, stream=0,
         attributes=ctypes.pointer(attribute), attribute_count=int(clustered),
     )  # fmt: skip
-    status = cuda.cuLaunchKernelEx(ctypes.addressof(config), function, ctypes.addressof(pointers), None)
+    status = cuda.cuLaunchKernelEx(ctypes.byref(config), function, ctypes.byref(pointers), None)
     libcuda.check(status, f"launch of {program.name}")
     torch.cuda.synchronize()
     return {

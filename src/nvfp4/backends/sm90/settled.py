@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from nvfp4.backends.base import Operands, Repeating
+from nvfp4.backends.operands import addresses as addresses_of
 from nvfp4.tensor import NVFP4Tensor
 
 _KNOWN = 4096  # weights that are remembered
@@ -49,18 +50,23 @@ class _WhenSettled:
 
     def __call__(self, operands: Operands) -> None:
         chosen = self._weights(operands)
-        if len(chosen) <= _WATCHED:
-            seen = self._known.get(id(chosen[0].codes))
-            if seen is not None and _same(seen[0], chosen[0]) and (len(seen) == 1 or _same(seen[1], chosen[1])):
-                self._soon(operands)
+        seen = self._known.get(id(chosen[0].codes))
+        if seen is not None:
+            found = operands.addresses or addresses_of(operands)
+            one, place = chosen[0], self._first + self._count
+            if _unchanged(seen[0], one.codes, one.scales, found[place]) and (
+                len(seen) == 1 or _unchanged(seen[1], chosen[1].codes, chosen[1].scales, found[place + 1])
+            ):
+                if not self._soon.again((), found):
+                    self._soon(operands)
                 return
-            # Torch does not count the changes of tensors that are made in inference mode.
-            if not any(x.codes.is_inference() or x.scales.is_inference() for x in chosen):
-                if len(self._known) > _KNOWN:
-                    self._known.clear()
-                self._known[id(chosen[0].codes)] = [
-                    (weakref.ref(x.codes), x.scales.data_ptr(), x.codes._version + x.scales._version) for x in chosen
-                ]
+        # Torch does not count the changes of tensors that are made in inference mode.
+        if len(chosen) <= _WATCHED and not any(x.codes.is_inference() or x.scales.is_inference() for x in chosen):
+            if len(self._known) > _KNOWN:
+                self._known.clear()
+            self._known[id(chosen[0].codes)] = [
+                (weakref.ref(x.codes), x.scales.data_ptr(), x.codes._version + x.scales._version) for x in chosen
+            ]
         self._first, self._count = 0 if self._left else 3 * len(operands.a), len(chosen)
         self._late(operands)
 
@@ -78,27 +84,17 @@ class _WhenSettled:
             # Weights that cannot be watched are late every time; others are here for the first time.
             watched = not any(x.is_inference() for x in tensors[first : first + 2 * count])
             return not watched and self._late.again(tensors, addresses)
-        ref, place, version = seen[0]  # written out, because every call does this
-        if (
-            codes is not ref()
-            or place != addresses[first + count]
-            or scales.is_inference()
-            or version != codes._version + scales._version
-        ):
+        if not _unchanged(seen[0], codes, scales, addresses[first + count]):
             return False
         if count > 1 and not _unchanged(seen[1], tensors[first + 1], tensors[first + 3], addresses[first + 3]):
             return False
         return self._soon.again(tensors, addresses)
 
 
-def _same(seen: _Weight, x: NVFP4Tensor) -> bool:
-    scales = x.scales
-    return _unchanged(seen, x.codes, scales, scales.data_ptr())
-
-
 def _unchanged(seen: _Weight, codes: torch.Tensor, scales: torch.Tensor, place: int) -> bool:
     """Whether `codes`, and `scales` that lie at `place`, are what was seen."""
     ref, before, version = seen
-    return (
-        ref() is codes and place == before and not scales.is_inference() and version == codes._version + scales._version
-    )
+    try:
+        return ref() is codes and place == before and version == codes._version + scales._version
+    except RuntimeError:  # made in inference mode: they have no version, which takes less time than to ask
+        return False
