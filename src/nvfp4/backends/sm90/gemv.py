@@ -43,6 +43,7 @@ class StreamPlan:
         preload: Batches that are under way before the previous kernel has finished.
         blocks: Blocks that must fit on a multiprocessor together.
         ahead: Batches that are decoded by then (with a `preload` of 2 or more); they wait in shared memory.
+        x_first: Whether the vector is brought into L2 before A is asked for.
     """
 
     arch: str
@@ -54,6 +55,7 @@ class StreamPlan:
     preload: int
     blocks: int
     ahead: int = 0
+    x_first: bool = True
 
     def grid(self, problem: Problem) -> int:
         """Blocks for each matrix, which share its rows equally: as few as take them."""
@@ -158,10 +160,10 @@ GemvPlan = StreamPlan | QueuePlan | MmaPlan
 
 # Measured on an H200 (docs/optimisation-log.md), for 132 multiprocessors. Plans without `arch`:
 # one NVFP4 vector, by (M, K, L) ...
-_VECTOR_TABLE: dict[tuple[int, int, int], tuple[type[StreamPlan | QueuePlan], tuple[int, ...]]] = {
-    (7168, 16384, 1): (QueuePlan, (16, 1, 1, 4, 2, 256, 2)),
-    (4096, 7168, 8): (QueuePlan, (7, 2, 1, 4, 2, 64, 2)),
-    (7168, 2048, 4): (StreamPlan, (2, 4, 1, 4, 7, 3, 2, 1)),
+_VECTOR_TABLE: dict[tuple[int, int, int], StreamPlan | QueuePlan] = {
+    (7168, 16384, 1): QueuePlan("", 16, 1, 1, 4, 2, 256, 2),
+    (4096, 7168, 8): QueuePlan("", 7, 2, 1, 4, 2, 64, 2),
+    (7168, 2048, 4): StreamPlan("", 2, 4, 1, 4, 7, 3, 2, 1, x_first=False),
 }
 # ... and 16-bit vectors of one matrix with linear scales, by (M, K, N).
 _MMA_TABLE: dict[tuple[int, int, int], tuple[int, ...]] = {
@@ -229,7 +231,7 @@ def plan(capability: Capability, problem: Problem) -> GemvPlan:
     if _streams(problem):
         vector = _VECTOR_TABLE.get((problem.m, problem.k, problem.l)) if measured else None
         if vector is not None:
-            tuned = vector[0](capability.arch, *vector[1])
+            tuned = replace(vector, arch=capability.arch)
             return _fitting(capability, problem, tuned) if isinstance(tuned, QueuePlan) else tuned
         large = problem.m * problem.l * problem.k > capability.sms * _QUEUE_ELEMENTS
         return (_plan_queue if large else _plan_stream)(capability, problem)
@@ -379,7 +381,7 @@ def _constants(plan: GemvPlan, problem: Problem, early: bool) -> dict[str, int]:
     }
     if isinstance(plan, StreamPlan):
         own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "BATCHES": plan.batches, "PRELOAD": plan.preload}
-        own["AHEAD"] = plan.ahead
+        own |= {"AHEAD": plan.ahead, "X_FIRST": int(plan.x_first)}
     elif isinstance(plan, QueuePlan):
         own = {"CHUNKS": plan.chunks, "ROWS": plan.rows, "DEPTH": plan.depth}
     else:

@@ -183,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS)
         for (int r = 0; r < ROWS; r++) {
             sums[r] = 0.0f;
 #pragma unroll
-            for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece(sums[r], pieces[r][chunk], x, chunk);
+            for (int chunk = 0; chunk < CHUNKS; chunk++) sums[r] = add_piece<false>(sums[r], pieces[r][chunk], x, chunk);
         }
         const float sum = reduce_lanes(sums, lane);
         const int index = (turn * WARPS_R + warp_r) * ROWS + lane / LANES_PER_ROW;

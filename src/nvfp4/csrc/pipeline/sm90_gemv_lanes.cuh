@@ -97,10 +97,12 @@ __device__ __forceinline__ void prefetch_share(const Arguments& args, int l, int
     }
 }
 
+// SPREAD: as for `dot16`.
+template <bool SPREAD>
 __device__ __forceinline__ float add_piece(float sum, const Piece& a, const Lane& x, int chunk) {
     const u32 pair = e4m3x2_to_f16x2(a.scales);
-    const float first = dot16(a.codes.x, a.codes.y, x.factors[chunk][0], x.table);
-    const float second = dot16(a.codes.z, a.codes.w, x.factors[chunk][1], x.table);
+    const float first = dot16<SPREAD>(a.codes.x, a.codes.y, x.factors[chunk][0], x.table);
+    const float second = dot16<SPREAD>(a.codes.z, a.codes.w, x.factors[chunk][1], x.table);
     sum = fmaf(fmaf(first, x.scale[chunk][0], x.bias[chunk][0]), cvt_f32_f16(pair), sum);
     return fmaf(fmaf(second, x.scale[chunk][1], x.bias[chunk][1]), cvt_f32_f16(pair >> 16), sum);
 }
