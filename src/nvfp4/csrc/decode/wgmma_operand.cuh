@@ -95,18 +95,17 @@ struct RawWeights {
     u32x2 codes[2];
     u32 scale[2];
 
-    // What a lane adds to the addresses of its row, and to its swizzle.
-    static __device__ __forceinline__ u32 code_shift(u32 t) { return t % 2 * 8; }
-    static __device__ __forceinline__ u32 swizzle_shift(u32 t) { return t / 2 * 16; }
+    // Where a lane's codes of a unit are, from those of its row on: the exclusive or of what its row and place in it say, and of what the unit says.
+    static __device__ __forceinline__ u32 code_swizzle(u32 row, u32 t) { return t % 2 * 8 + chunk_offset(0, t / 2, (row & 7) * 16); }
     static __device__ __forceinline__ u32 scale_shift(u32 t) { return t; }
 
+    // From the addresses of the lane's codes and of its scales of the chunk's first unit.
     template <int LAYOUT>
-    __device__ __forceinline__ void load(u32 code_row, u32 swizzle, u32 scale_row, u32 unit) {
-        const u32 from = code_row + chunk_offset(unit, 0, swizzle);
-        const u32 scales = scale_row + unit * CHUNK_SCALE_STEP_UNIT<LAYOUT>;
+    __device__ __forceinline__ void load(u32 codes_of_unit, u32 first_scales, u32 unit) {
+        const u32 scales = first_scales + unit * CHUNK_SCALE_STEP_UNIT<LAYOUT>;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            codes[r] = ld_shared_v2_b32(from + r * 8 * CHUNK_ROW_BYTES);
+            codes[r] = ld_shared_v2_b32(codes_of_unit + r * 8 * CHUNK_ROW_BYTES);
             scale[r] = ld_shared_u8(scales + r * CHUNK_SCALE_STEP_8);
         }
     }
@@ -145,8 +144,7 @@ __device__ __forceinline__ u32x4 decode_piece_scaled(const u32 (&words)[4], cons
 template <int N>
 __device__ __forceinline__ u32x4 decode_piece(const u32 (&words)[4], u32 scales) {
     const u32 s01 = e4m3x2_to_f16x2(scales), s23 = e4m3x2_to_f16x2(scales >> 16);
-    return {decode_pair_f16<N>(words[0], low_half_twice(s01)), decode_pair_f16<N>(words[1], high_half_twice(s01)),
-            decode_pair_f16<N>(words[2], low_half_twice(s23)), decode_pair_f16<N>(words[3], high_half_twice(s23))};
+    return decode_piece_scaled<N>(words, {low_half_twice(s01), high_half_twice(s01), low_half_twice(s23), high_half_twice(s23)});
 }
 
 // Of 16-bit activations: pair N of eight of them, 4 bytes of that piece; and the piece, from the eights of all four blocks.

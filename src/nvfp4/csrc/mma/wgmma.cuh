@@ -25,8 +25,17 @@ __device__ __forceinline__ void wgmma_wait_group_sync_aligned() {
 // of 8 rows lie 1024 bytes apart. The lower half is `start` of some tile plus the distance to another in units of 16 bytes (16 elements
 // further along K is 2), the upper half the same for all.
 __device__ __forceinline__ u32 wgmma_descriptor_start(u32 address) { return (address & 0x3FFFFu) >> 4 | 1u << 16; }
-__device__ __forceinline__ u64 wgmma_descriptor_at(u32 start, u32 distance) {
-    return static_cast<u64>(1u << 30 | 1024u >> 4) << 32 | (start + distance);
+constexpr u32 WGMMA_DESCRIPTOR_HIGH = 1u << 30 | 1024u >> 4;
+__device__ __forceinline__ u64 wgmma_descriptor_at(u32 start, u32 distance, u32 high = WGMMA_DESCRIPTOR_HIGH) {
+    return static_cast<u64>(high) << 32 | (start + distance);
+}
+
+// The upper half, unknown to the compiler, as it does not know that these kernels have one block along z. A constant it would write anew for every
+// instruction that has a descriptor of its own, and each costs an issue slot.
+__device__ __forceinline__ u32 wgmma_descriptor_high() {
+    u32 one;
+    asm("mov.u32 %0, %%nctaid.z;" : "=r"(one));
+    return WGMMA_DESCRIPTOR_HIGH - 1 + one;
 }
 
 // Operands of the instruction by its N, a line for each 8 columns: accumulators as they are named in the text, and as they are passed.

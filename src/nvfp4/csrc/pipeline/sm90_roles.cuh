@@ -281,25 +281,43 @@ struct Multiplier {
     // `thread` is the thread's number in the block. Warps follow one another, 16 rows each.
     __device__ __forceinline__ void aim(u32 thread) {
         const u32 lane = thread % 32, t = lane % 4, row = thread / 32 * 16 + lane / 4;
-        codes = stages.codes(0) + row * CHUNK_ROW_BYTES + RawWeights::code_shift(t);
-        swizzle = (row & 7) << 4 ^ RawWeights::swizzle_shift(t);
+        codes = stages.codes(0) + row * CHUNK_ROW_BYTES;
+        swizzle = RawWeights::code_swizzle(row, t);
         scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + RawWeights::scale_shift(t);
         descriptor = wgmma_descriptor_start(stages.tile(0));
     }
 
-    __device__ __forceinline__ void read(RawWeights& raw, u32 stage, u32 step) const {
-        const u32 block = step % S::BLOCKS;
-        raw.template load<S::WEIGHT_LAYOUT>(codes + stage * S::CODES_BYTES + block * WEIGHT_CODES_BYTES, swizzle,
-                                            scales + stage * S::SCALES_BYTES + block * WEIGHT_SCALES_BYTES,
-                                            step / S::BLOCKS);
+    // What follows from the place in the rings, carried from chunk to chunk: the compiler would compute it anew for each step. That is better only
+    // for addresses where registers are few.
+    struct Cursor {
+        u32 codes, scales;  // this lane's in the chunk
+        u32 parity;         // of its tiles
+    };
+
+    // To the chunk at `place`.
+    __device__ __forceinline__ void next_chunk(Cursor& cursor) const {
+        const bool wraps = place.stage() == 0;
+        cursor.codes += wraps ? -(S::CHUNKS - 1) * S::CODES_BYTES : S::CODES_BYTES;
+        cursor.scales += wraps ? -(S::CHUNKS - 1) * S::SCALES_BYTES : S::SCALES_BYTES;
+    }
+
+    __device__ __forceinline__ void read(RawWeights& raw, const Cursor& cursor, u32 stage, u32 step) const {
+        const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS;
+        const u32 of_block = block * WEIGHT_CODES_BYTES, scales_of_block = block * WEIGHT_SCALES_BYTES;
+        if constexpr (S::CROWDED) {
+            raw.template load<S::WEIGHT_LAYOUT>(codes + stage * S::CODES_BYTES + of_block + chunk_offset(unit, 0, swizzle),
+                                                scales + stage * S::SCALES_BYTES + scales_of_block, unit);
+        } else {  // rows of codes are aligned
+            raw.template load<S::WEIGHT_LAYOUT>((cursor.codes ^ chunk_offset(unit, 0, 0)) + of_block, cursor.scales + scales_of_block, unit);
+        }
     }
 
     // The steps of a chunk, the `first` of a segment or not; its first tile is `first_tile`. If there are `more`, the first codes of the next
     // are read ahead.
     template <int N>
-    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], RawWeights& raw, u32 first_tile,
-                                                   bool first, bool more) {
-        const u32 parity = place.tile_parity(), stage = place.stage();
+    __device__ __forceinline__ void multiply_chunk(float (&sums)[S::BLOCKS][N / 2], u32 (&a)[2][4][4], RawWeights& raw, Cursor& cursor,
+                                                   u32 first_tile, bool first, bool more) {
+        const u32 stage = place.stage();
         const u32 before = (first_tile + S::TILES - 1) % S::TILES, after = (first_tile + CHUNK) % S::TILES;
         const u32 tiles = descriptor + first_tile * (S::TILE_BYTES / 16);
         ++place.count;
@@ -311,7 +329,7 @@ struct Multiplier {
             wgmma_fence_sync_aligned();
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {
-                wgmma_m64k16<N, S::BF16>(sums[block], now[i], wgmma_descriptor_at(tiles, unit * (S::TILE_BYTES / 16) + 2 * i));
+                wgmma_m64k16<N, S::BF16>(sums[block], now[i], wgmma_descriptor_at(tiles, unit * (S::TILE_BYTES / 16) + 2 * i, wgmma_descriptor_high()));
             }
             wgmma_commit_group_sync_aligned();
             // All waiting is done while these run, and shared memory is read a step ahead, so that the matrix unit's short queue
@@ -319,9 +337,10 @@ struct Multiplier {
             if (step + 2 == STEPS && more) wait_barrier(stages.chunk_full(place.stage()), place.parity());
             if (block + 1 == S::BLOCKS) {
                 if (step + 1 < STEPS) {
-                    wait_barrier(stages.tile_full(first_tile + unit + 1), parity);
-                } else if (more) {
-                    wait_barrier(stages.tile_full(after), place.tile_parity());
+                    wait_barrier(stages.tile_full(first_tile + unit + 1), cursor.parity);
+                } else {
+                    cursor.parity ^= after == 0;
+                    if (more) wait_barrier(stages.tile_full(after), cursor.parity);
                 }
             }
             wgmma_wait_group_sync_aligned<1>();  // the step before: `later` is free, and its tile too if this one is new
@@ -337,10 +356,11 @@ struct Multiplier {
                 __syncwarp();
                 if (elect_sync()) mbarrier_arrive_shared_b64(stages.chunk_empty(stage));
             }
+            if (!S::CROWDED && step + 2 == STEPS) next_chunk(cursor);
             if (step + 2 < STEPS) {
-                read(raw, stage, step + 2);
+                read(raw, cursor, stage, step + 2);
             } else if (more) {  // else what is decoded next is old, and not used
-                read(raw, place.stage(), step + 2 - STEPS);
+                read(raw, cursor, place.stage(), step + 2 - STEPS);
             }
         }
     }
@@ -361,35 +381,36 @@ struct Multiplier {
         }
         u32 a[2][4][4];
         RawWeights raw;  // of the step after next, until that is decoded
+        Cursor cursor{codes + swizzle + place.stage() * S::CODES_BYTES, scales + place.stage() * S::SCALES_BYTES, place.tile_parity()};
         wait_barrier(stages.chunk_full(place.stage()), place.parity());
-        read(raw, place.stage(), 0);
+        read(raw, cursor, place.stage(), 0);
         raw.template decode<0, S::BF16>(a[0][0]);
         raw.template decode<1, S::BF16>(a[0][1]);
         raw.template decode<2, S::BF16>(a[0][2]);
         raw.template decode<3, S::BF16>(a[0][3]);
         wait_barrier(stages.tile_full(place.first_tile()), place.tile_parity());
-        read(raw, place.stage(), 1);
+        read(raw, cursor, place.stage(), 1);
         bool first = true;
         // Where the first tile of a chunk is a constant, a step has an instruction less. But each place has code of its own then, which is too
         // much where each width has, too.
         if constexpr (S::VARIABLE) {
 #pragma unroll 1
             while (chunks > 0) {
-                multiply_chunk<N>(sums, a, raw, place.first_tile(), first, --chunks > 0);
+                multiply_chunk<N>(sums, a, raw, cursor, place.first_tile(), first, --chunks > 0);
                 first = false;
             }
         } else {
             if (S::TILES != CHUNK && place.first_tile() != 0) {
-                multiply_chunk<N>(sums, a, raw, S::TILES - CHUNK, first, --chunks > 0);
+                multiply_chunk<N>(sums, a, raw, cursor, S::TILES - CHUNK, first, --chunks > 0);
                 first = false;
             }
 #pragma unroll 1
             while (chunks > 0) {
-                multiply_chunk<N>(sums, a, raw, 0, first, --chunks > 0);
+                multiply_chunk<N>(sums, a, raw, cursor, 0, first, --chunks > 0);
                 first = false;
                 if (S::TILES == CHUNK) continue;
                 if (chunks == 0) break;
-                multiply_chunk<N>(sums, a, raw, S::TILES - CHUNK, false, --chunks > 0);
+                multiply_chunk<N>(sums, a, raw, cursor, S::TILES - CHUNK, false, --chunks > 0);
             }
         }
         wgmma_wait_group_sync_aligned<0>();
