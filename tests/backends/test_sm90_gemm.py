@@ -54,6 +54,18 @@ COMPILED = [
     Problem(Op.GEMM, 32, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.DUAL_GEMM, 512, 4096, 7168, a=TILED, b=TILED),
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
+    Problem(Op.DUAL_GEMM, 256, 4096, 7168, a=LINEAR, b=LINEAR),
+    Problem(Op.DUAL_GEMM, 100, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="fp32"),
+    Problem(Op.GROUP_DUAL_GEMM, 512, 1536, 4096, a=LINEAR, b=LINEAR, groups=((192, 1536, 4096), (320, 1536, 4096))),
+    Problem(
+        Op.GROUP_DUAL_GEMM,
+        424,
+        2048,
+        512,
+        a=LINEAR,
+        b=LINEAR,
+        groups=((80, 2048, 512), (216, 2048, 512), (128, 2048, 512)),
+    ),
     Problem(Op.GROUP_GEMM, 300, 256, 256, a=TILED, b=TILED, groups=((100, 256, 256), (200, 128, 64))),
     *(
         Problem(
@@ -309,6 +321,7 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
         (Op.GEMM, 264, 1792, 1, 16, "fp32"),
         (Op.GEMM, 130, 2304, 1, 18, "bf16"),
         (Op.DUAL_GEMM, 130, 1536, 2, 9, "fp16"),
+        (Op.DUAL_GEMM, 130, 1536, 1, 15, "bf16"),
     ],
 )
 def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, out):
@@ -326,6 +339,34 @@ def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, 
         "begins": False,
     }
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
+
+
+@pytest.mark.parametrize(
+    ("op", "kind", "out", "tokens", "tiles", "grid", "begins", "makes", "narrowest", "sizes"),
+    [
+        (Op.DUAL_GEMM, "nvfp4", "fp16", 128, 8, 7, True, False, 0, ((150, 200, 832),)),
+        (Op.DUAL_GEMM, "bf16", "fp32", 40, 8, 5, True, False, 0, ((75, 136, 576),)),
+        (Op.DUAL_GEMM, "fp16", "bf16", 64, 4, 3, False, False, 0, ((70, 72, 320),)),
+        (Op.DUAL_GEMM, "bf16", "bf16", 32, 8, 4, False, True, 0, ((33, 264, 576),)),
+        (Op.GROUP_DUAL_GEMM, "nvfp4", "bf16", 112, 8, 9, True, False, 0, ((112, 136, 576), (0, 64, 64), (7, 72, 320))),
+        (Op.GROUP_DUAL_GEMM, "nvfp4", "fp16", 128, 8, 7, True, False, 64, ((70, 136, 576), (128, 72, 576), (1, 8, 64))),
+        (Op.GROUP_DUAL_GEMM, "fp16", "fp32", 96, 8, 5, True, False, 32, ((100, 136, 576), (40, 264, 320))),
+    ],
+)
+def test_halves_of_a_block_of_two_matrices_are_right_in_the_emulator(
+    op, kind, out, tokens, tiles, grid, begins, makes, narrowest, sizes
+):
+    """Rows end within a half, and within a warp's eight; ranges end within tiles."""
+    a = LINEAR if kind == "nvfp4" else Format(kind, "")
+    m, n, k = sum(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
+    groups = sizes if op is Op.GROUP_DUAL_GEMM else ()
+    problem = Problem(op, m, n, k, a=a, b=LINEAR, out_dtype=out, groups=groups)
+    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 12))
+    raw = int(begins and kind == "nvfp4")
+    plan = GemmPlan(HOPPER.arch, tokens, 1, 3, tiles, grid, makes, raw, begins=begins, narrowest=narrowest)
+    BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 
@@ -365,7 +406,7 @@ def test_plans_fit_the_device(problem):
     assert 1 <= plan.grid <= plan.resident * HOPPER.sms
     # A kilobyte of each block is the system's.
     assert plan.resident * (plan.shared_bytes + table_bytes(problem) + 1024) <= HOPPER.shared_bytes + 1024
-    assert plan.blocks == 2 or not problem.op.dual
+    assert plan.blocks == 2 or not problem.op.dual or problem.b.scale_layout == "linear"
     small = replace(problem, k=min(problem.k, 64)) if not problem.groups else problem
     operands = aligned(inputs.make(small)) if problem.m * problem.n < 2**20 else None
     if operands is None:

@@ -35,9 +35,7 @@ def launches(
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]
     sizes = (problem.m, problem.n, problem.k) if dual else (problem.m, problem.n, problem.k, problem.l)
     name = "dual_gemm" if dual else "gemm"
-    constants = {"EARLY_WEIGHTS": int(early)}
-    if not dual:
-        constants["BLOCKS"] = plan.blocks
+    constants = {"EARLY_WEIGHTS": int(early), "BLOCKS": plan.blocks}
     launch = Launch(
         kernel=gemm_kernel(plan, problem, name, f"nvfp4_sm90_{name}", constants),
         grid=(plan.grid, 1, 1),
@@ -45,7 +43,7 @@ def launches(
         shared_bytes=plan.shared_bytes,
         args=(
             activation_maps(plan, (activations,), (operand,)),
-            *(code_map(x) for x in weights),
+            *(code_map(x, plan.part_rows(problem)) for x in weights),
             Pointer(activations.data),
             *(Pointer(x.scales) for x in (activations, *weights)),
             *scales,

@@ -59,7 +59,7 @@ def _list(
             shared_bytes=plan.shared_bytes + table_bytes(problem),
             args=(
                 activation_maps(plan, a, operand, room),
-                TensorMapArray(tuple(code_map(x) for x in b), room_b),
+                TensorMapArray(tuple(code_map(x, plan.part_rows(problem)) for x in b), room_b),
                 PointerArray(tuple(x.data for x in a), room),
                 PointerArray(tuple(x.scales for x in a), room),
                 PointerArray(tuple(x.scales for x in b), room_b),
@@ -108,7 +108,7 @@ def _stacked(
         shared_bytes=plan.shared_bytes + table_bytes(problem),
         args=(
             activation_maps(plan, (a,), (operand,)),
-            TensorMapArray(tuple(code_map(x) for x in b), len(b)),
+            TensorMapArray(tuple(code_map(x, plan.part_rows(problem)) for x in b), len(b)),
             Pointer(a.data),
             Pointer(a.scales),
             PointerArray(tuple(x.scales for x in b), len(b)),

@@ -70,7 +70,7 @@ class GemmPlan:
         arch: Compilation target.
         tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 up to `MAX_TOKENS`, or
             `MAX_STACK_TOKENS`.
-        blocks: Blocks of 128 weight rows in a tile, 1 or 2; dual operations have 2, one of each matrix.
+        blocks: Blocks of 128 weight rows in a tile, 1 or 2; in dual operations half of them are of either matrix.
         chunks: Stages of weights (256 elements along K each), 2 to 4.
         tiles: Stages of activations (64 elements along K each), 4 or 8.
         grid: Thread blocks: at most `resident` for each multiprocessor, as they wait for one another.
@@ -95,6 +95,14 @@ class GemmPlan:
     resident: int = 1
     begins: bool = False
     narrowest: int = 0
+
+    def rows(self, problem: Problem) -> int:
+        """Rows of each matrix in a tile."""
+        return _BLOCK_ROWS * self.blocks // problem.op.matrices
+
+    def part_rows(self, problem: Problem) -> int:
+        """Rows of a matrix that are copied at a time (`PART_ROWS` in csrc/pipeline/sm90_stages.cuh)."""
+        return min(_BLOCK_ROWS, self.rows(problem))
 
     def width(self, rows: int) -> int:
         """Rows of A in the tiles of a group of `rows`: as few tiles as there can be, equal ones."""
@@ -245,8 +253,7 @@ def grids(tiles: int, chunks: int, sms: int) -> list[int]:
 def estimate(plan: GemmPlan, problem: Problem) -> float:
     """Microseconds of a GEMM or dual GEMM on an H200."""
     chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    rows = _BLOCK_ROWS if problem.op.dual else plan.blocks * _BLOCK_ROWS
-    tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, rows) * problem.l
+    tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, plan.rows(problem)) * problem.l
     how = _How(plan.makes, plan.begins)
     return _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, problem.a.kind, how)
 
@@ -278,7 +285,7 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: Sequence[tuple[int, int,
     for m, n, _ in groups:
         width = plan.width(m)
         loop = chunks * CHUNK * _unit_time(plan.blocks, width, problem.a.kind, plan.makes)
-        count = ceil_div(m, width) * ceil_div(n, plan.blocks * _BLOCK_ROWS)
+        count = ceil_div(m, width) * ceil_div(n, plan.rows(problem))
         alike.append((loop + _STORING * plan.blocks * width / 256, range(first, first + count)))
         first += count
     least = [(0.0, block) for block in range(plan.grid)]
@@ -295,13 +302,13 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: Sequence[tuple[int, int,
 def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[GemmPlan]:
     """Plans that give the groups of a list tiles of their own widths, if these differ; stages are not chosen yet."""
     # With two blocks of weights there are no registers for the code of more than two widths.
-    if not problem.groups or problem.op.dual:
+    if not problem.groups or 1 not in _blocks(problem):
         return
     for widest in (64, 96, 128):  # others have spilled
         narrowest = max(WIDTH_STEP, widest - (MOST_WIDTHS - 1) * WIDTH_STEP)
         plan = GemmPlan(capability.arch, widest, 1, 2, 4, min(capability.sms, MAX_GRID), narrowest=narrowest)
         sizes = [(m, n) for m, n, _ in problem.groups if m and n]
-        tiles = sum(ceil_div(m, plan.width(m)) * ceil_div(n, _BLOCK_ROWS) for m, n in sizes)
+        tiles = sum(ceil_div(m, plan.width(m)) * ceil_div(n, plan.rows(problem)) for m, n in sizes)
         if widest <= most and tiles <= MAX_ORDER and len({plan.width(m) for m, _ in sizes}) > 1:
             yield plan
 
@@ -343,6 +350,14 @@ def _ways(problem: Problem, tokens: int, blocks: int) -> tuple[_How, ...]:
     return (together,) if only else (together, _How(makes=True, begins=False))
 
 
+def _blocks(problem: Problem) -> tuple[int, ...]:
+    """Blocks of 128 weight rows that a tile may have."""
+    # One of two matrices needs scales in rows, as a tile of them is of 128 rows of one.
+    # Stacks do without it: their plans are fitted to two.
+    both = problem.op.dual and (problem.b.scale_layout != "linear" or problem.stacked)
+    return (2,) if both else (2, 1)
+
+
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
     """The plan for `problem` there: of all tiles and grids the one that the model finds fastest."""
     sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
@@ -364,8 +379,8 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
     best: tuple[float, int, int, int, _How, int] | None = None
     for tokens in sorted(widths, reverse=True):
         tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
-        for blocks in (2,) if dual else (2, 1):
-            tiles = tiles_m * max(1, ceil_div(problem.n, _BLOCK_ROWS if dual else blocks * _BLOCK_ROWS))
+        for blocks in _blocks(problem):
+            tiles = tiles_m * max(1, ceil_div(problem.n, blocks * _BLOCK_ROWS // problem.op.matrices))
             for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
                 for how in _ways(problem, tokens, blocks):
                     kind = problem.a.kind

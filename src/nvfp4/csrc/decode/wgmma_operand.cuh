@@ -90,7 +90,7 @@ template <int LAYOUT>
 constexpr u32 CHUNK_SCALE_STEP_UNIT = LAYOUT == SCALES_LINEAR ? 4 : TILE_SCALES_BYTES;
 constexpr u32 CHUNK_SCALE_STEP_8 = 128;  // bytes from a row's scales to those of row + 8
 
-// What a lane reads of a unit: of its rows `row` and `row + 8`, as it lies in memory.
+// What a lane reads of a unit: of its two rows, as it lies in memory.
 struct RawWeights {
     u32x2 codes[2];
     u32 scale[2];
@@ -99,14 +99,14 @@ struct RawWeights {
     static __device__ __forceinline__ u32 code_swizzle(u32 row, u32 t) { return t % 2 * 8 + chunk_offset(0, t / 2, (row & 7) * 16); }
     static __device__ __forceinline__ u32 scale_shift(u32 t) { return t; }
 
-    // From the addresses of the lane's codes and of its scales of the chunk's first unit.
-    template <int LAYOUT>
+    // From the addresses of the lane's codes and of its scales of the chunk's first unit. Its rows are APART.
+    template <int LAYOUT, int APART>
     __device__ __forceinline__ void load(u32 codes_of_unit, u32 first_scales, u32 unit) {
         const u32 scales = first_scales + unit * CHUNK_SCALE_STEP_UNIT<LAYOUT>;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-            codes[r] = ld_shared_v2_b32(codes_of_unit + r * 8 * CHUNK_ROW_BYTES);
-            scale[r] = ld_shared_u8(scales + r * CHUNK_SCALE_STEP_8);
+            codes[r] = ld_shared_v2_b32(codes_of_unit + r * APART * CHUNK_ROW_BYTES);
+            scale[r] = ld_shared_u8(scales + r * (APART / 8) * CHUNK_SCALE_STEP_8);
         }
     }
 

@@ -11,3 +11,10 @@ __device__ __forceinline__ float silu(float x) {
     const float e = expf(-fabsf(x)), r = rcp_approx_ftz_f32(1.0f + e);
     return (x < 0.0f ? x * e : x) * r;
 }
+
+// Result i of fragments (mma/wgmma.cuh) whose rows g are of B1 and rows g + 8 of B2, counted without the latter. `first` and `second` finish sums.
+template <class Sums, class First, class Second>
+__device__ __forceinline__ float silu_of_pair(const Sums& sums, int i, First first, Second second) {
+    const int element = i / 2 * 4 + i % 2;
+    return silu(first(sums[element])) * second(sums[element + 2]);
+}

@@ -107,9 +107,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
             out + static_cast<i64>(o.batch) * m * n * OUT_BYTES<PLAN_OUT>, o.token + from, o.token + begin, min(o.token + end, m),
             o.row + static_cast<int>(group) * COLUMNS, n, stages.staging(group), 1 + group, [&](int i) {
                 if constexpr (S::MATRICES == 1) return sums_of_tile[i] * scale[0];
-                // Rows g and g + 8 of a fragment are of B1 and B2.
-                const int first = i / 2 * 4 + i % 2;
-                return silu(sums_of_tile[first] * scale[0]) * (sums_of_tile[first + 2] * scale[1]);
+                return silu_of_pair(sums_of_tile, i, [&](float sum) { return sum * scale[0]; }, [&](float sum) { return sum * scale[1]; });
             });
     };
     const int before = static_cast<int>(place_in_cluster<S>()) * teams;  // blocks with workspace before this one's

@@ -3,8 +3,8 @@
 //   A [M, K]  activations: NVFP4, fp16 or bf16        B1, B2 [N, K]  weights: NVFP4
 //   C [M, N]  fp16, bf16 or fp32                      K a multiple of 64; M, N any
 //
-// As sm90_gemm.cu, with two weight blocks of a tile: 128 rows of B1, and the same rows of B2. A thread ends with the same elements of both
-// products in its registers, computes SiLU in fp32, and stores.
+// As sm90_gemm.cu, with two weight blocks of a tile: 128 rows of B1, and the same rows of B2; or with one, 64 rows of either, which are in turn
+// those of the two that each lane has. A thread ends with the same elements of both products in its registers, computes SiLU in fp32, and stores.
 //
 // Order of tiles: bands of BAND tiles of tokens; within a band, the tiles of one block of weights follow one another.
 //
@@ -14,12 +14,12 @@
 #include "pipeline/sm90_roles.cuh"
 #include "pipeline/tiling.cuh"
 
-// Constants: those of sm90_gemm.cu but PLAN_BLOCKS, and
+// Constants: those of sm90_gemm.cu, and
 // PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
-constexpr int TOKENS = PLAN_TOKENS, ROWS = 128, BAND = 16;
+constexpr int TOKENS = PLAN_TOKENS, ROWS = 64 * PLAN_BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, 2, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, PLAN_BLOCKS == 1>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
@@ -67,9 +67,14 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         const float scale_a = S::FACTOR * tensor_scale(a_tensor_scale, 0, 0);
         const float scale_b1 = tensor_scale(b1_tensor_scale, 0, 0), scale_b2 = tensor_scale(b2_tensor_scale, 0, 0);
         const int token = index.y * TOKENS;
-        store_tile_transposed<decltype(count)::VALUE, PLAN_OUT>(
-            out, token + from, token + begin, min(token + end, m), index.x * ROWS + group * 64, n, stages.staging(group), 1 + group,
-            [&](int i) { return silu(sum[0][i] * scale_a * scale_b1) * (sum[1][i] * scale_a * scale_b2); });
+        const auto first = [&](float x) { return x * scale_a * scale_b1; };
+        const auto second = [&](float x) { return x * scale_a * scale_b2; };
+        constexpr int COLUMNS = ROWS / 2;  // of a warpgroup
+        store_tile_transposed<decltype(count)::VALUE, PLAN_OUT, STAGING_TOKENS, COLUMNS>(
+            out, token + from, token + begin, min(token + end, m), index.x * ROWS + group * COLUMNS, n, stages.staging(group), 1 + group, [&](int i) {
+                if constexpr (S::PAIRED) return silu_of_pair(sum[0], i, first, second);
+                else return silu(first(sum[0][i])) * second(sum[S::BLOCKS - 1][i]);
+            });
     };
     const auto work = [&] {
         int rows = m, columns = n, depth = k;

@@ -31,12 +31,13 @@ constexpr int ROWS = 128 * BLOCKS / MATRICES;  // of one matrix in a tile
 constexpr int MAX_GRID = 144;                  // blocks that the host may give tiles
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS || PLAN_STACKED;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, PLAN_RESIDENT, PLAN_NARROWEST>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, PLAN_RESIDENT, PLAN_NARROWEST,
+                PLAN_MATRICES == 2 && PLAN_BLOCKS == 1>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 static_assert(CAPACITY <= 1024, "groups");
 static_assert(!S::VARIABLE || !PLAN_STACKED, "the host does not know the groups of a stack");
 static_assert(!PLAN_INDEXED || (PLAN_STACKED && S::TOGETHER), "an index is followed where all blocks make the operand together");
-static_assert(MATRICES == 1 || (MATRICES == 2 && BLOCKS == 2), "a block of each of two matrices, or one or two of one");
+static_assert(MATRICES == 1 || MATRICES == 2, "a block or half of one of each of two matrices, or one or two of one");
 
 // What a group has one of, or of its weights, or what there is of all weights.
 template <class T, int COUNT = CAPACITY>
@@ -46,7 +47,7 @@ struct Array {
 template <class T>
 using WeightArray = Array<T, CAPACITY * MATRICES>;
 
-// Of weight block b of a tile: the matrix that it is of, and its first row, counted from the tile's.
+// Of part b of a tile's weights: the matrix that it is of, and its first row, counted from the tile's.
 __device__ __forceinline__ constexpr int matrix_of(int b) { return b % MATRICES; }
 __device__ __forceinline__ constexpr int row_of(int b) { return b / MATRICES * 128; }
 
@@ -170,13 +171,19 @@ template <int N, class Sum>
 __device__ __forceinline__ void store_rows(const Stages<S>& stages, const TileIndex& index, int from, int begin, int end, const Sum& sum,
                                            int warpgroup, u8* out, int columns, const Scales& scales) {
     const u32 thread = (S::ROOMY ? threadIdx.x : thread_of_block()) % 128;
+    constexpr int COLUMNS = S::PAIRED ? 32 : 64;  // of a warpgroup
     const auto store = [&](int b, auto value) {
-        store_tile_transposed<N, PLAN_OUT, S::STAGED_TOKENS>(out, index.token + from, index.token + begin, min(index.token + end, index.token_end),
-                                           index.row + row_of(b) + warpgroup * 64, columns, stages.staging(warpgroup),
-                                           1 + warpgroup, value, thread);
+        store_tile_transposed<N, PLAN_OUT, S::STAGED_TOKENS, COLUMNS>(out, index.token + from, index.token + begin,
+                                                             min(index.token + end, index.token_end),
+                                                             index.row + row_of(b) + warpgroup * COLUMNS, columns, stages.staging(warpgroup),
+                                                             1 + warpgroup, value, thread);
     };
     const auto product = [&](int b, int i) { return scales.apply(sum[b][i], matrix_of(b)); };
-    if constexpr (MATRICES == 2) {
+    if constexpr (S::PAIRED) {
+        store(0, [&](int i) {
+            return silu_of_pair(sum[0], i, [&](float x) { return scales.apply(x, 0); }, [&](float x) { return scales.apply(x, 1); });
+        });
+    } else if constexpr (MATRICES == 2) {
         store(0, [&](int i) { return silu(product(0, i)) * product(1, i); });
     } else {
 #pragma unroll
@@ -228,9 +235,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     };
     const auto operands = [&](const TileIndex& index) {
         const int g = index.group;
-        Operands<BLOCKS> o;
+        Operands<S::PARTS> o;
 #pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) {
+        for (int b = 0; b < S::PARTS; ++b) {
             o.weight_codes[b] = &b_maps.value[g * MATRICES + matrix_of(b)];
             o.weight_scales[b] = b_scales.value[g * MATRICES + matrix_of(b)];
             o.weight_row[b] = index.row + row_of(b);
@@ -306,9 +313,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     __syncthreads();
     const Activations all{a_data, a_scales, operand, static_cast<u32>(rows_of_a), static_cast<u32>(units)};
     const auto operands = [&](const TileIndex& index) {
-        Operands<BLOCKS> o;
+        Operands<S::PARTS> o;
 #pragma unroll
-        for (int b = 0; b < BLOCKS; ++b) {
+        for (int b = 0; b < S::PARTS; ++b) {
             o.weight_codes[b] = &b_maps.value[matrix_of(b)];
             o.weight_scales[b] = b_scales.value[matrix_of(b)] + index.group * scale_matrix_bytes<B_LAYOUT>(n, 4 * units);
             o.weight_row[b] = index.row + row_of(b);

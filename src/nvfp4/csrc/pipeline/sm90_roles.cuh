@@ -36,11 +36,11 @@
 #include "ptx/setmaxnreg.cuh"
 
 // What a tile is made of.
-template <int BLOCKS>
+template <int PARTS>
 struct Operands {
-    const TensorMap* weight_codes[BLOCKS];  // u8 [batch, rows, K/2], boxes of 128 x 128
-    const u8* weight_scales[BLOCKS];        // of the matrix
-    int weight_row[BLOCKS];                 // a multiple of 128
+    const TensorMap* weight_codes[PARTS];  // u8 [batch, rows, K/2], boxes of 128 x the rows of a part
+    const u8* weight_scales[PARTS];        // of the matrix
+    int weight_row[PARTS];                 // a multiple of these rows
     int weight_rows;                        // of the matrix
     int weight_batch;
     // To be loaded: 16-bit [batch, tokens, K], boxes of UNIT x TOKENS; and what a block decodes or begins with itself: the same, or u8
@@ -57,13 +57,13 @@ struct Operands {
 
 // What the copy engine brings of a chunk of weights: codes, and tiled scales. One thread.
 template <class S>
-__device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o, int chunk) {
+__device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
     const u32 full = stages.chunk_full(stage);
     constexpr bool TILED = S::WEIGHT_LAYOUT == SCALES_TILED;
     mbarrier_arrive_expect_tx_shared_b64(full, S::CODES_BYTES + (TILED ? S::SCALES_BYTES : 0));
 #pragma unroll
-    for (int b = 0; b < S::BLOCKS; ++b) {
-        cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * WEIGHT_CODES_BYTES, o.weight_codes[b],
+    for (int b = 0; b < S::PARTS; ++b) {
+        cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * S::PART_ROWS * CHUNK_ROW_BYTES, o.weight_codes[b],
                                                        chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
         if constexpr (TILED) {
             load_tiled_scales(stages.scales(stage) + b * WEIGHT_SCALES_BYTES, {o.weight_scales[b], o.weight_rows, o.units}, 0, o.weight_row[b],
@@ -74,23 +74,23 @@ __device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 s
 
 // Linear scales of a chunk of weights. A whole warp.
 template <class S>
-__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o, int chunk) {
+__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
     const u32 full = stages.chunk_full(stage), lane = threadIdx.x % 32;
     // 16 bytes of each row; or four times 4 where rows are not 16-byte aligned, or rows or units are not there.
     const i64 pitch = 4 * o.units;
     const bool whole = o.units % CHUNK == 0 && chunk * CHUNK < o.units;
 #pragma unroll
-    for (int b = 0; b < S::BLOCKS; ++b) {
+    for (int b = 0; b < S::PARTS; ++b) {
         const int row = o.weight_row[b] + static_cast<int>(lane);
         const u8* from = o.weight_scales[b] + row * pitch + 16 * chunk;
-        const u32 to = stages.scales(stage) + b * WEIGHT_SCALES_BYTES + lane * 16;
-        if (whole && o.weight_row[b] + WEIGHT_ROWS <= o.weight_rows) {
+        const u32 to = stages.scales(stage) + b * S::PART_ROWS * 16 + lane * 16;
+        if (whole && o.weight_row[b] + S::PART_ROWS <= o.weight_rows) {
 #pragma unroll
-            for (int i = 0; i < WEIGHT_ROWS / 32; ++i) cp_async_cg_shared_global_16(to + i * 512, from + i * 32 * pitch, 16);
+            for (int i = 0; i < S::PART_ROWS / 32; ++i) cp_async_cg_shared_global_16(to + i * 512, from + i * 32 * pitch, 16);
             continue;
         }
 #pragma unroll 1
-        for (int i = 0; i < WEIGHT_ROWS / 32; ++i) {
+        for (int i = 0; i < S::PART_ROWS / 32; ++i) {
 #pragma unroll 1
             for (int unit = 0; unit < CHUNK; ++unit) {
                 const bool there = row + i * 32 < o.weight_rows && chunk * CHUNK + unit < o.units;
@@ -113,7 +113,7 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, Work work,
     work.position += static_cast<int>(first);
     Segment segment;
     while (work.next(segment)) {
-        Operands<S::BLOCKS> o = operands(segment.tile);
+        Operands<S::PARTS> o = operands(segment.tile);
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
             if (place.count == end) return;
             // What follows from it is computed anew for each chunk, where registers are few.
@@ -128,15 +128,15 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, Work work,
 
 // What the copy engine brings of `map` for a tile, of activations or of codes of a chunk of them: [TOKENS, 128 bytes] from column `first` on. Arrives
 // at `full` for `bytes` of this and what follows, if any. One thread.
-template <int BLOCKS>
-__device__ __forceinline__ void load_rows(u32 to, u32 full, u32 bytes, const TensorMap* map, const Operands<BLOCKS>& o, int first) {
+template <int PARTS>
+__device__ __forceinline__ void load_rows(u32 to, u32 full, u32 bytes, const TensorMap* map, const Operands<PARTS>& o, int first) {
     if (bytes != 0) mbarrier_arrive_expect_tx_shared_b64(full, bytes);
     cp_async_bulk_tensor_3d_shared_global_mbarrier(to, map, first, o.token, o.activation_batch, full);
 }
 
 // Bytes of a tile of activations, and of its codes of a chunk.
 template <class S>
-__device__ __forceinline__ u32 tile_bytes(const Operands<S::BLOCKS>& o) {
+__device__ __forceinline__ u32 tile_bytes(const Operands<S::PARTS>& o) {
     return S::VARIABLE ? static_cast<u32>(o.width) * 128 : S::TILE_BYTES;
 }
 
@@ -147,7 +147,7 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, D
     work.position += static_cast<int>(first);
     Segment segment;
     while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
+        const Operands<S::PARTS> o = operands(segment.tile);
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
 #pragma unroll 1
             for (u32 u = 0; u < CHUNK; ++u) {
@@ -162,7 +162,7 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, D
 // A chunk of activations that are decoded here: codes, and scales; of 16-bit ones its tiles, as they lie, to where they are arranged. A whole
 // warp.
 template <class S, int A_LAYOUT>
-__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::BLOCKS>& o, int chunk) {
+__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
     const u32 full = stages.raw_full(stage);
     const bool one = threadIdx.x % 32 == 0;
     if constexpr (S::NVFP4) {
@@ -181,7 +181,7 @@ __device__ __forceinline__ void load_raw(const Stages<S>& stages, Work work, Des
     Position<S> place;
     Segment segment;
     while (work.next(segment)) {
-        const Operands<S::BLOCKS> o = operands(segment.tile);
+        const Operands<S::PARTS> o = operands(segment.tile);
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
             wait_barrier(stages.raw_empty(place.raw_stage()), place.raw_parity() ^ 1);
             load_raw_chunk<S, A_LAYOUT>(stages, place.raw_stage(), o, chunk);
@@ -278,9 +278,9 @@ struct Multiplier {
 
     __device__ __forceinline__ explicit Multiplier(const Stages<S>& s) : stages(s) { aim(threadIdx.x); }
 
-    // `thread` is the thread's number in the block. Warps follow one another, 16 rows each.
+    // `thread` is the thread's number in the block. Warps follow one another, 16 rows each, or 8 of either half.
     __device__ __forceinline__ void aim(u32 thread) {
-        const u32 lane = thread % 32, t = lane % 4, row = thread / 32 * 16 + lane / 4;
+        const u32 lane = thread % 32, t = lane % 4, row = thread / 32 * (S::PAIRED ? 8 : 16) + lane / 4;
         codes = stages.codes(0) + row * CHUNK_ROW_BYTES;
         swizzle = RawWeights::code_swizzle(row, t);
         scales = stages.scales(0) + chunk_scale_offset<S::WEIGHT_LAYOUT>(row) + RawWeights::scale_shift(t);
@@ -305,10 +305,10 @@ struct Multiplier {
         const u32 unit = step / S::BLOCKS, block = step % S::BLOCKS;
         const u32 of_block = block * WEIGHT_CODES_BYTES, scales_of_block = block * WEIGHT_SCALES_BYTES;
         if constexpr (S::CROWDED) {
-            raw.template load<S::WEIGHT_LAYOUT>(codes + stage * S::CODES_BYTES + of_block + chunk_offset(unit, 0, swizzle),
+            raw.template load<S::WEIGHT_LAYOUT, S::APART>(codes + stage * S::CODES_BYTES + of_block + chunk_offset(unit, 0, swizzle),
                                                 scales + stage * S::SCALES_BYTES + scales_of_block, unit);
         } else {  // rows of codes are aligned
-            raw.template load<S::WEIGHT_LAYOUT>((cursor.codes ^ chunk_offset(unit, 0, 0)) + of_block, cursor.scales + scales_of_block, unit);
+            raw.template load<S::WEIGHT_LAYOUT, S::APART>((cursor.codes ^ chunk_offset(unit, 0, 0)) + of_block, cursor.scales + scales_of_block, unit);
         }
     }
 
@@ -472,7 +472,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     if (EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.prefetch();
     Segment first{};
-    Operands<S::BLOCKS> first_operands;
+    Operands<S::PARTS> first_operands;
     bool begins = false;
     if constexpr (S::BEGINS) {
         auto all = work();

@@ -22,7 +22,7 @@ constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
 // RESIDENT blocks share a multiprocessor: one or, for few tokens, two, of which one hands over sums while the other multiplies.
 template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, bool BEGINS_, int RESIDENT_ = 1,
-          int NARROWEST_ = TOKENS_>
+          int NARROWEST_ = TOKENS_, bool PAIRED_ = false>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
@@ -36,6 +36,10 @@ struct Shape {
     // Tiles have TOKENS rows of activations; or from NARROWEST on, in steps of WIDTH_STEP, as many as suit them.
     static constexpr int NARROWEST = NARROWEST_;
     static constexpr bool VARIABLE = NARROWEST < TOKENS;
+    // Weights of a tile come in PARTS of PART_ROWS rows: its blocks; or, PAIRED, the halves of one, which are the same rows of two matrices. A lane
+    // has two rows of a block, so far APART: then the two factors of each result.
+    static constexpr bool PAIRED = PAIRED_;
+    static constexpr int PARTS = PAIRED ? 2 : BLOCKS, PART_ROWS = PAIRED ? WEIGHT_ROWS / 2 : WEIGHT_ROWS, APART = PAIRED ? PART_ROWS : 8;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -81,6 +85,7 @@ struct Shape {
     static_assert(NARROWEST >= 8 && NARROWEST <= TOKENS && (TOKENS - NARROWEST) % WIDTH_STEP == 0, "widths of tiles");
     static_assert(!VARIABLE || TOKENS % WIDTH_STEP == 0, "what a block begins with is made in steps of widths");
     static_assert(!VARIABLE || TOGETHER, "all tiles that a block makes for itself are of the same width");
+    static_assert(!PAIRED || (BLOCKS == 1 && WEIGHT_LAYOUT == SCALES_LINEAR), "a tile of scales is of 128 rows of one matrix");
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
