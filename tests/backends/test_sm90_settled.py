@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from nvfp4.backends.base import Operands
+from nvfp4.backends.base import Operands, Steady
 from nvfp4.backends.operands import addresses, flatten
 from nvfp4.backends.sm90 import settled
 from nvfp4.backends.sm90.settled import when_settled
@@ -33,6 +33,9 @@ class How:
     def again(self, tensors: Sequence[object], addresses: Sequence[int]) -> bool:
         self.log.append(self.name)
         return True
+
+    def steady(self, tensors: Sequence[object]) -> Steady:
+        return Steady(lambda addresses: self.log.append(self.name))
 
 
 class Watched:
@@ -107,7 +110,7 @@ def test_every_weight_of_a_call_counts() -> None:
 
 def test_other_scales_with_the_same_codes_are_new() -> None:
     run, one = Watched(), weights()
-    other = NVFP4Tensor(one.codes, weights(1).scales, validate=False)
+    other = NVFP4Tensor(one.codes, weights(1).scales, one.tensor_scale, validate=False)
     assert other.codes is one.codes
     assert [run(one), run(other), run(other), run(one)] == ["late", "late", "soon", "late"]
 
@@ -117,9 +120,9 @@ def test_operators_make_new_tensors_of_the_same_memory() -> None:
     run, one = Watched(), weights()
     make = maker(one)
     scales = one.scales.view(torch.uint8)
-    assert [run(make(one.codes, scales, None)) for _ in range(3)] == ["late", "soon", "soon"]
+    assert [run(make(one.codes, scales, one.tensor_scale)) for _ in range(3)] == ["late", "soon", "soon"]
     scales.zero_()
-    assert run(make(one.codes, scales, None)) == "late"
+    assert run(make(one.codes, scales, one.tensor_scale)) == "late"
 
 
 def test_a_new_tensor_in_the_place_of_an_old_one_is_new() -> None:
@@ -136,7 +139,7 @@ def test_many_weights_are_not_looked_after() -> None:
 def test_changes_that_torch_does_not_count_are_waited_for() -> None:
     with torch.inference_mode():
         made = weights()
-    mixed = NVFP4Tensor(weights(1).codes, made.scales, validate=False)
+    mixed = NVFP4Tensor(weights(1).codes, made.scales, made.tensor_scale, validate=False)
     run = Watched()
     for one in (made, mixed):
         assert [run(one), run(one)] == ["late", "late"]
