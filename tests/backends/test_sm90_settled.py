@@ -101,6 +101,33 @@ def test_a_change_in_place_is_waited_for(part: str) -> None:
     assert [run(one), run(one)] == ["late", "soon"]
 
 
+@pytest.mark.parametrize("part", ["codes", "scales"])
+def test_exchanged_memory_is_waited_for(part: str) -> None:
+    """Torch counts no change when the data of a tensor is exchanged."""
+    run, one = Watched(), weights()
+    assert [run(one), run(one)] == ["late", "soon"]
+    tensor = getattr(one, part)
+    tensor.data = tensor.data.clone()
+    assert [run(one), run(one)] == ["late", "soon"]
+
+
+def test_what_is_steady_is_what_was_seen() -> None:
+    run = when_settled("b", How("late", []), How("soon", []))
+    b = weights(), weights(1)
+    operands = Operands((weights(9),), b, OUT)
+    tensors = flatten(operands)
+    run(operands)
+    assert run.steady(tensors) is None  # nothing was soon yet
+    run(operands)
+    found = run.steady(tensors)
+    assert found is not None
+    assert [weight.codes() for weight in found.weights] == [b[0].codes, b[1].codes]
+    assert [weight.places for weight in found.weights] == [(x.codes.data_ptr(), x.scales.data_ptr()) for x in b]
+    assert tensors[found.first : found.first + 4] == [b[0].codes, b[1].codes, b[0].scales, b[1].scales]
+    other = Operands((weights(9),), (weights(2), weights(3)), OUT)
+    assert run.steady(flatten(other)) is None
+
+
 def test_every_weight_of_a_call_counts() -> None:
     run, one, two, three = Watched(), weights(), weights(1), weights(2)
     assert [run(one, two), run(one, two), run(one, three), run(one, three)] == ["late", "soon", "late", "soon"]
