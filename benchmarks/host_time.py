@@ -284,11 +284,23 @@ def profile(kind: Kind, device: str, backend: str | None, repeat: int) -> dict[s
             made = allocate(*args)()
             return lambda: made
 
+        def remembered(take: Callable[[Operands], object]) -> Callable[[Operands], object]:
+            found: list[object] = []
+
+            def first(operands: Operands) -> object:
+                if not found:
+                    found.append(take(operands))
+                return found[0]
+
+            return first
+
+        addresses, written = backend_operands.addresses, backend_operands._written
         times = [time_anew()]
         times.append(strip(libcuda.library(), "cuLaunchKernelEx", nothing()))
         times.append(strip(driver, "_runner", lambda *_: lambda addresses, queue=None: None))
         times.append(strip(program, "_runner", lambda *_: lambda addresses: None))
-        times.append(strip(backend_operands, "addresses", lambda operands: ()))
+        stack.enter_context(mock.patch.object(backend_operands, "addresses", remembered(addresses)))
+        times.append(strip(backend_operands, "_written", lambda *formats: remembered(written(*formats))))
         times.append(strip(_prepare, "_runner", lambda choice, problem: lambda operands: None))
         times.append(strip(_prepare, "_allocator", once))
     _dispatch.clear()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from nvfp4.backends.base import Operands
+from nvfp4.backends.base import Operands, Steady
 from nvfp4.backends.operands import addresses, flatten
 from nvfp4.backends.sm90 import settled
 from nvfp4.backends.sm90.settled import when_settled
@@ -33,6 +33,9 @@ class How:
     def again(self, tensors: Sequence[object], addresses: Sequence[int]) -> bool:
         self.log.append(self.name)
         return True
+
+    def steady(self, tensors: Sequence[object]) -> Steady:
+        return Steady(lambda addresses: self.log.append(self.name))
 
 
 class Watched:
@@ -98,6 +101,33 @@ def test_a_change_in_place_is_waited_for(part: str) -> None:
     assert [run(one), run(one)] == ["late", "soon"]
 
 
+@pytest.mark.parametrize("part", ["codes", "scales"])
+def test_exchanged_memory_is_waited_for(part: str) -> None:
+    """Torch counts no change when the data of a tensor is exchanged."""
+    run, one = Watched(), weights()
+    assert [run(one), run(one)] == ["late", "soon"]
+    tensor = getattr(one, part)
+    tensor.data = tensor.data.clone()
+    assert [run(one), run(one)] == ["late", "soon"]
+
+
+def test_what_is_steady_is_what_was_seen() -> None:
+    run = when_settled("b", How("late", []), How("soon", []))
+    b = weights(), weights(1)
+    operands = Operands((weights(9),), b, OUT)
+    tensors = flatten(operands)
+    run(operands)
+    assert run.steady(tensors) is None  # nothing was soon yet
+    run(operands)
+    found = run.steady(tensors)
+    assert found is not None
+    assert [weight.codes() for weight in found.weights] == [b[0].codes, b[1].codes]
+    assert [weight.places for weight in found.weights] == [(x.codes.data_ptr(), x.scales.data_ptr()) for x in b]
+    assert tensors[found.first : found.first + 4] == [b[0].codes, b[1].codes, b[0].scales, b[1].scales]
+    other = Operands((weights(9),), (weights(2), weights(3)), OUT)
+    assert run.steady(flatten(other)) is None
+
+
 def test_every_weight_of_a_call_counts() -> None:
     run, one, two, three = Watched(), weights(), weights(1), weights(2)
     assert [run(one, two), run(one, two), run(one, three), run(one, three)] == ["late", "soon", "late", "soon"]
@@ -107,7 +137,7 @@ def test_every_weight_of_a_call_counts() -> None:
 
 def test_other_scales_with_the_same_codes_are_new() -> None:
     run, one = Watched(), weights()
-    other = NVFP4Tensor(one.codes, weights(1).scales, validate=False)
+    other = NVFP4Tensor(one.codes, weights(1).scales, one.tensor_scale, validate=False)
     assert other.codes is one.codes
     assert [run(one), run(other), run(other), run(one)] == ["late", "late", "soon", "late"]
 
@@ -117,9 +147,9 @@ def test_operators_make_new_tensors_of_the_same_memory() -> None:
     run, one = Watched(), weights()
     make = maker(one)
     scales = one.scales.view(torch.uint8)
-    assert [run(make(one.codes, scales, None)) for _ in range(3)] == ["late", "soon", "soon"]
+    assert [run(make(one.codes, scales, one.tensor_scale)) for _ in range(3)] == ["late", "soon", "soon"]
     scales.zero_()
-    assert run(make(one.codes, scales, None)) == "late"
+    assert run(make(one.codes, scales, one.tensor_scale)) == "late"
 
 
 def test_a_new_tensor_in_the_place_of_an_old_one_is_new() -> None:
@@ -136,7 +166,7 @@ def test_many_weights_are_not_looked_after() -> None:
 def test_changes_that_torch_does_not_count_are_waited_for() -> None:
     with torch.inference_mode():
         made = weights()
-    mixed = NVFP4Tensor(weights(1).codes, made.scales, validate=False)
+    mixed = NVFP4Tensor(weights(1).codes, made.scales, made.tensor_scale, validate=False)
     run = Watched()
     for one in (made, mixed):
         assert [run(one), run(one)] == ["late", "late"]

@@ -14,7 +14,7 @@ from tests.ops.samples import activations, weights
 
 import nvfp4
 from nvfp4 import backends
-from nvfp4.backends.base import Operands, Plan, Repeating
+from nvfp4.backends.base import Operands, Plan, Repeating, Steady, Weight
 from nvfp4.backends.operands import addresses, flatten
 from nvfp4.device import Capability
 from nvfp4.ops import _dispatch
@@ -31,6 +31,8 @@ class Recording:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[int], list[int]]] = []
         self.ready = True
+        self.settled: int | None = None
+        """Where the codes of the weight are in `flatten`, if it has settled."""
 
     def refuse(self, capability: Capability, problem: Problem) -> tuple[str, ...]:
         return ()
@@ -55,6 +57,15 @@ class Recording:
                 if recording.ready:
                     recording.calls.append(("short", list(addresses), inputs(tensors)))
                 return recording.ready
+
+            def steady(self, tensors: Sequence[Any]) -> Steady | None:
+                first = recording.settled
+                if first is None:
+                    return None
+                codes, scales = tensors[first : first + 2]
+                places = codes.data_ptr(), scales.data_ptr()
+                weight = Weight(weakref.ref(codes), places, codes._version + scales._version)
+                return Steady(lambda where: recording.calls.append(("steady", list(where), [])), (weight,), first)
 
         return Computation()
 
@@ -314,3 +325,165 @@ def test_what_is_found_by_weights_is_bounded(backend: Recording, monkeypatch: py
         gemv(a, x)
         assert all(len(cache) <= 4 for cache in _dispatch.caches)
     assert backend.ways == ["long", *["short"] * 23]
+
+
+Part = Callable[[nvfp4.NVFP4Tensor], torch.Tensor]
+PARTS: dict[str, Part] = {"codes": lambda b: b.codes, "scales": lambda b: b.scales.view(torch.uint8)}
+
+
+@pytest.fixture
+def settled(backend: Recording) -> Recording:
+    """Weights of gemv have settled as soon as the short way was taken."""
+    backend.settled = 0
+    return backend
+
+
+def arguments(x: torch.Tensor, b: nvfp4.NVFP4Tensor) -> list[Any]:
+    """Of the operator: tensors that stay the same objects."""
+    return [b.codes, b.scales.view(torch.uint8), b.tensor_scale, x, None, None, None, "fp16", None]
+
+
+def run(args: Sequence[Any], **more: Any) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.nvfp4.gemv(*args, **more)
+    return result
+
+
+def steady_call(settled: Recording, **weight: Any) -> tuple[nvfp4.NVFP4Tensor, list[Any]]:
+    """Weights, and the arguments of a call that found them settled."""
+    b = weights(16, 64, **weight)
+    args = arguments(activations(4, 64), b)
+    for _ in range(3):
+        run(args)
+    assert settled.ways[-3:] == ["long", "short", "steady"]
+    del settled.calls[:]
+    return b, args
+
+
+def test_settled_weights_bring_the_same_addresses(settled: Recording) -> None:
+    b, args = steady_call(settled, scale=0.5)
+    for _ in range(2):
+        args[2], args[3] = torch.tensor(2.0), activations(4, 64)
+        results = [run(args) for _ in range(3)]
+        assert len({result.data_ptr() for result in results}) == 3
+        for (way, found, _), result in zip(settled.calls[-3:], results, strict=True):
+            assert way == "steady"
+            assert found == [*inputs(args[:6]), result.data_ptr()]
+            assert (result.shape, result.dtype) == ((4, 16), H)
+    assert b.codes is args[0]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_settled_weights_that_were_written_are_looked_at_anew(part: str, settled: Recording) -> None:
+    b, args = steady_call(settled)
+    PARTS[part](b).zero_()
+    run(args)
+    run(args)
+    assert settled.ways == ["short", "steady"]
+    args[list(PARTS).index(part)] = PARTS[part](b).clone()
+    run(args)
+    assert settled.ways[2:] == ["short"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_settled_weights_with_other_memory_are_looked_at_anew(part: str, settled: Recording) -> None:
+    """Torch counts no change when the data of a tensor is exchanged."""
+    b, args = steady_call(settled)
+    index = list(PARTS).index(part)
+    versions = [x._version for x in args[:2]]
+    args[index].data = args[index].data.clone()
+    assert [x._version for x in args[:2]] == versions
+    run(args)
+    run(args)
+    assert settled.ways == ["short", "steady"]
+    assert all(args[index].data_ptr() in found for _, found, _ in settled.calls)
+    del b
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_settled_weights_that_became_something_else_at_the_same_place(part: str, settled: Recording) -> None:
+    _, args = steady_call(settled)
+    index = list(PARTS).index(part)
+    whole = args[index].data
+    for other in (whole[:8], whole.view(torch.int8), whole.view(8, -1), whole.t()):
+        args[index].data = other
+        assert args[index].data_ptr() == whole.data_ptr()
+        with pytest.raises(nvfp4.InputError):
+            run(args)
+    assert settled.ways == []
+    args[index].data = whole
+    run(args)
+    assert settled.ways == ["steady"]
+
+
+def test_calls_with_settled_weights_that_differ_in_something_else(settled: Recording) -> None:
+    b, args = steady_call(settled)
+    memory = torch.zeros(1024, dtype=H)
+    scaled = nvfp4.NVFP4Tensor(b.codes, b.scales, 0.5).tensor_scale
+    others: list[tuple[int, Any]] = [
+        (3, activations(8, 64)),
+        (3, activations(4, 64, dtype=torch.bfloat16)),
+        (3, memory[1:257].view(4, 64)),
+        (2, scaled),
+        (6, torch.ones(16)),
+        (7, "fp32"),
+    ]
+    for i, other in others:
+        run([*args[:i], other, *args[i + 1 :]])
+        assert settled.ways[-1] == "long"
+        run(args)
+        assert settled.ways[-1] in ("short", "steady")
+    for wrong in ((3, activations(4, 32)), (0, weights(16, 32).codes), (7, "int8")):
+        with pytest.raises(nvfp4.InputError):
+            run([*args[: wrong[0]], wrong[1], *args[wrong[0] + 1 :]])
+
+
+def test_gradients_are_looked_for_with_settled_weights(settled: Recording) -> None:
+    _, args = steady_call(settled)
+    args[3] = torch.nn.Parameter(activations(4, 64))
+    with torch.no_grad():
+        for _ in range(3):
+            run(args)
+    assert settled.ways == ["long", "short", "steady"]
+    with pytest.raises(nvfp4.InputError, match="gradient"):
+        run(args)
+
+
+def test_inference_mode_with_settled_weights(settled: Recording) -> None:
+    """Scales that have no version are not asked for it."""
+    _, args = steady_call(settled)
+    with torch.inference_mode():
+        run(args)
+        other = [args[0], args[1][:], *args[2:]]
+    run(other)
+    run(args)
+    assert settled.ways[0] == "long"
+    assert settled.ways[-1] in ("short", "steady")
+    with torch.inference_mode():
+        made = [args[0], args[1].clone(), *args[2:]]
+    run(made)
+    assert settled.ways[-1] == "long"
+
+
+def test_results_that_overlap_settled_weights_are_found(settled: Recording) -> None:
+    _, args = steady_call(settled)
+    memory = torch.zeros(1024, dtype=H)
+    args[3] = memory[:256].view(4, 64)
+    for _ in range(4):
+        torch.ops.nvfp4.gemv_out(*args, out=memory[256:320].view(4, 16))
+        with pytest.raises(nvfp4.InputError, match="overlapping"):
+            torch.ops.nvfp4.gemv_out(*args, out=memory[248:312].view(4, 16))
+    assert settled.ways == ["long", "short", "steady", "steady"]
+
+
+def test_settled_weights_are_not_kept_alive(settled: Recording) -> None:
+    b, args = steady_call(settled)
+    gone = [weakref.ref(x) for x in (b.codes, b.scales, args[1])]
+    del b, args
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * 3
+    for n in (16, 32, 16, 16):
+        other = weights(n, 64)
+        assert run(arguments(activations(4, 64), other)).shape == (4, n)
+        assert settled.calls[-1][0] != "steady"
+        assert other.codes.data_ptr() in settled.calls[-1][1]
+        del other

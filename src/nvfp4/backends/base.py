@@ -6,9 +6,10 @@ so that `nvfp4 explain` works for GPUs that are not there.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -45,7 +46,7 @@ class Operands:
     offsets: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     rows: torch.Tensor | None = None
-    addresses: list[int] | None = None
+    addresses: Sequence[int] | None = None
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class Operands:
         offsets: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
         rows: torch.Tensor | None = None,
-        addresses: list[int] | None = None,
+        addresses: Sequence[int] | None = None,
     ) -> None:
         # Half the time of the generated one, in every call.
         fields = self.__dict__
@@ -108,6 +109,34 @@ class PreparingBackend(Backend, Protocol):
         ...
 
 
+class Weight(NamedTuple):
+    """A weight as it was in some call.
+
+    Attributes:
+        codes: Its codes, which are not kept alive.
+        places: The addresses of codes and scales.
+        version: The sum of the versions of both: only ever growing, they have the same sum only if both are the same.
+    """
+
+    codes: weakref.ref[torch.Tensor]
+    places: tuple[int, int]
+    version: int
+
+
+class Steady(NamedTuple):
+    """How calls with the same weights compute, as long as these do not change.
+
+    Attributes:
+        run: Takes `operands.addresses` of a call.
+        weights: What must be as it was.
+        first: Where their codes begin in `operands.flatten`; as many scales follow them.
+    """
+
+    run: Callable[[Sequence[int]], None]
+    weights: tuple[Weight, ...] = ()
+    first: int = 0
+
+
 @runtime_checkable
 class Repeating(Protocol):
     """What `PreparingBackend.prepare` gives, where later calls can do without `Operands`."""
@@ -125,6 +154,14 @@ class Repeating(Protocol):
 
         Returns:
             Whether that is done. If not, nothing is, and the computation wants to be called with the operands.
+        """
+        ...
+
+    def steady(self, tensors: Sequence[Any]) -> Steady | None:
+        """The same without a look at anything but weights, after `again` has computed; None where there is no such way.
+
+        Args:
+            tensors: As above.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from nvfp4 import executors
-from nvfp4.backends.base import Operand, Operands, Repeating
+from nvfp4.backends.base import Operand, Operands, Repeating, Steady
 from nvfp4.executors.launch import Launch, Pointer
 from nvfp4.executors.program import Program, aliased
 from nvfp4.executors.scratch import Scratch
@@ -93,7 +94,7 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
 
 
 def addresses(operands: Operands) -> list[int]:
-    """The addresses of `flatten`, 0 for None; written out, because every call on a GPU does this."""
+    """The addresses of `flatten`, 0 for None."""
     a, b, out = operands.a, operands.b, operands.out
     first, second = a[0], b[0]
     # A tensor is nothing else: to ask a tensor whether it is something else takes as long as three addresses.
@@ -137,6 +138,46 @@ def _of_groups(side: tuple[Any, ...]) -> list[int]:
     return found
 
 
+Addresses = Callable[[Operands], Sequence[int]]
+
+
+def addresses_like(operands: Operands) -> Addresses:
+    """`addresses` for operands of the same formats, of which the same are there: two thirds of the time."""
+    if len(operands.out) > 1:
+        return addresses
+    sides = [[parts(operand) for operand in side] for side in (operands.a, operands.b)]
+    formats = [tuple([(x.scales is not None, x.tensor_scale is not None) for x in side]) for side in sides]
+    return _written(*formats, *[x is not None for x in (operands.offsets, operands.bias, operands.rows)])
+
+
+_Formats = tuple[tuple[bool, bool], ...]
+"""For each operand of a side, whether it is an NVFP4Tensor, and whether it has a tensor scale."""
+
+
+@functools.cache
+def _written(a: _Formats, b: _Formats, offsets: bool, bias: bool, rows: bool) -> Addresses:
+    """`addresses_like`, as source; the last three are whether there are such."""
+    names = [f"a{i}" for i in range(len(a))], [f"b{i}" for i in range(len(b))]
+    found = []
+    for side, formats in zip(names, (a, b), strict=True):
+        kinds = list(zip(side, formats, strict=True))
+        found += [f"{x}.codes.data_ptr()" if nvfp4 else f"{x}.data_ptr()" for x, (nvfp4, _) in kinds]
+        found += [f"{x}.scales.data_ptr()" if nvfp4 else "0" for x, (nvfp4, _) in kinds]
+        found += [f"{x}.tensor_scale.data_ptr()" if scaled else "0" for x, (_, scaled) in kinds]
+    found.append("operands.out[0].data_ptr()")
+    after = (("offsets", offsets), ("bias", bias), ("rows", rows))
+    found += [f"operands.{name}.data_ptr()" for name, there in after if there]
+    lines = [
+        "def addresses(operands):",
+        *[f" {', '.join(side)}, = operands.{name}" for side, name in zip(names, "ab", strict=True)],
+        f" return ({', '.join(found)})",
+    ]
+    made: dict[str, Any] = {}
+    exec("\n".join(lines), made)
+    written: Addresses = made["addresses"]
+    return written
+
+
 _Build = Callable[[Operands, Sequence[torch.Tensor]], Sequence[Launch]]
 
 
@@ -155,16 +196,17 @@ def repeated(build: _Build, scratch: Callable[[Operands], Scratch | None] | None
 class _Repeated:
     """See `repeated`."""
 
-    __slots__ = ("_build", "_program", "_scratch")
+    __slots__ = ("_addresses", "_build", "_program", "_scratch")
 
     def __init__(self, build: _Build, scratch: Callable[[Operands], Scratch | None] | None) -> None:
         self._build, self._scratch = build, scratch
         self._program: Program | None = None
+        self._addresses: Addresses = addresses
 
     def __call__(self, operands: Operands) -> None:
         program = self._program
         if program is not None:
-            program.run(operands.addresses or addresses(operands))
+            program.run(operands.addresses or self._addresses(operands))
             return
         device = operands.out[0].device
         needed = self._scratch(operands) if self._scratch is not None else None
@@ -173,6 +215,7 @@ class _Repeated:
         executor = executors.choose(device)
         tensors = flatten(operands)
         if executor.name == "driver" and not aliased(tensors):
+            self._addresses = addresses_like(operands)
             self._program = Program(launches, tensors, needed, extra)
             self._program.run(addresses(operands))
         else:  # The CPU; or such as gemm(a, a), which is right, but tells nothing about other operands.
@@ -185,3 +228,7 @@ class _Repeated:
             return False
         program.run(addresses)
         return True
+
+    def steady(self, tensors: Sequence[Any]) -> Steady | None:
+        """See `Repeating`."""
+        return None if self._program is None else Steady(self._program.run)

@@ -140,10 +140,14 @@ def _allow_shared(function: Function, launch: Launch) -> None:
         _shared_allowed[key] = launch.shared_bytes
 
 
+_Arguments = tuple[object, ...]
+"""Of ``cuLaunchKernelEx``: as a tuple that ctypes takes as it is."""
+
+
 class _Step:
     """One launch, laid out: what the driver is called with, and the memory that this refers to."""
 
-    __slots__ = ("_attributes", "_offsets", "call", "config", "description")
+    __slots__ = ("_attributes", "_offsets", "arguments", "config", "description")
 
     def __init__(self, launch: Launch, function: Function, offsets: Sequence[int]) -> None:
         cuda = libcuda.library()
@@ -164,8 +168,7 @@ class _Step:
             attributes=self._attributes,
             attribute_count=len(attributes),
         )
-        self.call: Callable[[], int] = functools.partial(
-            cuda.cuLaunchKernelEx,
+        self.arguments: _Arguments = (
             ctypes.byref(self.config),
             ctypes.c_void_p.from_param(function.handle),
             ctypes.byref(self._offsets),
@@ -178,8 +181,8 @@ class _Block:
 
     Attributes:
         write: Takes the addresses of a call.
-        calls: What hands each launch to the driver.
-        first: The first of them.
+        calls: The arguments of each launch.
+        first: Those of the first one, if there is one.
         queue: The queue that these go to, as `follow` says.
         encoded: The addresses that its tensor maps have.
     """
@@ -200,8 +203,8 @@ class _Block:
                 offsets[run.parameter] = bases[0] + 8 * begin
             self._steps.append(_Step(layout.launch, layout.function, offsets))
             self._writers += [_MapWriter(slot, base) for slot in layout.block.maps]
-        self.calls = [step.call for step in self._steps]
-        self.first = next(iter(self.calls), int)  # no launch succeeds
+        self.calls = [step.arguments for step in self._steps]
+        self.first: _Arguments = next(iter(self.calls), ())
         self.queue = 0
         self.encoded: tuple[int, ...] = ()
 
@@ -218,12 +221,12 @@ class _Block:
             writer.write(address)
         self.encoded = addresses
 
-    def recover(self, call: Callable[[], int], status: int, index: int) -> None:
+    def recover(self, call: _Arguments, status: int, index: int) -> None:
         """A thread that has not used CUDA yet has no context: give it one and try again; the rest are errors."""
         if status == libcuda.INVALID_CONTEXT:
             with torch.cuda.device(index):
                 _make_current(index)
-                status = call()
+                status = libcuda.library().cuLaunchKernelEx(*call)
         libcuda.check(status, f"launch of {self._steps[self.calls.index(call)].description}")
 
 
@@ -310,6 +313,7 @@ def _runner(make: Callable[[], _Block], copies: _Pick | None, mapped: _Pick | No
     free = [make()]
     take, give_back = free.pop, free.append
     current = torch._C._cuda_getCurrentRawStream  # type: ignore[attr-defined, unused-ignore]
+    launch: Callable[..., int] = libcuda.library().cuLaunchKernelEx
     # One launch that takes nothing but the addresses as they come: most of them.
     plain = copies is None and mapped is None and len(free[0].calls) == 1
 
@@ -325,7 +329,7 @@ def _runner(make: Callable[[], _Block], copies: _Pick | None, mapped: _Pick | No
                 block.follow(queue)
             if plain:
                 block.write(*addresses)
-                status = block.first()
+                status = launch(*block.first)
                 if status:
                     block.recover(block.first, status, index)
                 return
@@ -338,7 +342,7 @@ def _runner(make: Callable[[], _Block], copies: _Pick | None, mapped: _Pick | No
                 if encoded != block.encoded:
                     block.encode(encoded)
             for call in block.calls:
-                status = call()
+                status = launch(*call)
                 if status:
                     block.recover(call, status, index)
         finally:

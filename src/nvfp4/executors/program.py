@@ -75,13 +75,13 @@ def _with_scratch(run: Callable[..., None], scratch: Scratch, index: int) -> Cal
         if capturing():
             # Freed when this returns, which in torch means: free for what is queued later.
             memory, places = scratch.of_graph(index, queue)
-            run([*addresses, *places], queue)
+            run((*addresses, *places), queue)
             del memory
         elif keeps:
-            run([*addresses, *kept(scratch, index, queue)], queue)
+            run((*addresses, *kept(scratch, index, queue)), queue)
         else:
             pieces = scratch.allocate(device)
-            run([*addresses, *[tensor.data_ptr() for tensor in pieces]], queue)
+            run((*addresses, *[tensor.data_ptr() for tensor in pieces]), queue)
 
     return with_scratch
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,8 +26,13 @@ Run = Callable[[Operands], None]
 Allocate = Callable[[], tuple[torch.Tensor, ...]]
 """New results of a call, not initialised."""
 
-New = Callable[[], torch.Tensor]
-"""One of them."""
+
+class New(NamedTuple):
+    """What allocates one of them: a function, and the tuple that it takes without making another one."""
+
+    allocate: Callable[..., torch.Tensor]
+    arguments: tuple[Any, ...] = ()
+
 
 _MISALIGNED = ALIGNMENT - 1
 
@@ -48,7 +53,7 @@ class Prepared:
         run: The computation.
         allocate: Its results.
         apart: Addresses of earlier calls in which no result overlapped anything.
-        again: `Repeating.again` of `run`, where that is a computation for the operands as they were passed; else None.
+        repeating: `run`, where that is a computation for the operands as they were passed; else None.
         new: The result, where there is one only; else None.
     """
 
@@ -57,7 +62,7 @@ class Prepared:
     run: Run
     allocate: Allocate
     apart: set[tuple[int, ...]] = field(default_factory=set)
-    again: Callable[[Sequence[Any], Sequence[int]], bool] | None = None
+    repeating: Repeating | None = None
     new: New | None = None
 
 
@@ -92,35 +97,35 @@ def prepare(call: Call) -> Prepared:
         run = functools.partial(_single, run)
     if live is not None:
         run = functools.partial(_only, run, live)
-    again = computation.again if run is computation and isinstance(computation, Repeating) else None
+    repeating = computation if run is computation and isinstance(computation, Repeating) else None
     if device.type == "cuda" and torch.cuda.device_count() > 1:
         run = functools.partial(_on_device, run, device)
     if any(isinstance(x, torch.Tensor) and x.data_ptr() & _MISALIGNED for x in (*call.a, *call.b, *outs)):
-        run, again = functools.partial(_aligned, run), None
+        run, repeating = functools.partial(_aligned, run), None
     new = _new(*described.shapes, dtype, device) if len(described.shapes) == 1 else None
-    return Prepared(problem, choice, run, allocate, again=again, new=new)
+    return Prepared(problem, choice, run, allocate, repeating=repeating, new=new)
 
 
 def _allocator(shapes: tuple[Shape, ...], dtype: torch.dtype, device: torch.device) -> Allocate:
     """What allocates the results of a call; many are parts of one allocation, if each then begins at 16 bytes."""
     if len(shapes) == 1:
-        one = _new(shapes[0], dtype, device)
-        return lambda: (one(),)
+        one, like = _new(shapes[0], dtype, device)
+        return lambda: (one(*like),)
     sizes = [math.prod(shape) for shape in shapes]
     if any(not size or size * dtype.itemsize % ALIGNMENT for size in sizes):
         every = [_new(shape, dtype, device) for shape in shapes]
-        return lambda: tuple([new() for new in every])
+        return lambda: tuple([new(*like) for new, like in every])
     if len({shape[1:] for shape in shapes}) == 1:  # rows of one matrix
         rows = [shape[0] for shape in shapes]
-        whole = _new((sum(rows), *shapes[0][1:]), dtype, device)
+        whole, like = _new((sum(rows), *shapes[0][1:]), dtype, device)
         # "Unsafe" as it makes no views, so that changing one result in place says nothing of the others.
-        return lambda: torch.unsafe_split_with_sizes(whole(), rows)
+        return lambda: torch.unsafe_split_with_sizes(whole(*like), rows)
     begins = itertools.accumulate(sizes[:-1], initial=0)
     parts = list(zip(shapes, map(_strides, shapes), begins, strict=True))
-    total = _new((sum(sizes),), dtype, device)
+    total, flat = _new((sum(sizes),), dtype, device)
 
     def allocate() -> tuple[torch.Tensor, ...]:
-        memory = total()
+        memory = total(*flat)
         return tuple([_part(memory, shape, stride, begin) for shape, stride, begin in parts])
 
     return allocate
@@ -130,12 +135,12 @@ def _new(shape: Shape, dtype: torch.dtype, device: torch.device) -> New:
     """What allocates one tensor."""
     slow = functools.partial(torch.empty, shape, dtype=dtype, device=device)
     if device.type not in _EMPTY:
-        return slow
-    fast = functools.partial(_EMPTY[device.type], shape, _strides(shape), dtype)
+        return New(slow)
+    fast, like = _EMPTY[device.type], (shape, _strides(shape), dtype)
     # Without a choice of devices there is none to look up.
     if device.type != "cuda" or torch.cuda.device_count() <= 1:
-        return fast
-    return lambda: fast() if torch._C._cuda_getDevice() == device.index else slow()
+        return New(fast, like)
+    return New(lambda: fast(*like) if torch._C._cuda_getDevice() == device.index else slow())
 
 
 def _strides(shape: Shape) -> Shape:

@@ -4,6 +4,8 @@ An operator is passed plain tensors. To look at each of them, and to put operand
 the rest of a call. So a call that was validated leaves a guard as torch.compile has them: one call into C++ compares
 types, devices, sizes, strides and all else that decides about dispatch, of every tensor. Behind it addresses are
 enough, and the tensors by which `Repeating.again` recognises weights.
+
+Calls with the same weights are most of all. The first of them that went that way leaves what `Repeating.steady` says.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import functools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -68,6 +70,25 @@ class _Guard:
         return self.check(*self.present(tensors)) and not (self.frozen and torch.is_grad_enabled())
 
 
+_Compute = Callable[..., Any]
+"""Takes the arguments of a call (of lists: its tensors); returns None where these are not as it needs them."""
+
+
+class _Way(NamedTuple):
+    """How calls of one kind are computed.
+
+    Attributes:
+        fits: Tells them from others.
+        compute: Looks at all arguments.
+        steady: Takes the arguments of a call that `compute` computed. Returns the same for this call's weights, which
+            is faster; None where there is nothing faster.
+    """
+
+    fits: _Guard
+    compute: _Compute
+    steady: Callable[[Sequence[Any]], _Compute | None]
+
+
 class _Shortcut:
     """What is remembered of the calls of one operator.
 
@@ -87,20 +108,20 @@ class _Shortcut:
         self._into, self._after = into, (*((rest + 2,) if into else ()), *more)
         self._words = itemgetter(rest, rest + 1)
         # By something that tells most calls apart.
-        self._known: dict[Hashable, list[tuple[_Guard, Callable[..., Any]]]] = {}
+        self._known: dict[Hashable, list[_Way]] = {}
         _dispatch.caches.append(self._known)
 
     def remember(self, args: Sequence[Any], prepared: Prepared) -> None:
         """Let calls like that with `args`, which was validated, go the short way, if that is possible."""
-        if prepared.again is None:
+        if prepared.repeating is None:
             return
         key, tensors = self._look(args)
         alike = self._known.get(key, [])
-        if not any(fits(tensors) for fits, _ in alike):
+        if not any(way.fits(tensors) for way in alike):
             guard = _Guard.of(tensors)
             if guard(tensors):
-                compute = self._computation(prepared, guard, tensors, args)
-                _dispatch.keep(self._known, key, [(guard, compute), *alike[: _ALIKE - 1]])
+                way = self._way(prepared, guard, tensors, args)
+                _dispatch.keep(self._known, key, [way, *alike[: _ALIKE - 1]])
 
     def implementation(self, long_way: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
         """What the operator does: the short way, or `long_way` with the arguments where that does not lead anywhere."""
@@ -110,8 +131,8 @@ class _Shortcut:
         """The key of `_known`, and the tensors."""
         raise NotImplementedError
 
-    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> Callable[..., Any]:
-        """What computes calls with arguments like `args`, whose tensors are `like`; it returns None for others."""
+    def _way(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> _Way:
+        """How calls with arguments like `args` are computed, whose tensors are `like`."""
         raise NotImplementedError
 
 
@@ -121,28 +142,35 @@ class Singles(_Shortcut):
     def __init__(self, spec: Spec, into: bool) -> None:
         super().__init__(spec, into)
         self._weights = 3 * spec.weights
+        self._count = 3 * len(spec.operands) + 2 * spec.stacked + spec.bias + 2 + into
         # By the identity of the weights. Another object in their place does no harm: every computation looks at all
         # arguments.
-        self._recent: dict[Hashable, Callable[..., Any]] = {}
+        self._recent: dict[Hashable, _Compute] = {}
         _dispatch.caches.append(self._recent)
 
     def implementation(self, long_way: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
         """See `_Shortcut`."""
-        recent, weights = self._recent.get, self._weights
 
-        def run(*args: Any) -> Any:
-            compute = recent(id(args[weights]))
-            if compute is not None:
-                result = compute(*args)
+        def others(args: Sequence[Any]) -> Any:
+            for way in self._known.get(self._key(args), ()):
+                result = way.compute(*args)
                 if result is not None:
-                    return result
-            for _, compute in self._known.get(self._key(args), ()):
-                result = compute(*args)
-                if result is not None:
-                    _dispatch.keep(self._recent, id(args[weights]), compute)
+                    _dispatch.keep(self._recent, id(args[self._weights]), way.steady(args) or way.compute)
                     return result
             return long_way(args)
 
+        args = ", ".join(_names(self._count))
+        make = _made(
+            "def make(recent, others):",
+            f" def run({args}):",
+            f"  compute = recent(id(x{self._weights}))",
+            "  if compute is not None:",
+            f"   result = compute({args})",
+            "   if result is not None: return result",
+            f"  return others(({args}))",
+            " return run",
+        )
+        run: Callable[..., Any] = make(self._recent.get, others)
         return run
 
     def _key(self, args: Sequence[Any]) -> Hashable:
@@ -151,18 +179,51 @@ class Singles(_Shortcut):
     def _look(self, args: Sequence[Any]) -> tuple[Hashable, Tensors]:
         return self._key(args), [args[i] for i in (*self._order, *self._after)]
 
-    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> Callable[..., Any]:
-        given = tuple([x is not None for x in args])
-        make = _written(given, tuple(self._order), self._after, self._into, guard.frozen)
+    def _way(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> _Way:
+        repeating, order = prepared.repeating, tuple(self._order)
+        assert repeating is not None
+        pattern = tuple([x is not None for x in args]), order, self._after, self._into, guard.frozen
         words = [x for x in self._words(args) if x is not None]
-        return make(guard.check, prepared.new, prepared.again, prepared.apart, torch.is_grad_enabled, *words)
+        known = guard.check, prepared.new, prepared.apart, torch.is_grad_enabled, words
+
+        def steady(args: Sequence[Any]) -> _Compute | None:
+            found = repeating.steady([args[i] for i in order])
+            if found is None:
+                return None
+            count = len(found.weights)
+            codes, scales = order[found.first :], order[found.first + count :]
+            # Places of weights are not looked at again.
+            if any(place & _MISALIGNED for weight in found.weights for place in weight.places):
+                return None
+            watched = tuple(zip(codes[:count], scales[:count], strict=True))
+            return _written(*pattern, watched)(*known, found.run, found.weights)
+
+        return _Way(guard, _written(*pattern)(*known, repeating.again), steady)
+
+
+def _names(count: int) -> list[str]:
+    """What the arguments of an operator are called in written functions."""
+    return [f"x{i}" for i in range(count)]
+
+
+def _made(*lines: str) -> Callable[..., Any]:
+    """The function ``make`` of a source."""
+    made: dict[str, Any] = {}
+    exec("\n".join(lines), made)
+    make: Callable[..., Any] = made["make"]
+    return make
 
 
 @functools.cache
 def _written(
-    given: tuple[bool, ...], order: tuple[int, ...], after: tuple[int, ...], into: bool, frozen: bool
-) -> Callable[..., Callable[..., Any]]:
-    """What makes `Singles._computation`, written out argument by argument: half the time of loops over arguments.
+    given: tuple[bool, ...],
+    order: tuple[int, ...],
+    after: tuple[int, ...],
+    into: bool,
+    frozen: bool,
+    weights: tuple[tuple[int, int], ...] | None = None,
+) -> Callable[..., _Compute]:
+    """What makes the computation of a `_Way`, written out argument by argument: half the time of loops over arguments.
 
     Args:
         given: For each argument of the operator, whether it is there.
@@ -170,8 +231,9 @@ def _written(
         after: Where ``out`` is, if `into`, and other tensors.
         into: Whether the last argument is ``out``.
         frozen: Whether calls may be repeated without gradients only.
+        weights: Where codes and scales of `Steady.weights` are; None to leave all to `Repeating.again`.
     """
-    names = [f"x{i}" for i in range(len(given))]
+    names = _names(len(given))
     tensors = [i for i in (*order, *after) if given[i]]
     words = [i for i in range(len(given)) if given[i] and i not in tensors]
     addresses = {i: f"{names[i]}.data_ptr()" for i in tensors}
@@ -185,24 +247,31 @@ def _written(
     wrong = [f"{names[i]} is not None" for i in range(len(given)) if not given[i]]
     wrong += [f"{names[i]} != w{i}" for i in words]
     wrong += ["grad()"] if frozen else []
+    wrong += [f"weight{i}() is not {names[i]}" for i, _ in weights or ()]
     wrong += [f"not check({', '.join(names[i] for i in tensors)})"]
-    passed = f"({', '.join(names[i] for i in order)}), where"
-    lines = [
-        f"def make(check, new, again, apart, grad, {', '.join(f'w{i}' for i in words)}):",
+    placed = [i for pair in weights or () for i in pair]
+    elsewhere = [f"p{i} != place{i}" for i in placed]
+    elsewhere += [f"p{i} % {ALIGNMENT}" for i in whole if i not in placed]
+    # The guard keeps out tensors that have no version.
+    elsewhere += [f"{names[i]}._version + {names[j]}._version != version{i}" for i, j in weights or ()]
+    passed = ", ".join(names[i] for i in order)
+    run = f"if not run(({passed}), where): return None" if weights is None else "run(where)"
+    return _made(
+        "def make(check, new, apart, grad, words, run, weights=()):",
+        f" {''.join(f'w{i}, ' for i in words)} = words",
+        *[f" weight{i}, (place{i}, place{j}), version{i} = weights[{n}]" for n, (i, j) in enumerate(weights or ())],
+        *([] if into else [" allocate, like = new"]),
         f" def compute({', '.join(names)}):",
         f"  if {' or '.join(wrong)}: return None",
         *[f"  p{i} = {names[i]}.data_ptr()" for i in whole],
-        f"  if ({' | '.join(f'p{i}' for i in whole)}) & {_MISALIGNED}: return None",
-        f"  result = {names[-1] if into else 'new()'}",
+        f"  if {' or '.join(elsewhere)}: return None",
+        f"  result = {names[-1] if into else 'allocate(*like)'}",
         f"  where = ({', '.join(where)})",
         *(["  if where not in apart: return None"] if into else []),
-        f"  return result if again({passed}) else None",
+        f"  {run}",
+        "  return result",
         " return compute",
-    ]
-    made: dict[str, Any] = {}
-    exec("\n".join(lines), made)
-    written: Callable[..., Callable[..., Any]] = made["make"]
-    return written
+    )
 
 
 class Lists(_Shortcut):
@@ -214,8 +283,8 @@ class Lists(_Shortcut):
 
         def run(*args: Any) -> Any:
             key, tensors = look(args)
-            for _, compute in alike(key, ()):
-                results = compute(tensors)
+            for way in alike(key, ()):
+                results = way.compute(tensors)
                 if results is not None:
                     return results
             return long_way(args)
@@ -232,9 +301,9 @@ class Lists(_Shortcut):
         sizes = [x.numel() for i in (0, 3) for x in args[i]]
         return (*[len(x) for x in args if type(x) is list], *sizes, *self._words(args)), tensors
 
-    def _computation(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> Callable[..., Any]:
-        again, allocate, apart = prepared.again, prepared.allocate, prepared.apart
-        assert again is not None
+    def _way(self, prepared: Prepared, guard: _Guard, like: Tensors, args: Sequence[Any]) -> _Way:
+        assert prepared.repeating is not None
+        again, allocate, apart = prepared.repeating.again, prepared.allocate, prepared.apart
         present, absent, check, frozen = guard.present, guard.absent, guard.check, guard.frozen
         into, groups = self._into, len(args[0])
         inputs = groups * len(self._order)
@@ -266,4 +335,4 @@ class Lists(_Shortcut):
             addresses += [x.data_ptr() for x in results]
             return results if again(tensors, addresses) else None
 
-        return compute
+        return _Way(guard, compute, lambda args: None)
