@@ -71,6 +71,11 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem(Op.DUAL_GEMM, 70, 200, 576, 1, TILED, TILED, "fp16"),
     Problem(Op.DUAL_GEMM, 20, 130, 832, 1, BF16, LINEAR, "bf16"),
     Problem(Op.DUAL_GEMM, 90, 130, 1024, 1, BF16, LINEAR, "bf16"),
+    Problem(Op.DUAL_GEMM, 150, 200, 832, 1, LINEAR, LINEAR, "fp16"),
+    Problem(
+        Op.GROUP_GEMM, 230, 264, 576, 1, LINEAR, LINEAR, "fp16", groups=((70, 264, 576), (1, 8, 320), (159, 130, 576))
+    ),
+    Problem(Op.GROUP_DUAL_GEMM, 230, 136, 576, 1, LINEAR, LINEAR, "bf16", groups=((70, 136, 576), (160, 130, 576))),
     Problem(Op.GROUP_GEMM, 88, 200, 576, 1, TILED, TILED, "fp16", groups=((3, 130, 576), (20, 200, 320), (65, 64, 64))),
     Problem(Op.GROUP_GEMM, 90, 200, 576, 1, BF16, LINEAR, "bf16", stacked=7),
     Problem(Op.GROUP_GEMM, 90, 136, 320, 1, SCALED, SCALED, "fp32", stacked=40),
