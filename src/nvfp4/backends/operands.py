@@ -94,7 +94,7 @@ def flatten(operands: Operands) -> list[torch.Tensor | None]:
 
 
 def addresses(operands: Operands) -> list[int]:
-    """The addresses of `flatten`, 0 for None."""
+    """The addresses of `flatten`, 0 for None; written out, because every eager call does this."""
     a, b, out = operands.a, operands.b, operands.out
     first, second = a[0], b[0]
     # A tensor is nothing else: to ask a tensor whether it is something else takes as long as three addresses.
@@ -167,15 +167,20 @@ def _written(a: _Formats, b: _Formats, offsets: bool, bias: bool, rows: bool) ->
     found.append("operands.out[0].data_ptr()")
     after = (("offsets", offsets), ("bias", bias), ("rows", rows))
     found += [f"operands.{name}.data_ptr()" for name, there in after if there]
-    lines = [
+    return defined(
+        "addresses",
         "def addresses(operands):",
         *[f" {', '.join(side)}, = operands.{name}" for side, name in zip(names, "ab", strict=True)],
         f" return ({', '.join(found)})",
-    ]
+    )
+
+
+def defined(name: str, *lines: str) -> Callable[..., Any]:
+    """The function `name` of a source, which has for each argument what a loop over arguments would do."""
     made: dict[str, Any] = {}
     exec("\n".join(lines), made)
-    written: Addresses = made["addresses"]
-    return written
+    function: Callable[..., Any] = made[name]
+    return function
 
 
 _Build = Callable[[Operands, Sequence[torch.Tensor]], Sequence[Launch]]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from nvfp4.backends.operands import defined
 from nvfp4.ops import _dispatch
 from nvfp4.ops._call import Spec
 from nvfp4.ops._prepare import Prepared
@@ -160,7 +161,8 @@ class Singles(_Shortcut):
             return long_way(args)
 
         args = ", ".join(_names(self._count))
-        make = _made(
+        make = defined(
+            "make",
             "def make(recent, others):",
             f" def run({args}):",
             f"  compute = recent(id(x{self._weights}))",
@@ -206,14 +208,6 @@ def _names(count: int) -> list[str]:
     return [f"x{i}" for i in range(count)]
 
 
-def _made(*lines: str) -> Callable[..., Any]:
-    """The function ``make`` of a source."""
-    made: dict[str, Any] = {}
-    exec("\n".join(lines), made)
-    make: Callable[..., Any] = made["make"]
-    return make
-
-
 @functools.cache
 def _written(
     given: tuple[bool, ...],
@@ -256,7 +250,8 @@ def _written(
     elsewhere += [f"{names[i]}._version + {names[j]}._version != version{i}" for i, j in weights or ()]
     passed = ", ".join(names[i] for i in order)
     run = f"if not run(({passed}), where): return None" if weights is None else "run(where)"
-    return _made(
+    return defined(
+        "make",
         "def make(check, new, apart, grad, words, run, weights=()):",
         f" {''.join(f'w{i}, ' for i in words)} = words",
         *[f" weight{i}, (place{i}, place{j}), version{i} = weights[{n}]" for n, (i, j) in enumerate(weights or ())],

@@ -50,7 +50,7 @@ def _list(
         b = [parts(weights) for i in chosen for weights in operands.weights(i)]
         operand = tuple(made[i] if made else None for i in chosen)
         room_b = room * problem.op.matrices
-        sizes = [problem.groups[i] for i in chosen]
+        sizes = tuple([problem.groups[i] for i in chosen])
         own = _own_tiles(plan, problem, sizes, room) if plan.narrowest else ()
         launch = Launch(
             kernel=_kernel(plan, problem, room, early, own[-1].capacity if own else 1),
@@ -81,7 +81,7 @@ def _list(
 
 
 def _own_tiles(
-    plan: GemmPlan, problem: Problem, sizes: Sequence[tuple[int, int, int]], room: int
+    plan: GemmPlan, problem: Problem, sizes: tuple[tuple[int, int, int], ...], room: int
 ) -> tuple[ScalarArray, ...]:
     """Rows of A in the tiles of each group, and the tiles of each block."""
     tiles = tile_list(plan, problem, sizes)

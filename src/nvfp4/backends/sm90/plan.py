@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapreplace
 from itertools import accumulate, chain
@@ -273,11 +274,12 @@ class TileList:
     time: float
 
 
-def tile_list(plan: GemmPlan, problem: Problem, groups: Sequence[tuple[int, int, int]]) -> TileList:
+@functools.lru_cache(maxsize=64)
+def tile_list(plan: GemmPlan, problem: Problem, groups: tuple[tuple[int, int, int], ...]) -> TileList:
     """Deal out tiles of different widths: those that take longest first, each to the block that has least to do.
 
     Tiles of the same weights are neighbours among those that are alike, so that they run at the same time, and all but
-    the first find the weights in L2.
+    the first find the weights in L2. Remembered, because launches with and without early weights are built alike.
     """
     chunks = max(1, ceil_div(max(k for _, _, k in groups), CHUNK * UNIT))
     alike: list[tuple[float, range]] = []
@@ -301,7 +303,7 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: Sequence[tuple[int, int,
 
 def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[GemmPlan]:
     """Plans that give the groups of a list tiles of their own widths, if these differ; stages are not chosen yet."""
-    # With two blocks of weights there are no registers for the code of more than two widths.
+    # With two blocks of weights there are no registers for the code of more than three widths.
     if not problem.groups or 1 not in _blocks(problem):
         return
     for widest in (64, 96, 128):  # others have spilled
@@ -315,9 +317,7 @@ def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[Gem
 
 def _list_time(plan: GemmPlan, problem: Problem) -> float:
     """Microseconds of a list of groups beside what every launch takes."""
-    present = [size for size in problem.groups if size[0] and size[1]]
-    if not present:
-        return 0.0
+    present = tuple([size for size in problem.groups if size[0] and size[1]])
     return sum(tile_list(plan, problem, present[i : i + MAX_LISTED]).time for i in range(0, len(present), MAX_LISTED))
 
 
