@@ -236,7 +236,7 @@ def measure(device: str, backend: str | None, repeat: int) -> Iterator[Row]:
         times = []
         into = functools.partial(plain, out=kind.out)
         for function, direct in ((plain, True), (into, True), (operator(plain), True), (plain, False)):
-            with mock.patch.object(_dispatch, "_direct", _dispatch._direct if direct else lambda: False):
+            with mock.patch.object(_dispatch, "direct", _dispatch.direct if direct else lambda: False):
                 for _ in range(4):  # the first are not like the others: preparing, late weights, early ones
                     function()
                 times.append(microseconds(function, device, repeat))

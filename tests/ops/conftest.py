@@ -14,6 +14,6 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """The direct way and the one through torch's dispatcher, which have to agree in everything."""
     _dispatch.clear()
     if request.param == "dispatcher":
-        monkeypatch.setattr(_dispatch, "_direct", lambda: False)
+        monkeypatch.setattr(_dispatch, "direct", lambda: False)
     yield request.param
     _dispatch.clear()

@@ -274,7 +274,7 @@ CASES: dict[str, tuple[Callable[[], object], str, str, str]] = {
 def test_wrong_arguments_raise_before_anything_runs(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     call, op, argument, expected = CASES[name]
     if path == "dispatcher":
-        monkeypatch.setattr(_dispatch, "_direct", lambda: False)
+        monkeypatch.setattr(_dispatch, "direct", lambda: False)
     with mock.patch.object(torch_ops.BACKEND, "run") as run, pytest.raises(InputError) as caught:
         call()
     run.assert_not_called()

@@ -11,13 +11,17 @@ from unittest import mock
 import pytest
 import torch
 from tests.ops.samples import activations, weights
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import nvfp4
 from nvfp4 import backends
 from nvfp4.backends.base import Operands, Plan, Repeating, Steady, Weight
 from nvfp4.backends.operands import addresses, flatten
 from nvfp4.device import Capability
-from nvfp4.ops import _dispatch
+from nvfp4.ops import _dispatch, _library
 from nvfp4.problem import Problem
 
 H = torch.float16
@@ -80,11 +84,13 @@ def inputs(tensors: Sequence[torch.Tensor | None]) -> list[int]:
     return [0 if x is None else x.data_ptr() for x in tensors]
 
 
-@pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]:
-    """The only backend; every call is dispatched."""
+@pytest.fixture(params=["dispatched", "unwatched"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recording]:
+    """The only backend. Every call goes to the operator: through torch's dispatcher, or around it."""
     found = Recording()
-    monkeypatch.setattr(_dispatch, "_direct", lambda: False)
+    if request.param == "dispatched":
+        monkeypatch.setattr(_dispatch, "direct", lambda: False)
+    monkeypatch.setattr(_dispatch, "directly", lambda call: None)
     _dispatch.clear()
     with mock.patch.object(backends, "choose", return_value=backends.Choice(found, mock.Mock(), ())):
         yield found
@@ -357,6 +363,93 @@ def steady_call(settled: Recording, **weight: Any) -> tuple[nvfp4.NVFP4Tensor, l
     assert settled.ways[-3:] == ["long", "short", "steady"]
     del settled.calls[:]
     return b, args
+
+
+def profiled(call: Callable[[], object]) -> bool:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return any(event.key == "nvfp4::gemv" for event in profile.key_averages())
+
+
+def seen_by(mode: type[Any], hook: str, call: Callable[[], object]) -> bool:
+    """Whether a mode, of functions or of dispatch, sees the operator."""
+    seen = []
+
+    def watch(self: object, func: Any, types: object, args: tuple[object, ...] = (), kwargs: Any = None) -> object:
+        seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+    with type("Watch", (mode,), {hook: watch})():
+        call()
+    return any("nvfp4.gemv" in name for name in seen)
+
+
+WATCHERS: dict[str, Callable[[Callable[[], object]], bool]] = {
+    "profiler": profiled,
+    "function mode": lambda call: seen_by(TorchFunctionMode, "__torch_function__", call),
+    "dispatch mode": lambda call: seen_by(TorchDispatchMode, "__torch_dispatch__", call),
+    "trace": lambda call: (
+        "nvfp4::gemv" in str(torch.jit.trace(lambda x: (call(), x + 1)[0], torch.ones(1), check_trace=False).graph)
+    ),
+    "make_fx": lambda call: "nvfp4.gemv" in make_fx(lambda x: (call(), x + 1)[0])(torch.ones(1)).code,
+}
+
+
+@pytest.mark.parametrize("overload", [False, True])
+@pytest.mark.parametrize("watcher", WATCHERS)
+def test_who_watches_operators_sees_them(watcher: str, overload: bool, settled: Recording) -> None:
+    _, args = steady_call(settled)
+    operator = torch.ops.nvfp4.gemv.default if overload else torch.ops.nvfp4.gemv
+    operator(*args)
+    assert settled.ways == ["steady"]
+    assert WATCHERS[watcher](lambda: operator(*args))
+
+
+def test_tensors_of_other_kinds_are_dispatched(settled: Recording) -> None:
+    _, args = steady_call(settled)
+    x = args[3]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = mode.from_tensor(x)
+    assert isinstance(run([*args[:3], fake, *args[4:]]), FakeTensor)
+    tagged = x.as_subclass(type("Tagged", (torch.Tensor,), {}))
+    assert type(run([*args[:3], tagged, *args[4:]])) is type(tagged)
+    assert settled.ways[1:] == []  # the last is another kind of call, and went the long way
+
+
+def test_arguments_that_are_not_as_the_schema_says(settled: Recording) -> None:
+    _, args = steady_call(settled)
+    names = [argument.name for argument in torch.ops.nvfp4.gemv.default._schema.arguments]
+    run([], **dict(zip(names, args, strict=True)))
+    run(args[:7], out_dtype="fp16", backend=None)
+    assert len(settled.calls) == 2
+    for wrong in (
+        [],
+        args[:-1],
+        [*args, None],
+        ["x", *args[1:]],
+        [*args[:3], 3, *args[4:]],
+        [*args[:7], 3, None],
+    ):
+        with pytest.raises(RuntimeError, match="nvfp4::gemv"):
+            run(wrong)
+    assert len(settled.calls) == 2
+
+
+@pytest.mark.parametrize("wrong", [[], [None] * 8, [3] * 8, [[3]] * 8, [[]] * 7])
+def test_lists_that_are_not_as_the_schema_says(wrong: list[object], backend: Recording) -> None:
+    calls(0)["group_gemm, lists"]()
+    del backend.calls[:]
+    with pytest.raises(RuntimeError, match="nvfp4::group_gemm"):
+        torch.ops.nvfp4.group_gemm_lists(*wrong)
+    assert backend.calls == []
+
+
+def test_without_the_attribute_of_torch_every_call_is_dispatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    packet = mock.Mock(spec=["default"], default=mock.Mock(spec=[]))
+    monkeypatch.setattr(torch.ops.nvfp4, "unknown", packet, raising=False)
+    _library._shorten("unknown", mock.Mock(), lambda args: None)
+    assert not hasattr(packet, "_op")
+    assert not hasattr(packet.default, "_op")
 
 
 def test_settled_weights_bring_the_same_addresses(settled: Recording) -> None:

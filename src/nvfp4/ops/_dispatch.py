@@ -38,7 +38,7 @@ _prepared: dict[Hashable, Prepared] = {}
 Kept = TypeVar("Kept")
 
 
-def _direct() -> bool:
+def direct() -> bool:
     """Whether nothing in this thread wants to see calls as operators."""
     return not (
         torch.compiler.is_compiling()
@@ -70,7 +70,7 @@ def clear() -> None:
 
 def directly(call: Call) -> tuple[torch.Tensor, ...] | None:
     """The results of a call; None when it has to go through torch's dispatcher."""
-    if not _direct():
+    if not direct():
         return None
     key = call.key()
     prepared = _prepared.get(key)

@@ -185,7 +185,7 @@ def register(spec: Spec) -> None:
     known: dict[Hashable, tuple[Prepared, Callable[[Sequence[Any]], Call]]] = {}
 
     def compute(shortcut: Singles | Lists, args: Sequence[Any]) -> tuple[torch.Tensor, ...]:
-        key = tuple([_signature(x) if type(x) in _TENSORS else x for x in args])
+        key = _key(args)
         found = known.get(key)
         if found is not None:
             prepared, again = found
@@ -202,7 +202,11 @@ def register(spec: Spec) -> None:
 
     _dispatch.caches.append(known)
 
-    short, short_out = [(Lists if spec.lists else Singles)(spec, into) for into in (False, True)]
+    def shortcuts() -> list[Singles | Lists]:
+        """Of the functional and of the out variant."""
+        return [(Lists if spec.lists else Singles)(spec, into) for into in (False, True)]
+
+    short, short_out = shortcuts()
     run = short.implementation(lambda args: compute(short, args)[0])
     run_lists = short.implementation(lambda args: list(compute(short, args)))
     into = short_out.implementation(functools.partial(compute, short_out))
@@ -231,8 +235,34 @@ def register(spec: Spec) -> None:
     _define(f"{spec.name}({arguments}) -> {tensors}", run_lists if spec.lists else run, fake)
     _define(f"{spec.name}_out({arguments}, {tensors.replace('Tensor', 'Tensor(a!)')} out) -> ()", run_out, fake_out)
 
+    def prepared(args: Sequence[Any]) -> Prepared | None:
+        """What was prepared for a call of an operator with these arguments."""
+        found = known.get(_key(args))
+        return found and found[0]
+
+    for name, shortcut in zip((spec.name, spec.name + "_out"), shortcuts(), strict=True):
+        _shorten(name, shortcut, prepared)
+
+
+def _shorten(name: str, shortcut: Singles | Lists, prepared: Callable[[Sequence[Any]], Prepared | None]) -> None:
+    """Let calls of an operator from Python go the short way around torch's dispatcher, while nobody watches.
+
+    The dispatcher takes as long as all that is ours. What callers of ``torch.ops.nvfp4.OP`` and of its overload reach
+    is an attribute of these two, which torch does not document: where it is missing, every call is dispatched.
+    """
+    packet = getattr(torch.ops.nvfp4, name)
+    for operator in (packet, packet.default):
+        dispatched = getattr(operator, "_op", None)
+        if callable(dispatched):
+            operator._op = shortcut.instead_of(dispatched, prepared)
+
 
 _TENSORS = (torch.Tensor, torch.nn.Parameter, list)
+
+
+def _key(args: Sequence[Any]) -> Hashable:
+    """What a prepared call may depend on in the arguments of an operator."""
+    return tuple([_signature(x) if type(x) in _TENSORS else x for x in args])
 
 
 def _signature(x: Any) -> Hashable:

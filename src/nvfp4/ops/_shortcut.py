@@ -103,6 +103,7 @@ class _Shortcut:
         self._others = tuple(range(3, count, 3))  # where right operands begin
         more = (count, count + 1) if spec.stacked else (count,) if spec.bias else ()  # offsets and rows, or bias
         rest = count + len(more)
+        self._count = rest + 2 + into
         # As in `operands.flatten`: of each side the data, the scales, the tensor scales; results; offsets and rows, or
         # bias.
         self._order = [i + part for side in ((0,), self._others) for part in range(3) for i in side]
@@ -128,6 +129,36 @@ class _Shortcut:
         """What the operator does: the short way, or `long_way` with the arguments where that does not lead anywhere."""
         raise NotImplementedError
 
+    def instead_of(
+        self, dispatched: Callable[..., Any], prepared: Callable[[Sequence[Any]], Prepared | None]
+    ) -> Callable[..., Any]:
+        """What is called in place of an operator's way through torch's dispatcher: the short way, while nobody watches.
+
+        This must not be the shortcut of the implementation, too: within it, tensors look different to guards.
+
+        Args:
+            dispatched: The way through the dispatcher. It gets all calls that are not as the schema says.
+            prepared: What was prepared for calls with these arguments, once one of them was dispatched.
+        """
+
+        def long_way(args: Sequence[Any]) -> Any:
+            result = dispatched(*args)
+            found = prepared(args)
+            if found is not None:
+                self.remember(args, found)
+            return result
+
+        short = self.implementation(long_way)
+        count, into = self._count, self._into
+
+        def call(*args: Any, **named: Any) -> Any:
+            if named or len(args) != count or not _dispatch.direct():
+                return dispatched(*args, **named)
+            result = short(*args)
+            return None if into else result
+
+        return call
+
     def _look(self, args: Sequence[Any]) -> tuple[Hashable, Tensors]:
         """The key of `_known`, and the tensors."""
         raise NotImplementedError
@@ -143,7 +174,6 @@ class Singles(_Shortcut):
     def __init__(self, spec: Spec, into: bool) -> None:
         super().__init__(spec, into)
         self._weights = 3 * spec.weights
-        self._count = 3 * len(spec.operands) + 2 * spec.stacked + spec.bias + 2 + into
         # By the identity of the weights. Another object in their place does no harm: every computation looks at all
         # arguments.
         self._recent: dict[Hashable, _Compute] = {}
@@ -153,7 +183,11 @@ class Singles(_Shortcut):
         """See `_Shortcut`."""
 
         def others(args: Sequence[Any]) -> Any:
-            for way in self._known.get(self._key(args), ()):
+            try:
+                alike = self._known.get(self._key(args), ())
+            except AttributeError:  # no tensors
+                alike = ()
+            for way in alike:
                 result = way.compute(*args)
                 if result is not None:
                     _dispatch.keep(self._recent, id(args[self._weights]), way.steady(args) or way.compute)
@@ -274,11 +308,15 @@ class Lists(_Shortcut):
 
     def implementation(self, long_way: Callable[[Sequence[Any]], Any]) -> Callable[..., Any]:
         """See `_Shortcut`."""
-        look, alike = self._look, self._known.get
+        look, known = self._look, self._known.get
 
         def run(*args: Any) -> Any:
-            key, tensors = look(args)
-            for way in alike(key, ()):
+            try:
+                key, tensors = look(args)
+                alike = known(key, ())
+            except (AttributeError, TypeError, IndexError):  # no lists of as many tensors
+                alike = ()
+            for way in alike:
                 results = way.compute(tensors)
                 if results is not None:
                     return results
