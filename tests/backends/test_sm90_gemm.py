@@ -52,6 +52,12 @@ COMPILED = [
     Problem(Op.GEMM, 2048, 8192, 7168, a=LINEAR, b=LINEAR, out_dtype="fp32"),
     Problem(Op.GEMM, 96, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
     Problem(Op.GEMM, 32, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
+    Problem(Op.GEMM, 112, 8192, 7168, a=Format("bf16", ""), b=TILED, out_dtype="fp32"),
+    Problem(Op.GEMM, 128, 8192, 7168, a=LINEAR, b=LINEAR, out_dtype="fp32"),
+    Problem(Op.GEMM, 64, 4096, 14336, a=LINEAR, b=LINEAR, out_dtype="fp32"),
+    Problem(Op.GEMM, 16, 4096, 14336, a=LINEAR, b=TILED),
+    Problem(Op.DUAL_GEMM, 128, 4096, 7168, a=LINEAR, b=LINEAR),
+    Problem(Op.DUAL_GEMM, 64, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="fp32"),
     Problem(Op.DUAL_GEMM, 512, 4096, 7168, a=TILED, b=TILED),
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
     Problem(Op.DUAL_GEMM, 256, 4096, 7168, a=LINEAR, b=LINEAR),
@@ -144,22 +150,28 @@ def test_a_stack_has_tiles_that_hold_most_of_its_groups(mean, tokens):
 
 
 @pytest.mark.parametrize(
-    ("problem", "tokens", "blocks", "grid", "how"),
+    ("problem", "tokens", "blocks", "grid", "how", "coupled"),
     [
-        (Problem(Op.GEMM, 128, 7168, 2048, a=TILED, b=TILED), 64, 1, 112, "begins"),
-        (Problem(Op.GEMM, 128, 4096, 7168, a=TILED, b=TILED), 128, 1, 128, "begins"),
-        (Problem(Op.GEMM, 128, 7168, 16384, a=TILED, b=TILED), 128, 1, 112, "begins"),
-        (Problem(Op.GEMM, 96, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"), 96, 1, 128, "begins"),
-        (Problem(Op.GEMM, 16, 8192, 7168, a=LINEAR, b=LINEAR), 16, 2, 128, "makes"),
-        (Problem(Op.GEMM, 2048, 8192, 7168, a=LINEAR, b=LINEAR), 128, 2, 128, "together"),
-        (Problem(Op.DUAL_GEMM, 256, 3072, 4096, a=TILED, b=TILED), 128, 2, 96, "together"),
+        (Problem(Op.GEMM, 128, 7168, 2048, a=TILED, b=TILED), 128, 1, 112, "begins", True),
+        (Problem(Op.GEMM, 128, 7168, 16384, a=TILED, b=TILED), 128, 1, 112, "begins", True),
+        (
+            Problem(Op.GEMM, 96, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
+            96,
+            1,
+            128,
+            "begins",
+            True,
+        ),
+        (Problem(Op.GEMM, 64, 4096, 14336, a=Format("bf16", ""), b=LINEAR), 64, 1, 128, "begins", True),
+        (Problem(Op.GEMM, 2048, 8192, 7168, a=LINEAR, b=LINEAR), 128, 2, 128, "together", False),
+        (Problem(Op.DUAL_GEMM, 256, 3072, 4096, a=TILED, b=TILED), 128, 2, 96, "together", False),
     ],
     ids=str,
 )
-def test_plans_are_those_that_were_fastest(problem, tokens, blocks, grid, how):
-    """Measured beside others on an H200: few tokens are made by each block, short loops have one block of weights."""
+def test_plans_are_those_that_were_fastest(problem, tokens, blocks, grid, how, coupled):
+    """Measured beside others on an H200: blocks that would share a tile through L2 are couples wherever they can be."""
     plan = BACKEND.plan(HOPPER, problem)
-    assert (plan.tokens, plan.blocks, plan.grid) == (tokens, blocks, grid)
+    assert (plan.tokens, plan.blocks, plan.grid, plan.coupled) == (tokens, blocks, grid, coupled)
     assert how == ("makes" if plan.makes else "begins" if plan.begins else "together")
     raw = {"makes": RAW, "begins": 1, "together": 0}[how] if problem.a.kind == "nvfp4" else 0
     assert plan.raw == raw
@@ -308,6 +320,7 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
         "makes": True,
         "raw": RAW,
         "begins": False,
+        "coupled": False,
     }
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
     verdict = judge(problem, operands, outputs)
@@ -337,6 +350,7 @@ def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, 
         "makes": False,
         "raw": 0,
         "begins": False,
+        "coupled": False,
     }
     BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
     verdict = judge(problem, operands, outputs)

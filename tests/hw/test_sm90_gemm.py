@@ -9,7 +9,7 @@ import torch
 
 from nvfp4.backends.sm90 import BACKEND
 from nvfp4.backends.sm90.decode_gemm import DecodePlan
-from nvfp4.backends.sm90.plan import RAW, tokens_of
+from nvfp4.backends.sm90.plan import RAW, GemmPlan, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import Verdict, judge
@@ -88,7 +88,7 @@ def test_emulated_however_the_work_is_cut(grid):
     """
     problem = Problem(Op.GEMM, 16, 256, 768, a=FP16, b=TILED, out_dtype="fp32")
     operands, outputs = poison_outputs(inputs.make(problem, inputs.NAMES[0], grid, "cpu"))
-    plan = replace(BACKEND.plan(FEW, problem), blocks=1, chunks=2, grid=grid)
+    plan = replace(BACKEND.plan(FEW, problem), blocks=1, chunks=2, grid=grid, coupled=False)
     BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict
@@ -115,13 +115,55 @@ def test_tiles_that_a_block_makes_for_itself_are_those_that_all_make_together(pr
         operands, outputs = poison_outputs(inputs.make(problem, "all-scales", 5, "cpu"))
         raw = 0 if problem.a.kind != "nvfp4" else RAW if makes else int(begins)
         plan = replace(BACKEND.plan(FEW, problem), tokens=tokens_of(problem.m, 64), tiles=8, chunks=2)
-        plan = replace(plan, makes=makes, begins=begins, raw=raw)
+        plan = replace(plan, makes=makes, begins=begins, raw=raw, coupled=False)
         BACKEND.run(plan, problem, operands)
         verdict = judge(problem, operands, outputs)
         assert verdict.ok, verdict
         found.append([out.clone() for out in operands.out])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+# Couples: one or several to a tile; K that ends within their last chunks, and before the second of these; rows and
+# tokens that end within tiles. With: tokens, blocks, couples, and who makes the tiles of activations.
+COUPLED = [
+    (Problem(Op.GEMM, 128, 264, 1024, a=LINEAR, b=LINEAR), (128, 1, 3, "begins")),
+    (Problem(Op.GEMM, 121, 136, 2048, a=TILED, b=TILED, out_dtype="bf16"), (128, 1, 8, "together")),
+    (Problem(Op.GEMM, 75, 136, 1088, a=BF16, b=SCALED_TILED, out_dtype="fp32"), (80, 1, 2, "begins")),
+    (Problem(Op.GEMM, 150, 130, 320, a=SCALED, b=LINEAR, out_dtype="fp32"), (80, 1, 4, "begins")),
+    (Problem(Op.GEMM, 30, 72, 1024, l=2, a=FP16, b=SCALED), (32, 2, 4, "makes")),
+    (Problem(Op.GEMM, 9, 300, 576, a=LINEAR, b=TILED, out_dtype="bf16"), (16, 2, 2, "makes")),
+    (Problem(Op.DUAL_GEMM, 100, 72, 1536, a=LINEAR, b=LINEAR), (64, 1, 12, "begins")),
+    (Problem(Op.DUAL_GEMM, 64, 136, 768, a=BF16, b=TILED), (64, 2, 4, "makes")),
+]
+
+
+def coupled(problem: Problem, shape: tuple[int, int, int, str], distribution: str, device: str, arch: str) -> None:
+    operands, outputs = poison_outputs(inputs.make(problem, distribution, 15, device))
+    tokens, blocks, couples, how = shape
+    raw = {"makes": RAW, "begins": 1, "together": 0}[how] if problem.a.kind == "nvfp4" else 0
+    plan = GemmPlan(arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", raw, begins=how == "begins", coupled=True)
+    for _ in range(1 if device == "cpu" else 20):
+        for out in operands.out:
+            out.fill_(float("nan"))
+        BACKEND.run(plan, problem, operands)
+        verdict = judge(problem, operands, outputs)
+        assert verdict.ok, verdict
+
+
+@pytest.mark.parametrize("distribution", ["gaussian", "integers", "all-scales"])
+@pytest.mark.parametrize(("problem", "shape"), COUPLED, ids=str)
+def test_couples_in_the_emulator(problem, shape, distribution):
+    coupled(problem, shape, distribution, "cpu", FEW.arch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("problem", "shape"), COUPLED, ids=str)
+def test_couples_on_the_gpu(problem, shape):
+    what = capability("cuda")
+    if what.compute != (9, 0):
+        pytest.skip("for Hopper")
+    coupled(problem, shape, "gaussian", "cuda", what.arch)
 
 
 def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:

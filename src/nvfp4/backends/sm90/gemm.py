@@ -9,7 +9,7 @@ import torch
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel
-from nvfp4.backends.sm90.plan import THREADS, GemmPlan
+from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Op, Problem
 
@@ -35,11 +35,12 @@ def launches(
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]
     sizes = (problem.m, problem.n, problem.k) if dual else (problem.m, problem.n, problem.k, problem.l)
     name = "dual_gemm" if dual else "gemm"
-    constants = {"EARLY_WEIGHTS": int(early), "BLOCKS": plan.blocks}
+    constants = {"EARLY_WEIGHTS": int(early), "BLOCKS": plan.blocks, "COUPLED": int(plan.coupled)}
     launch = Launch(
         kernel=gemm_kernel(plan, problem, name, f"nvfp4_sm90_{name}", constants),
         grid=(plan.grid, 1, 1),
         block=(THREADS, 1, 1),
+        cluster=(COUPLE if plan.coupled else 1, 1, 1),
         shared_bytes=plan.shared_bytes,
         args=(
             activation_maps(plan, (activations,), (operand,)),

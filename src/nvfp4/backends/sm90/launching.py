@@ -36,7 +36,8 @@ def shared_tiles(grid: int, registers: int, more_counters: int = 0) -> tuple[Pie
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     """Memory beside the operands: sums and counters of shared tiles, and what all blocks make of activations."""
-    pieces = [*shared_tiles(plan.grid, plan.blocks * plan.tokens // 2, more_counters=1)]
+    registers = plan.blocks * plan.tokens // (4 if plan.coupled else 2)
+    pieces = [*shared_tiles(plan.grid, registers, more_counters=1)]
     if not plan.makes:
         kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
         shapes = [(problem.m, problem.k)] if problem.tokens else [tuple(x.shape) for x in operands.a]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapreplace
 from itertools import accumulate, chain
 from statistics import NormalDist
@@ -43,6 +43,9 @@ MAX_STACK_TOKENS = 144
 """The same for stacks with 16-bit results: half as much is staged at a time, addresses are computed for each tile."""
 
 THREADS = 384
+
+COUPLE = 2
+"""Blocks of a cluster that multiply a tile together."""
 
 WIDTH_STEP = 16
 """From one width of tiles to the next, where groups of a list have tiles of their own widths."""
@@ -83,6 +86,8 @@ class GemmPlan:
         begins: Each block makes the tiles of its first stage of weights for itself, beside what all of them make.
         narrowest: Of a list of groups, whose tiles have the width that suits each: the narrowest, in steps of
             `WIDTH_STEP` from `tokens`, which is the widest. 0: all have `tokens` rows of A.
+        coupled: The two blocks of a cluster multiply the same tile, each every other stage of weights, and hand each
+            other sums through shared memory. A couple's share lies within one tile.
     """
 
     arch: str
@@ -96,6 +101,7 @@ class GemmPlan:
     resident: int = 1
     begins: bool = False
     narrowest: int = 0
+    coupled: bool = False
 
     def rows(self, problem: Problem) -> int:
         """Rows of each matrix in a tile."""
@@ -123,6 +129,8 @@ class GemmPlan:
         staging = STAGING_BYTES if self.tokens <= MAX_TOKENS else STAGING_BYTES // 2
         if self.resident == 2:
             staging = 2 * self.tokens * 128
+        if self.coupled:
+            barriers += 24 * ceil_div(self.blocks * self.tokens, 64)
         return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
@@ -133,6 +141,8 @@ class GemmPlan:
         made = "its own tiles" if self.makes else "tiles by all blocks" + (" but the first" if self.begins else "")
         grid = f"{self.grid} blocks" + (", two a multiprocessor" if self.resident == 2 else "")
         dealt = "whole tiles dealt out to" if self.narrowest else "stream-K over"
+        if self.coupled:
+            dealt, grid = "equal parts of tiles for", f"{self.grid // COUPLE} couples of blocks"
         return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, {dealt} {grid} [{self.arch}]"
 
 
@@ -186,6 +196,8 @@ _ONE_BLOCK = 0.58  # of what a unit of two blocks of weights takes
 _WIDE, _NARROW = 1.1, 1.2  # of it two blocks, with more than OWN_TOKENS, and with fewer that all blocks make
 _START = 5.3  # microseconds of a launch beside its loop
 _STORING = 4.5  # for each tile of 256 x 128 results
+_COUPLED = 1.3  # for what two blocks of a cluster hand each other
+_COUPLES = 1.3  # for what couples of a tile hand over, and as much again for 256 x 128 sums
 _TOGETHER = 1.0  # until all blocks have made all activations, more than a block takes for those that it begins with
 
 
@@ -196,14 +208,6 @@ def _hand_over(tiles: int, chunks: int, grid: int, size: float) -> float:
         return 0.0
     one = 2.0 + 2.0 * size + 0.3 * min(4, grid / tiles)
     return one if shared == 1 else one * (1.0 + 3.2 * min(size, 0.5))
-
-
-@dataclass(frozen=True)
-class _How:
-    """`makes` and `begins` of a plan."""
-
-    makes: bool
-    begins: bool
 
 
 def _unit_time(blocks: int, tokens: int, kind: str, makes: bool) -> float:
@@ -224,23 +228,30 @@ def _unit_time(blocks: int, tokens: int, kind: str, makes: bool) -> float:
     return max(cycles, least) / _CLOCK
 
 
-def _time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, kind: str, how: _How) -> float:
+def _time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
     """Microseconds of a launch on an H200; fitted to products of 16 to 2048 tokens."""
-    busiest, size = ceil_div(tiles * chunks, grid), blocks * tokens / 256
+    size = plan.blocks * plan.tokens / 256
+    if plan.coupled:
+        parts = plan.grid // (COUPLE * tiles)
+        chunks = ceil_div(chunks, COUPLE)
+        loop = chunks // parts * CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes)
+        handing = _COUPLED + (0.0 if parts == 1 else _COUPLES * (1.0 + size))
+        return _START + loop + handing + _STORING * size / 2
+    busiest = ceil_div(tiles * chunks, plan.grid)
     # Blocks that begin at different places of K do not find one another's operands in L2.
-    apart = APART if handing_over(tiles, chunks, grid) == 2 else 1.0
-    loop = busiest * CHUNK * _unit_time(blocks, tokens, kind, how.makes) * apart
-    start = _START + (0.0 if how.makes or how.begins else _TOGETHER)
+    apart = APART if handing_over(tiles, chunks, plan.grid) == 2 else 1.0
+    loop = busiest * CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes) * apart
+    start = _START + (0.0 if plan.makes or plan.begins else _TOGETHER)
     storing = _STORING * size * ceil_div(busiest, chunks)
-    return start + loop + _hand_over(tiles, chunks, grid, size) + storing
+    return start + loop + _hand_over(tiles, chunks, plan.grid, size) + storing
 
 
-def _stack_time(tiles: int, chunks: int, grid: int, blocks: int, tokens: int, bf16: bool) -> float:
+def _stack_time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
     """The same of likely groups of a stack, less what all plans take; fitted to mixtures of experts."""
-    busiest, shared = ceil_div(tiles * chunks, grid), handing_over(tiles, chunks, grid)
+    busiest, shared = ceil_div(tiles * chunks, plan.grid), handing_over(tiles, chunks, plan.grid)
     apart = APART if shared and busiest > 2 * chunks else 1.0
-    unit = _unit_cycles(tokens, bf16) * (1.0 if blocks == 2 else 0.6) / _CLOCK
-    return busiest * CHUNK * unit * apart + (0.0, 5.0, 14.0)[shared] * blocks * tokens / 256
+    unit = _unit_cycles(plan.tokens, problem.a.kind == "bf16") * (1.0 if plan.blocks == 2 else 0.6) / _CLOCK
+    return busiest * CHUNK * unit * apart + (0.0, 5.0, 14.0)[shared] * plan.blocks * plan.tokens / 256
 
 
 def grids(tiles: int, chunks: int, sms: int) -> list[int]:
@@ -251,12 +262,28 @@ def grids(tiles: int, chunks: int, sms: int) -> list[int]:
     return grids
 
 
+def couple_grids(tiles: int, chunks: int, sms: int) -> list[int]:
+    """Grids of couples, one or more for each tile, which have equal parts of it."""
+    most = sms // (COUPLE * tiles) if chunks > 1 else 0
+    return [COUPLE * tiles * parts for parts in range(1, most + 1) if ceil_div(chunks, COUPLE) % parts == 0]
+
+
+def _chunks(problem: Problem) -> int:
+    """Stages of weights along K."""
+    return max(1, ceil_div(problem.k, CHUNK * UNIT))
+
+
+def _tiles(plan: GemmPlan, problem: Problem) -> int:
+    """Tiles of the whole product, all of one width."""
+    tokens = sum(ceil_div(m, plan.tokens) for m in _sizes(problem)) * problem.l
+    return max(1, tokens) * max(1, ceil_div(problem.n, plan.rows(problem)))
+
+
 def estimate(plan: GemmPlan, problem: Problem) -> float:
-    """Microseconds of a GEMM or dual GEMM on an H200."""
-    chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    tiles = ceil_div(problem.m, plan.tokens) * ceil_div(problem.n, plan.rows(problem)) * problem.l
-    how = _How(plan.makes, plan.begins)
-    return _time(tiles, chunks, plan.grid, plan.blocks, plan.tokens, problem.a.kind, how)
+    """Microseconds on an H200; of a stack those by which plans differ."""
+    if plan.narrowest:
+        return _START + _list_time(plan, problem)
+    return (_stack_time if problem.stacked else _time)(plan, problem, _tiles(plan, problem), _chunks(problem))
 
 
 @dataclass(frozen=True)
@@ -308,7 +335,9 @@ def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[Gem
         return
     for widest in (64, 96, 128):  # others have spilled
         narrowest = max(WIDTH_STEP, widest - (MOST_WIDTHS - 1) * WIDTH_STEP)
-        plan = GemmPlan(capability.arch, widest, 1, 2, 4, min(capability.sms, MAX_GRID), narrowest=narrowest)
+        plan = GemmPlan(
+            capability.arch, widest, 1, 2, 4, min(capability.sms, MAX_GRID), begins=True, narrowest=narrowest
+        )
         sizes = [(m, n) for m, n, _ in problem.groups if m and n]
         tiles = sum(ceil_div(m, plan.width(m)) * ceil_div(n, plan.rows(problem)) for m, n in sizes)
         if widest <= most and tiles <= MAX_ORDER and len({plan.width(m) for m, _ in sizes}) > 1:
@@ -341,13 +370,28 @@ def likely_sizes(rows: int, groups: int) -> list[int]:
     return [max(0, round(spread.inv_cdf((i + 0.5) / groups))) for i in range(groups)]
 
 
-def _ways(problem: Problem, tokens: int, blocks: int) -> tuple[_How, ...]:
-    """How tiles of activations may be made."""
-    # For two blocks of weights it makes no difference, and of a stack nobody knows the groups before.
-    together = _How(makes=False, begins=blocks == 1 and not problem.stacked)
-    # The tokens of a stack are multiplied with so many weights that they had better be made once.
-    only = problem.stacked > 0 or tokens > OWN_TOKENS or (problem.a.kind == "nvfp4" and blocks == 1)
-    return (together,) if only else (together, _How(makes=True, begins=False))
+@functools.lru_cache(maxsize=64)
+def _sizes(problem: Problem) -> tuple[int, ...]:
+    """Rows of A of each group; the likely ones, if nobody knows."""
+    if problem.stacked:
+        return tuple(likely_sizes(problem.m, problem.stacked))
+    return tuple([m for m, n, _ in problem.groups if m and n]) or (problem.m,)
+
+
+def _widths(capability: Capability, problem: Problem, most: int) -> set[int]:
+    """Rows of A that tiles may have, where all have the same."""
+    sizes = _sizes(problem)
+    if problem.stacked:
+        widths = {width for width in _STACK_WIDTHS if width <= most}
+        # Only with all stages of activations, for which a table of very many groups leaves no room.
+        widest = GemmPlan(capability.arch, MAX_STACK_TOKENS, 2, 2, 8, capability.sms)
+        if problem.out_dtype != "fp32" and widest.shared_bytes + table_bytes(problem) <= SHARED_BYTES:
+            widths.add(MAX_STACK_TOKENS)
+        return widths
+    widths = {tokens_of(size, most) for size in sizes}
+    if len(set(sizes)) == 1 and sizes[0] > 64:  # narrower tiles may fill the multiprocessors better
+        widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2)}
+    return widths
 
 
 def _blocks(problem: Problem) -> tuple[int, ...]:
@@ -358,53 +402,46 @@ def _blocks(problem: Problem) -> tuple[int, ...]:
     return (2,) if both else (2, 1)
 
 
+def _ways(problem: Problem, plan: GemmPlan) -> Iterator[GemmPlan]:
+    """The same plan with all ways of making tiles of activations."""
+    # For two blocks of weights it makes no difference, and of a stack nobody knows the groups before.
+    yield replace(plan, begins=plan.blocks == 1 and not problem.stacked)
+    # The tokens of a stack are multiplied with so many weights that they had better be made once.
+    two_blocks_only = problem.a.kind == "nvfp4"
+    if not problem.stacked and plan.tokens <= OWN_TOKENS and not (two_blocks_only and plan.blocks == 1):
+        yield replace(plan, makes=True)
+
+
+def _uniform(capability: Capability, problem: Problem, most: int) -> Iterator[GemmPlan]:
+    """Plans with tiles of one width; stages are not chosen yet."""
+    chunks = _chunks(problem)
+    for tokens in sorted(_widths(capability, problem, most), reverse=True):
+        for blocks in _blocks(problem):
+            plan = GemmPlan(capability.arch, tokens, blocks, 2, 4, capability.sms)
+            if problem.stacked:
+                yield from _ways(problem, plan)
+                continue
+            for grid in grids(_tiles(plan, problem), chunks, capability.sms):
+                yield from _ways(problem, replace(plan, grid=grid))
+            if problem.groups or tokens % 16 or blocks * tokens > MAX_TOKENS:
+                continue
+            for grid in couple_grids(_tiles(plan, problem), chunks, capability.sms):
+                yield from _ways(problem, replace(plan, grid=grid, coupled=True))
+
+
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
     """The plan for `problem` there: of all tiles and grids the one that the model finds fastest."""
-    sizes = [m for m, n, _ in problem.groups if m and n] or [problem.m]
-    if problem.stacked:
-        sizes = likely_sizes(problem.m, problem.stacked)
-    nvfp4, dual = problem.a.kind == "nvfp4", problem.op.dual
     # Storing fp32 takes registers that 128 columns leave free only in the simplest kernels.
+    nvfp4, dual = problem.a.kind == "nvfp4", problem.op.dual
     most = 112 if problem.out_dtype == "fp32" and (dual or not nvfp4) else MAX_TOKENS
-    widths = {tokens_of(size, most) for size in sizes}
-    if problem.stacked:
-        widths = {width for width in _STACK_WIDTHS if width <= most}
-        # Only with all stages of activations, for which a table of very many groups leaves no room.
-        widest = GemmPlan(capability.arch, MAX_STACK_TOKENS, 2, 2, 8, capability.sms)
-        if problem.out_dtype != "fp32" and widest.shared_bytes + table_bytes(problem) <= SHARED_BYTES:
-            widths.add(MAX_STACK_TOKENS)
-    elif len(set(sizes)) == 1:  # narrower tiles may fill the multiprocessors better
-        widths |= {_even(sizes[0], ceil_div(sizes[0], most) + more) for more in (1, 2) if sizes[0] > 64}
-    chunks = max(1, ceil_div(problem.k, CHUNK * UNIT))
-    best: tuple[float, int, int, int, _How, int] | None = None
-    for tokens in sorted(widths, reverse=True):
-        tiles_m = max(1, sum(ceil_div(m, tokens) for m in sizes) * problem.l)
-        for blocks in _blocks(problem):
-            tiles = tiles_m * max(1, ceil_div(problem.n, blocks * _BLOCK_ROWS // problem.op.matrices))
-            for grid in [capability.sms] if problem.stacked else grids(tiles, chunks, capability.sms):
-                for how in _ways(problem, tokens, blocks):
-                    kind = problem.a.kind
-                    if problem.stacked:
-                        time = _stack_time(tiles, chunks, grid, blocks, tokens, kind == "bf16")
-                    else:
-                        time = _time(tiles, chunks, grid, blocks, tokens, kind, how)
-                    if best is None or time < best[0]:
-                        best = (time, tokens, blocks, grid, how, tiles)
-    assert best is not None
-    time, tokens, blocks, grid, how, tiles = best
-    narrowest = 0
-    for varied in _varied(capability, problem, most):
-        if (found := _START + _list_time(varied, problem)) < time:
-            time, tokens, blocks, grid, how = found, varied.tokens, varied.blocks, varied.grid, _How(False, True)
-            narrowest = varied.narrowest
-    if problem.stacked and tokens <= RESIDENT_TOKENS[problem.out_dtype] and blocks == 2 and tiles >= 2 * capability.sms:
-        return GemmPlan(capability.arch, tokens, blocks, 2, 4, 2 * capability.sms, resident=2)
+    plans = chain(_uniform(capability, problem, most), _varied(capability, problem, most))
+    best = min(plans, key=lambda found: estimate(found, problem))
+    narrow = problem.stacked and best.tokens <= RESIDENT_TOKENS[problem.out_dtype] and best.blocks == 2
+    if narrow and _tiles(best, problem) >= 2 * capability.sms:
+        return replace(best, grid=2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
     # Where activations come as they lie, more weights ahead only keep them waiting.
-    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if how.makes else (4, 3, 2))]
-    raw = 0 if not nvfp4 else RAW if how.makes else int(how.begins)
-    plans = [
-        GemmPlan(capability.arch, tokens, blocks, *stage, grid, how.makes, raw, begins=how.begins, narrowest=narrowest)
-        for stage in stages
-    ]
-    return next(found for found in plans if found.shared_bytes <= room)
+    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if best.makes else (4, 3, 2))]
+    raw = 0 if not nvfp4 else RAW if best.makes else int(best.begins)
+    staged = (replace(best, chunks=chunks, tiles=tiles, raw=raw) for chunks, tiles in stages)
+    return next(found for found in staged if found.shared_bytes <= room)

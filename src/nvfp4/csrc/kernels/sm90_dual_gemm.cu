@@ -19,7 +19,9 @@
 constexpr int TOKENS = PLAN_TOKENS, ROWS = 64 * PLAN_BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, PLAN_BLOCKS == 1>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, PLAN_BLOCKS == 1,
+                PLAN_COUPLED>;
+using Work = StreamKTeams<S::COUPLED ? COUPLE : 1>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
@@ -35,8 +37,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         prefetch_tensormap(&b1_map);
         prefetch_tensormap(&b2_map);
     }
-    if (threadIdx.x == 0) stages.init();
-    __syncthreads();
+    begin_block(stages);
 
     const int units = k / UNIT;
     const auto tiling_of = [](int rows, int columns) { return Tiling<BAND>{(columns + ROWS - 1) / ROWS, (rows + TOKENS - 1) / TOKENS}; };
@@ -79,7 +80,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto work = [&] {
         int rows = m, columns = n, depth = k;
         asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
-        return StreamK(tiling_of(rows, columns).count(), chunks_of(depth));
+        return Work(tiling_of(rows, columns).count(), chunks_of_block<S>(depth));
     };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

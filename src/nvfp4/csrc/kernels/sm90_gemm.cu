@@ -21,7 +21,8 @@
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, false, PLAN_COUPLED>;
+using Work = StreamKTeams<S::COUPLED ? COUPLE : 1>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
@@ -35,8 +36,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         a_maps.prefetch();
         prefetch_tensormap(&b_map);
     }
-    if (threadIdx.x == 0) stages.init();
-    __syncthreads();
+    begin_block(stages);
 
     const int units = k / UNIT;
     const auto tiling_of = [](int rows, int columns) { return Tiling<BAND>{(columns + ROWS - 1) / ROWS, (rows + TOKENS - 1) / TOKENS}; };
@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     const auto work = [&] {
         int rows = m, columns = n, depth = k;
         asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
-        return StreamK(tiling_of(rows, columns).count() * l, chunks_of(depth));
+        return Work(tiling_of(rows, columns).count() * l, chunks_of_block<S>(depth));
     };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

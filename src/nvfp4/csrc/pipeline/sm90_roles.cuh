@@ -23,6 +23,7 @@
 #include "mma/wgmma.cuh"
 #include "pipeline/sm90_activations.cuh"
 #include "pipeline/sm90_arrangers.cuh"
+#include "pipeline/sm90_couples.cuh"
 #include "pipeline/sm90_scales.cuh"
 #include "pipeline/sm90_stages.cuh"
 #include "pipeline/stream_k_loop.cuh"
@@ -64,17 +65,18 @@ __device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 s
 #pragma unroll
     for (int b = 0; b < S::PARTS; ++b) {
         cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * S::PART_ROWS * CHUNK_ROW_BYTES, o.weight_codes[b],
-                                                       chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
+                                                       chunk_along_k<S>(chunk) * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
         if constexpr (TILED) {
             load_tiled_scales(stages.scales(stage) + b * WEIGHT_SCALES_BYTES, {o.weight_scales[b], o.weight_rows, o.units}, 0, o.weight_row[b],
-                              chunk * CHUNK, full);
+                              chunk_along_k<S>(chunk) * CHUNK, full);
         }
     }
 }
 
 // Linear scales of a chunk of weights. A whole warp.
 template <class S>
-__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
+__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk_of_block) {
+    const int chunk = chunk_along_k<S>(chunk_of_block);
     const u32 full = stages.chunk_full(stage), lane = threadIdx.x % 32;
     // 16 bytes of each row; or four times 4 where rows are not 16-byte aligned, or rows or units are not there.
     const i64 pitch = 4 * o.units;
@@ -153,7 +155,8 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, D
             for (u32 u = 0; u < CHUNK; ++u) {
                 const u32 tile = place.first_tile() + u;
                 wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
-                load_rows(stages.tile(tile), stages.tile_here(tile), tile_bytes<S>(o), o.activations, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+                load_rows(stages.tile(tile), stages.tile_here(tile), tile_bytes<S>(o), o.activations, o,
+                          (chunk_along_k<S>(chunk) * CHUNK + static_cast<int>(u)) * UNIT);
             }
         }
     }
@@ -162,7 +165,8 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, D
 // A chunk of activations that are decoded here: codes, and scales; of 16-bit ones its tiles, as they lie, to where they are arranged. A whole
 // warp.
 template <class S, int A_LAYOUT>
-__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
+__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk_of_block) {
+    const int chunk = chunk_along_k<S>(chunk_of_block);
     const u32 full = stages.raw_full(stage);
     const bool one = threadIdx.x % 32 == 0;
     if constexpr (S::NVFP4) {
@@ -449,6 +453,14 @@ __device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work 
     }
 }
 
+// Makes the barriers, which this block may use behind it; those of the other block of a couple are there when `run_roles` has waited.
+template <class S>
+__device__ __forceinline__ void begin_block(const Stages<S>& stages) {
+    if (threadIdx.x == 0) stages.init();
+    __syncthreads();
+    if constexpr (S::COUPLED) barrier_cluster_arrive_release();
+}
+
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
 // the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh),
 // with the warpgroup behind; `width_of(tile)` are a tile's rows of activations.
@@ -481,6 +493,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     }
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
+    if constexpr (S::COUPLED) barrier_cluster_wait_acquire();  // the barriers of the other block are there
     if constexpr (S::BEGINS) {
         if (begins && kept_role == 0) load_raw_chunk<S, A_LAYOUT>(stages, 0, first_operands, first.begin);
     }
@@ -503,6 +516,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
         if (begins) begin_tiles(stages, kept_warp, static_cast<u32>(width_of(first.tile)));
+        if (S::COUPLED && threadIdx.x == 0) offer_room(stages);
         Multiplier<S> multiplier(stages);
         const auto multiply = [&](auto work_of_block) {
             multiply_and_store<S::BLOCKS, S::TOKENS, S::BLOCKS == 2 ? 2 : 3>(multiplier, work_of_block, workspace, group,
@@ -510,7 +524,11 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                                                          store(count, tile, from, begin, end, sum, group);
                                                      });
         };
-        if constexpr (S::VARIABLE) {
+        if constexpr (S::COUPLED) {
+            multiply_in_couple<S>(multiplier, work, workspace, static_cast<u32>(group), [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+                store(count, tile, from, begin, end, sum, group);
+            });
+        } else if constexpr (S::VARIABLE) {
             multiply_listed(multiplier, work, width_of, [&](auto count, int tile, auto& sum) {
                 store(count, tile, 0, 0, decltype(count)::VALUE, sum, group);
             });

@@ -22,7 +22,7 @@ constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
 // RESIDENT blocks share a multiprocessor: one or, for few tokens, two, of which one hands over sums while the other multiplies.
 template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, bool BEGINS_, int RESIDENT_ = 1,
-          int NARROWEST_ = TOKENS_, bool PAIRED_ = false>
+          int NARROWEST_ = TOKENS_, bool PAIRED_ = false, bool COUPLED_ = false>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
@@ -40,6 +40,8 @@ struct Shape {
     // has two rows of a block, so far APART: then the two factors of each result.
     static constexpr bool PAIRED = PAIRED_;
     static constexpr int PARTS = PAIRED ? 2 : BLOCKS, PART_ROWS = PAIRED ? WEIGHT_ROWS / 2 : WEIGHT_ROWS, APART = PAIRED ? PART_ROWS : 8;
+    // A cluster of two blocks multiplies a tile, each every other chunk of it, and each finishes half of its tokens (pipeline/sm90_couples.cuh).
+    static constexpr bool COUPLED = COUPLED_;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -76,7 +78,11 @@ struct Shape {
     static constexpr int RAW_SCALES_BYTES = TOKENS * CHUNK_SCALES;
     static constexpr int RAW_SCALES = SCALES + CHUNKS * SCALES_BYTES;
     static constexpr int BARRIERS = RAW_SCALES + (NVFP4 ? RAW * RAW_SCALES_BYTES : 0);
-    static constexpr int SHARED_BYTES = BARRIERS + CHUNKS * 16 + TILES * 24 + RAW * 16;
+    static constexpr int SUMS_BARRIERS = BARRIERS + CHUNKS * 16 + TILES * 24 + RAW * 16;
+    // What a warpgroup gets of the other block's sums: HANDED groups of four for each thread, as many as there is room for where results are
+    // staged, others where tiles were.
+    static constexpr int HANDED = BLOCKS * TOKENS / 16, STAGED = STAGING_GROUP_BYTES / (128 * 16), HANDS = (HANDED + STAGED - 1) / STAGED;
+    static constexpr int SHARED_BYTES = SUMS_BARRIERS + (COUPLED ? HANDS * (MULTIPLIERS + 1) * 8 : 0);
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
@@ -89,6 +95,7 @@ struct Shape {
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
+    static_assert(!COUPLED || (!VARIABLE && STAGED_BYTES == STAGING_GROUP_BYTES && TOKENS % 16 == 0 && HANDS <= 2), "halves of tiles that are handed over");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
 
@@ -111,6 +118,14 @@ struct Stages {
     }
     __device__ __forceinline__ u32 raw_full(u32 stage) const { return chunk_full(2 * S::CHUNKS + 3 * S::TILES + stage); }
     __device__ __forceinline__ u32 raw_empty(u32 stage) const { return raw_full(S::RAW + stage); }
+    // Of sums that the other block hands over, `hand` 0 or 1: there is room for them in the other block; they have arrived here.
+    __device__ __forceinline__ u32 sums_room(u32 hand) const { return base + S::SUMS_BARRIERS + 8 * hand; }
+    __device__ __forceinline__ u32 sums_full(u32 hand, u32 group) const { return sums_room(S::HANDS + hand * S::MULTIPLIERS + group); }
+    // Where they are: group `i` of four.
+    __device__ __forceinline__ u32 handed(u32 i, u32 group, u32 thread) const {
+        const u32 first = i < S::STAGED ? staging(group) : tile(0) + group * S::STAGED_BYTES;
+        return first + (i % S::STAGED * 128 + thread) * 16;
+    }
 
     // By one thread, before the roles part.
     __device__ __forceinline__ void init() const {
@@ -126,6 +141,16 @@ struct Stages {
         for (u32 stage = 0; stage < S::RAW; ++stage) {
             mbarrier_init_shared_b64(raw_full(stage), S::NVFP4 ? 1 + 32 : 1);
             mbarrier_init_shared_b64(raw_empty(stage), S::DECODERS * S::TURNS);
+        }
+        if constexpr (S::COUPLED) {
+            for (u32 hand = 0; hand < S::HANDS; ++hand) {
+                mbarrier_init_shared_b64(sums_room(hand), hand == 0 ? 1 : 4 * S::MULTIPLIERS);
+                const u32 count = min(S::HANDED - static_cast<int>(hand) * S::STAGED, S::STAGED);
+                for (u32 group = 0; group < S::MULTIPLIERS; ++group) {
+                    mbarrier_init_shared_b64(sums_full(hand, group), 1);
+                    mbarrier_arrive_expect_tx_shared_b64(sums_full(hand, group), count * 128 * 16);
+                }
+            }
         }
         fence_mbarrier_init_release_cluster();
     }

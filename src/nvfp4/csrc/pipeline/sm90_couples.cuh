@@ -1,0 +1,107 @@
+// Couples: the two blocks of a cluster multiply the same tile, each every other chunk of it along K, and hand each other the sums of half of
+// its tokens through their shared memory. So two blocks share a tile without a trip through L2, at which both would wait.
+//
+// Each block finishes TOKENS / 2 tokens, of block `rank` of the cluster those from rank * TOKENS / 2 on. If several couples share a tile, the blocks
+// of one rank share these tokens by way of device memory, as blocks do elsewhere (pipeline/stream_k_loop.cuh). A couple's range lies within
+// one tile.
+//
+// What is handed over lies where results are staged later, which is free as soon as the first tiles are made, and, of more than that, where
+// tiles of activations were, which is free when all of them are multiplied.
+#pragma once
+
+#include "pipeline/sm90_stages.cuh"
+#include "pipeline/stream_k_loop.cuh"
+#include "ptx/barrier_cluster.cuh"
+#include "ptx/elect.cuh"
+#include "ptx/mbarrier_cluster.cuh"
+#include "ptx/st_async.cuh"
+
+constexpr u32 COUPLE = 2;  // blocks
+
+// Chunks of a couple's tile, of which each block has one: of K, the last one padded with zeros.
+template <class S>
+__device__ __forceinline__ int chunks_of_block(int k) {
+    return S::COUPLED ? (chunks_of(k) + 1) / 2 : chunks_of(k);
+}
+
+// Where chunk `chunk` of this block lies along K.
+template <class S>
+__device__ __forceinline__ int chunk_along_k(int chunk) {
+    return S::COUPLED ? 2 * chunk + static_cast<int>(cluster_ctarank()) : chunk;
+}
+
+__device__ __forceinline__ void wait_barrier_of_cluster(u32 barrier, u32 parity) {
+    while (!mbarrier_try_wait_parity_acquire_cluster_shared_b64(barrier, parity)) {
+    }
+}
+
+// The other block may hand over the first sums: for one thread, when nothing else will be written where they go, and all barriers are there.
+template <class S>
+__device__ __forceinline__ void offer_room(const Stages<S>& stages) {
+    mbarrier_arrive_shared_cluster_b64(mapa_shared_cluster_u32(stages.sums_room(0), cluster_ctarank() ^ 1));
+}
+
+// Hands over the sums of the other block's tokens, and adds those of this block's tokens that it hands over to `kept`. For warpgroup `group`.
+template <class S>
+__device__ __forceinline__ void exchange_sums(const Stages<S>& stages, u32 group, const float (&sums)[S::BLOCKS][S::TOKENS / 2],
+                                              float (&kept)[S::BLOCKS][S::TOKENS / 4]) {
+    constexpr int HALF = S::TOKENS / 4;
+    const u32 rank = cluster_ctarank(), other = rank ^ 1, thread = threadIdx.x % 128;
+    // A thread has no more tiles to read; of the block, when all have arrived.
+    if (S::HANDS > 1 && elect_sync()) mbarrier_arrive_shared_cluster_b64(mapa_shared_cluster_u32(stages.sums_room(1), other));
+#pragma unroll
+    for (int i = 0; i < S::HANDED; ++i) {
+        const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
+        if (i % S::STAGED == 0) wait_barrier_of_cluster(stages.sums_room(hand), 0);
+        float leaves[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+            const float low = sums[block][first + e], high = sums[block][HALF + first + e];
+            leaves[e] = rank == 0 ? high : low;
+            kept[block][first + e] = rank == 0 ? low : high;
+        }
+        st_async_shared_cluster_mbarrier_complete_tx_bytes_v4_f32(mapa_shared_cluster_u32(stages.handed(i, group, thread), other), leaves[0], leaves[1],
+                                                                  leaves[2], leaves[3],
+                                                                  mapa_shared_cluster_u32(stages.sums_full(hand, group), other));
+    }
+#pragma unroll
+    for (int i = 0; i < S::HANDED; ++i) {
+        const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
+        if (i % S::STAGED == 0) wait_barrier_of_cluster(stages.sums_full(hand, group), 0);
+        const u32x4 part = ld_shared_v4_b32(stages.handed(i, group, thread));
+        kept[block][first] += __uint_as_float(part.x);
+        kept[block][first + 1] += __uint_as_float(part.y);
+        kept[block][first + 2] += __uint_as_float(part.z);
+        kept[block][first + 3] += __uint_as_float(part.w);
+    }
+}
+
+// As `multiply_and_store` (pipeline/stream_k_loop.cuh), for a block of a couple.
+template <class S, class Multiplier, class Work, class Store>
+__device__ __forceinline__ void multiply_in_couple(Multiplier& multiplier, Work work_of_block, const Workspace& workspace, u32 group, Store store) {
+    constexpr int HALF = S::TOKENS / 2, REGISTERS = HALF / 2, GROUPS = HALF / 8;
+    Segment segment;
+    work_of_block().next(segment);
+    float kept[S::BLOCKS][REGISTERS];
+    {
+        float sums[S::BLOCKS][S::TOKENS / 2];
+        multiplier.template multiply<S::TOKENS>(sums, segment);
+        exchange_sums<S>(multiplier.stages, group, sums, kept);
+    }
+    const int rank = static_cast<int>(cluster_ctarank()), from = rank * HALF;
+    const auto work = work_of_block();
+    int begin = from, end = from + HALF;
+    if (segment.end - segment.begin < work.chunks) {
+        const Sharers sharers = work.sharers(segment.tile);
+        const int couples = grid_blocks() / static_cast<int>(COUPLE);
+        const Workspace of_rank{workspace.sums + static_cast<i64>(rank) * couples * WORKSPACE_SUMS<S::BLOCKS * REGISTERS>,
+                                workspace.counters + rank * couples * WORKSPACE_GROUPS};
+        const Share share(sharers, GROUPS);
+        leave_sums(kept, of_rank, segment.begin == 0, work.team(), sharers.first, static_cast<int>(group), 1 + group, share);
+        await_sums(of_rank, sharers, static_cast<int>(group), 1 + group);
+        add_other_parts(kept, of_rank, sharers, static_cast<int>(group), share);
+        begin = from + 8 * share.begin;
+        end = from + 8 * share.end;
+    }
+    store(Count<HALF>(), segment.tile, from, begin, end, kept);
+}
