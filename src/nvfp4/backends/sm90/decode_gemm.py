@@ -10,7 +10,7 @@ import torch
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts, parts
 from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
-from nvfp4.backends.sm90.launching import activation_map, code_map, shared_tiles
+from nvfp4.backends.sm90.launching import activation_map, code_map, reciprocal, shared_tiles
 from nvfp4.backends.sm90.plan import (
     ALIGNMENT_BYTES,
     APART,
@@ -19,6 +19,7 @@ from nvfp4.backends.sm90.plan import (
     SCALES_BYTES,
     STAGING_BYTES,
     UNIT,
+    chunks_along_k,
     grids,
     handing_over,
     tokens_of,
@@ -103,7 +104,7 @@ def launches(
     if 0 in (problem.m, problem.n, problem.l):
         return ()
     sums, counters = scratch
-    chunks = _chunks(problem)
+    chunks = chunks_along_k(problem)
     left, sharers = _shared(plan, problem)
     share, extra = divmod(left * chunks, sharers)
     activations, weights = parts(operands.a[0]), [parts(matrix) for matrix in operands.b]
@@ -141,7 +142,7 @@ def launches(
             *(Scalar("i32", size) for size in (problem.m, problem.n, problem.k)),
             Scalar("i32", _tiles(problem, plan.tokens, plan.share)),
             *(Scalar("i32", size) for size in (plan.rounds, share, extra)),
-            Scalar("u32", ceil_div(1 << 32, chunks) & 0xFFFFFFFF),  # not used where that is 2^32
+            Scalar("u32", reciprocal(chunks)),
         ),
         programmatic=True,
     )
@@ -170,10 +171,6 @@ def _shared(plan: DecodePlan, problem: Problem) -> tuple[int, int]:
     return tiles - plan.rounds * clusters, plan.sharers or clusters
 
 
-def _chunks(problem: Problem) -> int:
-    return ceil_div(problem.k, CHUNK * UNIT)
-
-
 _LEAST = 24  # tokens below which the kernel that makes its tiles of activations is faster
 
 
@@ -198,7 +195,7 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
     """Microseconds on an H200; fitted to products of 32 to 8192 tokens (docs/optimisation-log.md)."""
     wide = plan.tokens > _NARROW
     unit = 0.35 + 0.0012 * plan.tokens if wide else 0.24 + 0.0015 * plan.tokens
-    depth, chunks = ceil_div(problem.k, UNIT), _chunks(problem)
+    depth, chunks = ceil_div(problem.k, UNIT), chunks_along_k(problem)
     left, clusters = _shared(plan, problem)
     if plan.whole:
         units, shared = ceil_div(left, clusters) * depth, 0
@@ -215,7 +212,7 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
 def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
     """What may be fast for a problem that the kernel serves."""
     found = []
-    arch, sms, chunks = capability.arch, capability.sms, _chunks(problem)
+    arch, sms, chunks = capability.arch, capability.sms, chunks_along_k(problem)
     for tokens in _widths(problem):
         stages = next(stages for most, stages in _STAGES.items() if tokens <= most)
         wide = tokens > _NARROW
@@ -246,7 +243,7 @@ def _widths(problem: Problem) -> set[int]:
 
 def _may_cut(problem: Problem, tokens: int, tiles: int) -> bool:
     """Whether blocks may share so many tiles."""
-    exact = tiles * _chunks(problem) ** 2 < 1 << 32  # the kernel divides by a reciprocal
+    exact = tiles * chunks_along_k(problem) ** 2 < 1 << 32  # the kernel divides by a reciprocal
     fits = tokens != 208 or problem.b.scale_layout == "linear"  # else ptxas spills
     return exact and fits
 

@@ -8,8 +8,9 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
-from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel
-from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan
+from nvfp4.backends.sm80.constants import ceil_div
+from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel, reciprocal
+from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan, chunks_along_k, tiles_of
 from nvfp4.executors.launch import Launch, Pointer, Scalar
 from nvfp4.problem import Op, Problem
 
@@ -34,6 +35,10 @@ def launches(
     for x in (activations, *weights):
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]
     sizes = (problem.m, problem.n, problem.k) if dual else (problem.m, problem.n, problem.k, problem.l)
+    chunks, teams = chunks_along_k(problem), plan.grid
+    if plan.coupled:
+        chunks, teams = ceil_div(chunks, COUPLE), teams // COUPLE
+    deal = divmod(tiles_of(plan, problem) * chunks, teams)
     name = "dual_gemm" if dual else "gemm"
     constants = {"EARLY_WEIGHTS": int(early), "BLOCKS": plan.blocks, "COUPLED": int(plan.coupled)}
     launch = Launch(
@@ -49,7 +54,8 @@ def launches(
             *(Pointer(x.scales) for x in (activations, *weights)),
             *scales,
             *(Pointer(tensor) for tensor in (operands.out[0], operand, sums, counters)),
-            *(Scalar("i32", size) for size in sizes),
+            *(Scalar("i32", size) for size in (*sizes, *deal)),
+            Scalar("u32", reciprocal(chunks)),
         ),
         programmatic=True,
     )

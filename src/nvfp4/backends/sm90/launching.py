@@ -8,7 +8,7 @@ import torch
 
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts
-from nvfp4.backends.sm80.constants import OUT, SCALES
+from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
 from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan
 from nvfp4.executors.launch import Kernel, TensorMap, TensorMapArray
 from nvfp4.executors.scratch import Piece, Scratch
@@ -43,6 +43,11 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
         shapes = [(problem.m, problem.k)] if problem.tokens else [tuple(x.shape) for x in operands.a]
         pieces += [Piece(shape, kind) for shape in shapes]
     return Scratch(tuple(pieces))
+
+
+def reciprocal(chunks: int) -> int:
+    """What a kernel multiplies with to divide by `chunks` (`DealtStreamK` in csrc/pipeline/stream_k.cuh)."""
+    return ceil_div(1 << 32, chunks) & 0xFFFFFFFF  # not used where that is 2^32
 
 
 def gemm_kernel(plan: GemmPlan, problem: Problem, name: str, entry: str, constants: dict[str, int]) -> Kernel:

@@ -125,7 +125,8 @@ class GemmPlan:
         # What a block begins with lies where results are staged at the end.
         tiles = self.tiles + (self.raw if self.makes else 0)
         activations = tiles * self.tokens * _ROW_BYTES + self.raw * self.tokens * _ROW_SCALES_BYTES
-        barriers = 16 * self.chunks + 24 * self.tiles + 16 * max(self.raw, self.begins)
+        begun = 1 + (self.coupled and self.tiles == 2 * CHUNK) if self.begins else 0
+        barriers = 16 * self.chunks + 24 * self.tiles + 16 * max(self.raw, begun)
         staging = STAGING_BYTES if self.tokens <= MAX_TOKENS else STAGING_BYTES // 2
         if self.resident == 2:
             staging = 2 * self.tokens * 128
@@ -194,7 +195,7 @@ OWN_TOKENS = 64
 _CLOCK = 1750  # cycles of a microsecond
 _ONE_BLOCK = 0.58  # of what a unit of two blocks of weights takes
 _WIDE, _NARROW = 1.1, 1.2  # of it two blocks, with more than OWN_TOKENS, and with fewer that all blocks make
-_START = 5.3  # microseconds of a launch beside its loop
+_START = 3.5  # microseconds of a launch beside its loop
 _STORING = 4.5  # for each tile of 256 x 128 results
 _COUPLED = 1.3  # for what two blocks of a cluster hand each other
 _COUPLES = 1.3  # for what couples of a tile hand over, and as much again for 256 x 128 sums
@@ -268,12 +269,12 @@ def couple_grids(tiles: int, chunks: int, sms: int) -> list[int]:
     return [COUPLE * tiles * parts for parts in range(1, most + 1) if ceil_div(chunks, COUPLE) % parts == 0]
 
 
-def _chunks(problem: Problem) -> int:
+def chunks_along_k(problem: Problem) -> int:
     """Stages of weights along K."""
     return max(1, ceil_div(problem.k, CHUNK * UNIT))
 
 
-def _tiles(plan: GemmPlan, problem: Problem) -> int:
+def tiles_of(plan: GemmPlan, problem: Problem) -> int:
     """Tiles of the whole product, all of one width."""
     tokens = sum(ceil_div(m, plan.tokens) for m in _sizes(problem)) * problem.l
     return max(1, tokens) * max(1, ceil_div(problem.n, plan.rows(problem)))
@@ -283,7 +284,7 @@ def estimate(plan: GemmPlan, problem: Problem) -> float:
     """Microseconds on an H200; of a stack those by which plans differ."""
     if plan.narrowest:
         return _START + _list_time(plan, problem)
-    return (_stack_time if problem.stacked else _time)(plan, problem, _tiles(plan, problem), _chunks(problem))
+    return (_stack_time if problem.stacked else _time)(plan, problem, tiles_of(plan, problem), chunks_along_k(problem))
 
 
 @dataclass(frozen=True)
@@ -414,34 +415,37 @@ def _ways(problem: Problem, plan: GemmPlan) -> Iterator[GemmPlan]:
 
 def _uniform(capability: Capability, problem: Problem, most: int) -> Iterator[GemmPlan]:
     """Plans with tiles of one width; stages are not chosen yet."""
-    chunks = _chunks(problem)
+    chunks = chunks_along_k(problem)
     for tokens in sorted(_widths(capability, problem, most), reverse=True):
         for blocks in _blocks(problem):
             plan = GemmPlan(capability.arch, tokens, blocks, 2, 4, capability.sms)
             if problem.stacked:
                 yield from _ways(problem, plan)
                 continue
-            for grid in grids(_tiles(plan, problem), chunks, capability.sms):
+            for grid in grids(tiles_of(plan, problem), chunks, capability.sms):
                 yield from _ways(problem, replace(plan, grid=grid))
             if problem.groups or tokens % 16 or blocks * tokens > MAX_TOKENS:
                 continue
-            for grid in couple_grids(_tiles(plan, problem), chunks, capability.sms):
+            for grid in couple_grids(tiles_of(plan, problem), chunks, capability.sms):
                 yield from _ways(problem, replace(plan, grid=grid, coupled=True))
+
+
+def staged_plan(problem: Problem, plan: GemmPlan) -> GemmPlan:
+    """The plan with as many stages of NVFP4 activations as it needs."""
+    return replace(plan, raw=0 if problem.a.kind != "nvfp4" else RAW if plan.makes else int(plan.begins))
 
 
 def plan(capability: Capability, problem: Problem) -> GemmPlan:
     """The plan for `problem` there: of all tiles and grids the one that the model finds fastest."""
     # Storing fp32 takes registers that 128 columns leave free only in the simplest kernels.
-    nvfp4, dual = problem.a.kind == "nvfp4", problem.op.dual
-    most = 112 if problem.out_dtype == "fp32" and (dual or not nvfp4) else MAX_TOKENS
+    most = 112 if problem.out_dtype == "fp32" and (problem.op.dual or problem.a.kind != "nvfp4") else MAX_TOKENS
     plans = chain(_uniform(capability, problem, most), _varied(capability, problem, most))
     best = min(plans, key=lambda found: estimate(found, problem))
     narrow = problem.stacked and best.tokens <= RESIDENT_TOKENS[problem.out_dtype] and best.blocks == 2
-    if narrow and _tiles(best, problem) >= 2 * capability.sms:
+    if narrow and tiles_of(best, problem) >= 2 * capability.sms:
         return replace(best, grid=2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
     # Where activations come as they lie, more weights ahead only keep them waiting.
     stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if best.makes else (4, 3, 2))]
-    raw = 0 if not nvfp4 else RAW if best.makes else int(best.begins)
-    staged = (replace(best, chunks=chunks, tiles=tiles, raw=raw) for chunks, tiles in stages)
+    staged = (staged_plan(problem, replace(best, chunks=chunks, tiles=tiles)) for chunks, tiles in stages)
     return next(found for found in staged if found.shared_bytes <= room)

@@ -22,7 +22,7 @@ constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, B
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, false, PLAN_COUPLED>;
-using Work = StreamKTeams<S::COUPLED ? COUPLE : 1>;
+using Work = DealtStreamK<S::COUPLED ? COUPLE : 1, true>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
@@ -30,7 +30,8 @@ extern __shared__ u8 shared_memory[];
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_gemm(const __grid_constant__ ActivationMaps<S> a_maps, const __grid_constant__ TensorMap b_map, const u8* a_data, const u8* a_scales,
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
-                    int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l) {
+                    int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l, int dealt,
+                    int extra, u32 reciprocal) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == S::LOADER) {
         a_maps.prefetch();
@@ -39,8 +40,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     begin_block(stages);
 
     const int units = k / UNIT;
-    const auto tiling_of = [](int rows, int columns) { return Tiling<BAND>{(columns + ROWS - 1) / ROWS, (rows + TOKENS - 1) / TOKENS}; };
-    const Tiling<BAND> tiling = tiling_of(m, n);
+    const Tiling<BAND> tiling{(n + ROWS - 1) / ROWS, (m + TOKENS - 1) / TOKENS};
     const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto operands = [&](int tile) {
         const TileIndex index = tiling.at(tile);
@@ -77,9 +77,9 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         }
     };
     const auto work = [&] {
-        int rows = m, columns = n, depth = k;
-        asm volatile("" : "+r"(rows), "+r"(columns), "+r"(depth));
-        return Work(tiling_of(rows, columns).count() * l, chunks_of_block<S>(depth));
+        int each = dealt, longer = extra, depth = k;
+        asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));
+        return Work({each, longer}, chunks_of_block<S>(depth), reciprocal);
     };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

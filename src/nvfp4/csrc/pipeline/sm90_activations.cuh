@@ -34,6 +34,7 @@ struct Activations {
     }
     template <int LAYOUT>
     __device__ __forceinline__ const u8* scale(u32 index) const {
+        if constexpr (LAYOUT == SCALES_LINEAR) return scales + static_cast<u64>(index / HALVES) * 4;
         const u32 row_of_all = index / HALVES / units, unit = index / HALVES - row_of_all * units;
         const u32 matrix = row_of_all < rows ? 0 : row_of_all / rows;
         return scale<LAYOUT>(matrix, row_of_all - matrix * rows, unit);
@@ -90,7 +91,7 @@ struct ActivationShare {
 
     __device__ __forceinline__ void write() const {
 #pragma unroll 1
-        for (u32 base = first(); base - threadIdx.x % 32 < halves; base += BATCH * step()) {  // whole warps
+        for (u32 base = first(); !none_of_warp(base); base += BATCH * step()) {  // whole warps
             if constexpr (NVFP4) {
                 write_decoded(base);
             } else {
@@ -98,9 +99,13 @@ struct ActivationShare {
             }
         }
         __syncthreads();
-        // Which takes the thread a while: this one has nothing else to do.
-        if (threadIdx.x == blockDim.x - 1) red_release_gpu_global_add_u32(counter(), 1);
     }
+
+    // Says that the share is written: for one thread, which that takes a microsecond.
+    __device__ __forceinline__ void arrive() const { red_release_gpu_global_add_u32(counter(), 1); }
+
+    // Whether no lane of the warp has a half of its own, where this one's would be `index`.
+    __device__ __forceinline__ bool none_of_warp(u32 index) const { return index - threadIdx.x % 32 >= halves; }
 
     // INDEXED: which halves of the matrix those of a batch are, all looked up before the first is waited for.
     __device__ __forceinline__ void look_up(u32 base, u32 (&from)[BATCH]) const {
@@ -131,6 +136,7 @@ struct ActivationShare {
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
             u32 index = base + i * distance;
+            if (none_of_warp(index)) break;
             if (index >= halves) continue;
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
@@ -141,6 +147,7 @@ struct ActivationShare {
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
+            if (none_of_warp(base + i * distance)) break;
             const bool there = base + i * distance < halves;
             store_half(there, INDEXED ? place(base + i * distance) : to[i], decode_piece<0>(words[i], scale[i]),
                        decode_piece<1>(words[i], scale[i]), decode_piece<2>(words[i], scale[i]), decode_piece<3>(words[i], scale[i]));
@@ -156,6 +163,7 @@ struct ActivationShare {
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
             u32 index = base + i * distance;
+            if (none_of_warp(index)) break;
             if (index >= halves) continue;
             const Activations x = locate(index);
             to[i] = x.out + static_cast<u64>(index) * 64;
@@ -167,6 +175,7 @@ struct ActivationShare {
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
+            if (none_of_warp(base + i * distance)) break;
             const bool there = base + i * distance < halves;
             store_half(there, INDEXED ? place(base + i * distance) : to[i], permute_piece<0>(values[i]), permute_piece<1>(values[i]),
                        permute_piece<2>(values[i]), permute_piece<3>(values[i]));
@@ -202,9 +211,10 @@ struct ActivationShare {
         while (ld_acquire_gpu_global_b32(arrived) < blocks) {
         }
         fence_proxy_async_global();
-        // Everyone counts once more when it has seen all; the last one leaves the counter as it was found.
-        if (atom_acq_rel_gpu_global_add_u32(arrived, 1) == 2 * blocks - 1) *arrived = 0;
     }
+
+    // For the same thread, once and any time later: its answer takes as long as a load of what all have made.
+    __device__ __forceinline__ void depart() const { leave_counter(counter(), grid_blocks()); }
 };
 
 template <bool NVFP4, int LAYOUT, bool INDEXED = false, class Locate>

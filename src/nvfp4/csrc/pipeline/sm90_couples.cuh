@@ -90,12 +90,14 @@ __device__ __forceinline__ void multiply_in_couple(Multiplier& multiplier, Work 
     }
     const int rank = static_cast<int>(cluster_ctarank()), from = rank * HALF;
     const auto work = work_of_block();
+    const int couples = grid_blocks() / static_cast<int>(COUPLE);
+    const Workspace of_rank{workspace.sums + static_cast<i64>(rank) * couples * WORKSPACE_SUMS<S::BLOCKS * REGISTERS>,
+                            workspace.counters + rank * couples * WORKSPACE_GROUPS};
     int begin = from, end = from + HALF;
-    if (segment.end - segment.begin < work.chunks) {
-        const Sharers sharers = work.sharers(segment.tile);
-        const int couples = grid_blocks() / static_cast<int>(COUPLE);
-        const Workspace of_rank{workspace.sums + static_cast<i64>(rank) * couples * WORKSPACE_SUMS<S::BLOCKS * REGISTERS>,
-                                workspace.counters + rank * couples * WORKSPACE_GROUPS};
+    const bool shared = segment.end - segment.begin < work.chunks;
+    Sharers sharers{};
+    if (shared) {
+        sharers = work.sharers(segment.tile);
         const Share share(sharers, GROUPS);
         leave_sums(kept, of_rank, segment.begin == 0, work.team(), sharers.first, static_cast<int>(group), 1 + group, share);
         await_sums(of_rank, sharers, static_cast<int>(group), 1 + group);
@@ -104,4 +106,5 @@ __device__ __forceinline__ void multiply_in_couple(Multiplier& multiplier, Work 
         end = from + 8 * share.end;
     }
     store(Count<HALF>(), segment.tile, from, begin, end, kept);
+    if (shared) depart_from_sums(of_rank, sharers, static_cast<int>(group));
 }

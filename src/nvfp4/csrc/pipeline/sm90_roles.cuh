@@ -162,8 +162,8 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, D
     }
 }
 
-// A chunk of activations that are decoded here: codes, and scales; of 16-bit ones its tiles, as they lie, to where they are arranged. A whole
-// warp.
+// A chunk of activations that are decoded here: codes, and scales; of 16-bit ones its tiles, as they lie, to where they are arranged, which is
+// the first half of the ring or the second. A whole warp.
 template <class S, int A_LAYOUT>
 __device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk_of_block) {
     const int chunk = chunk_along_k<S>(chunk_of_block);
@@ -174,7 +174,7 @@ __device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stag
         load_row_scales<S::TOKENS, A_LAYOUT>(stages.raw_scales(stage), o.source, o.activation_batch, o.token, chunk, full);
     } else if (one) {
         for (u32 u = 0; u < CHUNK; ++u) {
-            load_rows(stages.tile(u), full, u == 0 ? CHUNK * tile_bytes<S>(o) : 0, o.raw, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
+            load_rows(stages.tile(stage * CHUNK + u), full, u == 0 ? CHUNK * tile_bytes<S>(o) : 0, o.raw, o, (chunk * CHUNK + static_cast<int>(u)) * UNIT);
         }
     }
 }
@@ -238,13 +238,14 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Work
     }
 }
 
-// The tiles of the first chunk, by the multipliers, before they have anything to multiply. Warp `warp` of them; `width` is that of the tiles.
+// The tiles of a chunk that the block begins with, number `stage`, by the multipliers, before they have anything to multiply. Warp `warp` of them;
+// `width` is that of the tiles.
 template <class S>
-__device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 warp, u32 width) {
+__device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, u32 warp, u32 width) {
     // In parts: of 32 rows, one for each lane; or halves of tiles, which must be whole eights of rows, or steps of widths.
     constexpr u32 EACH = S::NVFP4 ? S::DECODERS : S::VARIABLE ? S::TOKENS / WIDTH_STEP : S::TOKENS % 16 == 0 ? 2 : 1;
     constexpr u32 PARTS = CHUNK * EACH, WARPS = 4 * S::MULTIPLIERS;
-    wait_barrier(stages.raw_full(0), 0);
+    wait_barrier(stages.raw_full(stage), 0);
 #pragma unroll
     for (u32 first = 0; first < PARTS; first += WARPS) {
         const u32 part = first + warp, unit = part / EACH, inside = part % EACH;
@@ -255,12 +256,12 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 warp, u
             RowDecoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), row).decode(0, 0, unit, unit * S::TILE_BYTES);
         } else {
             if (S::VARIABLE && inside * WIDTH_STEP >= width) continue;
-            arrange_tile<S::TOKENS / EACH>(stages.tile(unit) + inside * (S::TILE_BYTES / EACH));
+            arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
         }
     }
     fence_proxy_async_shared_cta();
     barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
-    if (threadIdx.x < CHUNK) mbarrier_arrive_shared_b64(stages.tile_full(threadIdx.x));
+    if (threadIdx.x < CHUNK) mbarrier_arrive_shared_b64(stages.tile_full(stage * CHUNK + threadIdx.x));
 }
 
 // threadIdx.x, read anew: what is computed from it is not kept in registers that multipliers lack.
@@ -458,7 +459,7 @@ template <class S>
 __device__ __forceinline__ void begin_block(const Stages<S>& stages) {
     if (threadIdx.x == 0) stages.init();
     __syncthreads();
-    if constexpr (S::COUPLED) barrier_cluster_arrive_release();
+    if constexpr (S::COUPLED) barrier_cluster_arrive_relaxed();  // what there is to release is fenced
 }
 
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
@@ -485,29 +486,35 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     if constexpr (S::TOGETHER) share.prefetch();
     Segment first{};
     Operands<S::PARTS> first_operands;
-    bool begins = false;
+    u32 begun = 0;  // chunks that the block begins with
     if constexpr (S::BEGINS) {
         auto all = work();
-        begins = all.next(first);
-        if (begins && kept_role == 0) first_operands = operands(first.tile);
+        if (all.next(first)) begun = static_cast<u32>(min(first.end - first.begin, S::BEGUN));
+        if (begun > 0 && kept_role == 0) first_operands = operands(first.tile);
     }
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
     if constexpr (S::COUPLED) barrier_cluster_wait_acquire();  // the barriers of the other block are there
     if constexpr (S::BEGINS) {
-        if (begins && kept_role == 0) load_raw_chunk<S, A_LAYOUT>(stages, 0, first_operands, first.begin);
+#pragma unroll 1
+        for (u32 i = 0; i < S::BEGUN; ++i) {
+            if (i < begun && kept_role == 0) load_raw_chunk<S, A_LAYOUT>(stages, i, first_operands, first.begin + static_cast<int>(i));
+        }
     }
     if (!EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.write();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
+        // Behind that, as multipliers wait for the registers of all warps here.
+        if (S::TOGETHER && threadIdx.x == S::THREADS - 1) share.arrive();
         const u32 role = S::RESIDENT == 2 ? find_warp() - S::LOADER / 32 : kept_role;
         if constexpr (S::DECODES) {
             if (role == 0) load_raw<S, A_LAYOUT>(stages, work(), operands);
             if (role >= 2) decode_tiles<S>(stages, work(), role - 2);
         } else if (threadIdx.x == S::LOADER) {
             if constexpr (S::TOGETHER) share.await();
-            load_tiles<S>(stages, work(), operands, S::BEGINS ? 1 : 0);
+            load_tiles<S>(stages, work(), operands, begun);
+            if constexpr (S::TOGETHER) share.depart();
         } else if (role >= 2) {
             if constexpr (S::ARRANGES) arrange_tiles<S>(stages, work(), role - 2);
         }
@@ -515,7 +522,12 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
-        if (begins) begin_tiles(stages, kept_warp, static_cast<u32>(width_of(first.tile)));
+        if constexpr (S::BEGINS) {
+#pragma unroll 1
+            for (u32 i = 0; i < S::BEGUN; ++i) {
+                if (i < begun) begin_tiles(stages, i, kept_warp, static_cast<u32>(width_of(first.tile)));
+            }
+        }
         if (S::COUPLED && threadIdx.x == 0) offer_room(stages);
         Multiplier<S> multiplier(stages);
         const auto multiply = [&](auto work_of_block) {

@@ -42,6 +42,8 @@ struct Shape {
     static constexpr int PARTS = PAIRED ? 2 : BLOCKS, PART_ROWS = PAIRED ? WEIGHT_ROWS / 2 : WEIGHT_ROWS, APART = PAIRED ? PART_ROWS : 8;
     // A cluster of two blocks multiplies a tile, each every other chunk of it, and each finishes half of its tokens (pipeline/sm90_couples.cuh).
     static constexpr bool COUPLED = COUPLED_;
+    // Couples begin with the tiles of two chunks, where these are brought into order in place.
+    static constexpr int BEGUN = !BEGINS ? 0 : COUPLED && !NVFP4 && TILES == 2 * CHUNK ? 2 : 1;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -57,7 +59,7 @@ struct Shape {
     static constexpr int ARRANGERS = 2;  // warps
     // So many of them decode a tile, 32 rows each, and so many tiles at once.
     static constexpr int DECODERS = (TOKENS + 31) / 32, TURNS = DECODES ? ARRANGERS / DECODERS : 1;
-    static constexpr int RAW = DECODES ? 2 : BEGINS ? 1 : 0;  // chunks of activations that are decoded, or begun with
+    static constexpr int RAW = DECODES ? 2 : BEGUN;  // chunks of activations that are decoded, or begun with
     // Multipliers have registers to keep what is the same for many tiles, or hardly any beside sums and operands.
     static constexpr bool ROOMY = TOGETHER && RESIDENT == 1 && BLOCKS * TOKENS <= 192;
     static constexpr bool CROWDED = RESIDENT == 1 && BLOCKS * TOKENS > 192;

@@ -202,16 +202,24 @@ __device__ __forceinline__ void leave_sums(const float (&sums)[BLOCKS][REGISTERS
     }
 }
 
-// Waits until every part of a shared tile is there.
+// Of `count` that have counted at a counter, one has seen that all have; the last one leaves it as it was found. Orders nothing.
+__device__ __forceinline__ void leave_counter(u32* counter, u32 count) {
+    if (atom_relaxed_gpu_global_add_u32(counter, 1) == 2 * count - 1) st_relaxed_gpu_global_b32(counter, 0);
+}
+
+// Waits until every part of a shared tile is there. Whoever has waited calls `depart_from_sums` later.
 __device__ __forceinline__ void await_sums(const Workspace& workspace, const Sharers& sharers, int warpgroup, u32 number) {
     u32* counter = workspace.counters + WORKSPACE_GROUPS * sharers.first + warpgroup;
     if (threadIdx.x % 128 == 0) {
         while (ld_acquire_gpu_global_b32(counter) < sharers.count) {
         }
-        // Everyone counts once more when it has seen all parts; the last one leaves the counter as it was found.
-        if (atom_acq_rel_gpu_global_add_u32(counter, 1) == 2 * sharers.count - 1) *counter = 0;
     }
     barrier_sync(number, 128);
+}
+
+// When sums have been added up and stored, as the answer takes as long as a part of them.
+__device__ __forceinline__ void depart_from_sums(const Workspace& workspace, const Sharers& sharers, int warpgroup) {
+    if (threadIdx.x % 128 == 0) leave_counter(workspace.counters + WORKSPACE_GROUPS * sharers.first + warpgroup, sharers.count);
 }
 
 // Adds four sums of another block to group `group` of a weight block's.

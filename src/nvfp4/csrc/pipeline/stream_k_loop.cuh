@@ -16,6 +16,8 @@ struct Count {
 template <int BLOCKS, int N, int AHEAD, class Multiplier, class Work, class Store>
 __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work work_of_block, const Workspace& workspace, int group, Store store) {
     constexpr int REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
+    // Nothing can be kept until results are stored.
+    constexpr bool FEW_REGISTERS = BLOCKS * N > 192;
     const u32 number = 1 + group;
     while (true) {
         Segment segment;
@@ -36,6 +38,7 @@ __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work 
             leave_sums(sums, workspace, segment.begin == 0, work.team(), sharers.first, group, number, share);
             if (!last) continue;
             await_sums(workspace, sharers, group, number);
+            if constexpr (FEW_REGISTERS) depart_from_sums(workspace, sharers, group);
             if constexpr (AHEAD > 0 && BATCH < GROUPS) {
                 constexpr int ROOM = GROUPS / BATCH;  // of as many registers as the other groups leave
                 if (share.end - share.begin <= BATCH) {
@@ -48,6 +51,7 @@ __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work 
                     }
                     add_few_groups<BLOCKS, REGISTERS, BATCH, (ROOM < AHEAD ? ROOM : AHEAD)>(kept, workspace, sharers, group, share.begin, share.end);
                     store(Count<8 * BATCH>(), segment.tile, 8 * share.begin, 8 * share.begin, 8 * share.end, kept);
+                    if constexpr (!FEW_REGISTERS) depart_from_sums(workspace, work_of_block().sharers(segment.tile), group);
                     continue;
                 }
             }
@@ -56,6 +60,8 @@ __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work 
             end = 8 * share.end;
         }
         store(Count<N>(), segment.tile, 0, begin, end, sums);
+        if constexpr (FEW_REGISTERS) continue;
+        if (segment.end - segment.begin < work_of_block().chunks) depart_from_sums(workspace, work_of_block().sharers(segment.tile), group);
     }
     // The tile that an earlier block began, unless it was the last.
     const auto work = work_of_block();
@@ -70,4 +76,5 @@ __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work 
         add_parts<BLOCKS, REGISTERS, BATCH>(sums, workspace, sharers, group, first, share.end);
         store(Count<8 * BATCH>(), waiting, 8 * first, 8 * first, 8 * share.end, sums);
     }
+    depart_from_sums(workspace, sharers, group);
 }

@@ -1,4 +1,4 @@
-// Counters in device memory between blocks (PTX ISA 9.7.9.8, "ld", and 9.7.13.6, "red", "atom": .acquire, .release at .gpu scope).
+// Counters in device memory between blocks (PTX ISA 9.7.9.8, "ld", 9.7.9.11, "st", and 9.7.13.6, "red", "atom": .acquire, .release, .relaxed at .gpu scope).
 #pragma once
 
 #include "ptx/types.cuh"
@@ -13,9 +13,13 @@ __device__ __forceinline__ void red_release_gpu_global_add_u32(u32* address, u32
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
-__device__ __forceinline__ u32 atom_acq_rel_gpu_global_add_u32(u32* address, u32 value) {
+__device__ __forceinline__ void st_relaxed_gpu_global_b32(u32* address, u32 value) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ u32 atom_relaxed_gpu_global_add_u32(u32* address, u32 value) {
     u32 before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;"
                  : "=r"(before)
                  : "l"(address), "r"(value)
                  : "memory");
