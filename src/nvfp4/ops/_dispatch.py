@@ -6,7 +6,8 @@ chosen. The hot path is one look-up, the allocation of the result and the launch
 Calls take one of two ways into the same code. An eager call with plain tensors comes here directly, because going
 through torch's dispatcher from Python costs as much again as all else (benchmarks/host_time.py measures both ways).
 All other calls (torch.compile, fake tensors, dispatch and function modes, functorch, tracing, profiling) go through the
-registered operators, whose implementation ends here.
+registered operators, whose implementation ends here. Operators that are called from Python skip the dispatcher on the
+same condition (`_shortcut.py`).
 """
 
 from __future__ import annotations
