@@ -19,6 +19,7 @@ from nvfp4.backends.sm90.plan import (
     RAW,
     GemmPlan,
     likely_sizes,
+    staged_plan,
     table_bytes,
     tile_list,
     tokens_of,
@@ -199,7 +200,8 @@ def test_two_blocks_a_multiprocessor_are_right_in_the_emulator(op, kind, out, to
     problem = Problem(op, 70, 264, 576, a=a, b=LINEAR, out_dtype=out, stacked=5)
     shape = {"tokens": tokens, "blocks": 2, "chunks": 2, "tiles": 4, "resident": 2, "grid": grid}
     operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 3))
-    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
+    BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 
@@ -221,7 +223,8 @@ def test_tiles_of_a_stack_are_right_in_the_emulator(op, kind, out, tokens, block
     shape = {"tokens": tokens, "blocks": blocks, "chunks": 2, "tiles": tiles, "resident": 1, "grid": grid}
     made = replace(inputs.make(problem, "gaussian", 4), offsets=torch.tensor(sizes).cumsum(0).int())
     operands, outputs = poison_outputs(made)
-    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
+    BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 
@@ -286,11 +289,9 @@ def test_tiles_as_wide_as_their_groups_are_right_in_the_emulator(
     m, n, k = sum(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
     problem = Problem(Op.GROUP_GEMM, m, n, k, a=a, b=LINEAR, out_dtype=out, groups=sizes)
     operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 9))
-    plan = GemmPlan(
-        HOPPER.arch, tokens, 1, 3, tiles, grid, raw=int(begins and kind == "nvfp4"), begins=begins, narrowest=narrowest
-    )
+    plan = GemmPlan(HOPPER.arch, tokens, 1, 3, tiles, grid, begins=begins, narrowest=narrowest)
     assert len({plan.width(size[0]) for size in sizes}) > 1
-    BACKEND.run(plan, problem, operands)
+    BACKEND.run(staged_plan(problem, plan), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 
@@ -318,11 +319,11 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
         "tiles": tiles,
         "grid": grid,
         "makes": True,
-        "raw": RAW,
         "begins": False,
         "coupled": False,
     }
-    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
+    BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 
@@ -348,11 +349,11 @@ def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, 
         "tiles": 4,
         "grid": grid,
         "makes": False,
-        "raw": 0,
         "begins": False,
         "coupled": False,
     }
-    BACKEND.run(replace(BACKEND.plan(HOPPER, problem), **shape), problem, operands)
+    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
+    BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 
@@ -378,9 +379,8 @@ def test_halves_of_a_block_of_two_matrices_are_right_in_the_emulator(
     groups = sizes if op is Op.GROUP_DUAL_GEMM else ()
     problem = Problem(op, m, n, k, a=a, b=LINEAR, out_dtype=out, groups=groups)
     operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 12))
-    raw = int(begins and kind == "nvfp4")
-    plan = GemmPlan(HOPPER.arch, tokens, 1, 3, tiles, grid, makes, raw, begins=begins, narrowest=narrowest)
-    BACKEND.run(plan, problem, operands)
+    plan = GemmPlan(HOPPER.arch, tokens, 1, 3, tiles, grid, makes, begins=begins, narrowest=narrowest)
+    BACKEND.run(staged_plan(problem, plan), problem, operands)
     verdict = judge(problem, operands, outputs)
     assert verdict.ok, verdict.summary
 

@@ -9,7 +9,7 @@ import torch
 
 from nvfp4.backends.sm90 import BACKEND
 from nvfp4.backends.sm90.decode_gemm import DecodePlan
-from nvfp4.backends.sm90.plan import RAW, GemmPlan, tokens_of
+from nvfp4.backends.sm90.plan import GemmPlan, staged_plan, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import Verdict, judge
@@ -113,10 +113,9 @@ def test_tiles_that_a_block_makes_for_itself_are_those_that_all_make_together(pr
     found = []
     for makes, begins in ((False, False), (True, False), (False, True)):
         operands, outputs = poison_outputs(inputs.make(problem, "all-scales", 5, "cpu"))
-        raw = 0 if problem.a.kind != "nvfp4" else RAW if makes else int(begins)
         plan = replace(BACKEND.plan(FEW, problem), tokens=tokens_of(problem.m, 64), tiles=8, chunks=2)
-        plan = replace(plan, makes=makes, begins=begins, raw=raw, coupled=False)
-        BACKEND.run(plan, problem, operands)
+        plan = replace(plan, makes=makes, begins=begins, coupled=False)
+        BACKEND.run(staged_plan(problem, plan), problem, operands)
         verdict = judge(problem, operands, outputs)
         assert verdict.ok, verdict
         found.append([out.clone() for out in operands.out])
@@ -141,8 +140,8 @@ COUPLED = [
 def coupled(problem: Problem, shape: tuple[int, int, int, str], distribution: str, device: str, arch: str) -> None:
     operands, outputs = poison_outputs(inputs.make(problem, distribution, 15, device))
     tokens, blocks, couples, how = shape
-    raw = {"makes": RAW, "begins": 1, "together": 0}[how] if problem.a.kind == "nvfp4" else 0
-    plan = GemmPlan(arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", raw, begins=how == "begins", coupled=True)
+    plan = GemmPlan(arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", begins=how == "begins", coupled=True)
+    plan = staged_plan(problem, plan)
     for _ in range(1 if device == "cpu" else 20):
         for out in operands.out:
             out.fill_(float("nan"))

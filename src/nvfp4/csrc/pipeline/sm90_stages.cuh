@@ -97,6 +97,7 @@ struct Shape {
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
+    static_assert(BEGUN < 2 || !NVFP4, "codes of one chunk lie where results are staged");
     static_assert(!COUPLED || (!VARIABLE && STAGED_BYTES == STAGING_GROUP_BYTES && TOKENS % 16 == 0 && HANDS <= 2), "halves of tiles that are handed over");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };

@@ -17,6 +17,15 @@ __device__ __forceinline__ void st_relaxed_gpu_global_b32(u32* address, u32 valu
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
+__device__ __forceinline__ u32 atom_acq_rel_gpu_global_add_u32(u32* address, u32 value) {
+    u32 before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(address), "r"(value)
+                 : "memory");
+    return before;
+}
+
 __device__ __forceinline__ u32 atom_relaxed_gpu_global_add_u32(u32* address, u32 value) {
     u32 before;
     asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;"
