@@ -77,6 +77,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                 else return silu(first(sum[0][i])) * second(sum[S::BLOCKS - 1][i]);
             });
     };
+    // As in sm90_gemm.cu.
     const auto work = [&] {
         int each = dealt, longer = extra, depth = k;
         asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));

@@ -5,7 +5,8 @@
 //
 // The instruction's M is rows of B, its N tokens (rows of A): the operand that must be decoded is the one that WGMMA takes from
 // registers, and few tokens waste nothing. A tile is 128 * BLOCKS weight rows x TOKENS tokens; blocks of the grid share the work
-// of all tiles evenly (pipeline/stream_k.cuh). Roles: pipeline/sm90_roles.cuh; stages and barriers: pipeline/sm90_stages.cuh.
+// of all tiles evenly (pipeline/stream_k.cuh), or in couples (pipeline/sm90_couples.cuh). Roles: pipeline/sm90_roles.cuh; stages and
+// barriers: pipeline/sm90_stages.cuh.
 //
 // Order of tiles: bands of BAND tiles of tokens; within a band, the tiles of one block of weights follow one another, so that both
 // the weights and the band's activations are found in L2.
@@ -17,7 +18,8 @@
 
 // Constants: PLAN_TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS (their kind: ACTIVATIONS_*), PLAN_MAKES (each block makes its
 // own tiles of them: operand is not used), PLAN_BEGINS (or those that it begins with), PLAN_A_LAYOUT, PLAN_B_LAYOUT, PLAN_OUT,
-// and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and may be read before it has ended.
+// PLAN_COUPLED (two blocks of a cluster share a tile), and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue, and
+// may be read before it has ended.
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
@@ -76,6 +78,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
                 [&](int i) { return sum[b][i] * S::FACTOR * scale_a * scale_b; });
         }
     };
+    // Divided by the host: chunks of a block or couple, how many have one more, and what divides by the chunks of a tile.
     const auto work = [&] {
         int each = dealt, longer = extra, depth = k;
         asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));
