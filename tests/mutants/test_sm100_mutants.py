@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hw import sm100_plans
+from mutants.changing import change, marked
 from nvfp4.backends.base import Operands
 from nvfp4.backends.sm100.constants import Cluster, Schedule
 from nvfp4.backends.sm100.decode import DecodePlan
@@ -19,8 +20,6 @@ from nvfp4.check.verdict import judge
 from nvfp4.emulator import Checks
 from nvfp4.errors import LaunchError
 from nvfp4.executors import emulated
-from nvfp4.executors.launch import Kernel
-from nvfp4.jit import source
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
@@ -490,18 +489,11 @@ def outcome(mutant: Mutant, seed: int) -> str:
         if tensor.is_floating_point():
             tensor.fill_(torch.nan)  # else what is read too early may be what a run before left there: the right sums
     launches = sm100_plans.build(mutant.plan, mutant.problem, operands, scratch)
-    # Compiled modules are kept by kernel: another constant makes another kernel.
-    number = MUTANTS.index(mutant)
-    launches = tuple(replace(launch, kernel=marked(launch.kernel, number)) for launch in launches)
     try:
-        emulated.emulate(launches, seed=seed, checks=STRICT)
+        emulated.emulate(marked(launches, MUTANTS.index(mutant)), seed=seed, checks=STRICT)
     except LaunchError as error:
         return str(error)
     return "" if judge(mutant.problem, made, outputs).ok else WRONG
-
-
-def marked(kernel: Kernel, number: int) -> Kernel:
-    return replace(kernel, constants=(*kernel.constants, ("MUTANT", number)))
 
 
 def padded(x: NVFP4Tensor | torch.Tensor) -> NVFP4Tensor | torch.Tensor:
@@ -518,14 +510,7 @@ def padded(x: NVFP4Tensor | torch.Tensor) -> NVFP4Tensor | torch.Tensor:
 def changed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Mutant:
     """The mutant of the test, in the sources that are compiled from now on."""
     mutant: Mutant = request.param
-    read = source.read
-    assert read(mutant.file).count(mutant.old) == 1, f"{mutant.name}: the line is not there, or there twice"
-
-    def mutated(name: str, *rest: object) -> str:
-        text = read(name, *rest)  # type: ignore[arg-type]
-        return text.replace(mutant.old, mutant.new) if name == mutant.file else text
-
-    monkeypatch.setattr(source, "read", mutated)
+    change(monkeypatch, mutant.name, mutant.file, mutant.old, mutant.new)
     return mutant
 
 
