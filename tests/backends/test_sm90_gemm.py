@@ -9,6 +9,7 @@ import torch
 from tests.backends import sass
 
 from nvfp4 import jit
+from nvfp4.backends.base import Operands
 from nvfp4.backends.gathering import gathered
 from nvfp4.backends.operands import aligned, parts
 from nvfp4.backends.sm90 import BACKEND, decode_gemm
@@ -98,6 +99,14 @@ COMPILED = [
     Problem(Op.GROUP_DUAL_GEMM, 8192, 2048, 7168, a=TILED, b=LINEAR, out_dtype="bf16", stacked=64, tokens=1024),
     Problem(Op.GROUP_DUAL_GEMM, 512, 2048, 7168, a=Format("fp16", ""), b=LINEAR, stacked=256, tokens=64),
 ]
+
+
+def assert_right(problem: Problem, plan: GemmPlan, made: Operands) -> None:
+    """Run a product with that plan in the emulator, and judge it."""
+    operands, outputs = poison_outputs(made)
+    BACKEND.run(staged_plan(problem, plan), problem, operands)
+    verdict = judge(problem, operands, outputs)
+    assert verdict.ok, verdict.summary
 
 
 def test_contest_shapes_are_taken():
@@ -197,11 +206,7 @@ def test_two_blocks_a_multiprocessor_are_right_in_the_emulator(op, kind, out, to
     a = LINEAR if kind == "nvfp4" else Format(kind, "")
     problem = Problem(op, 70, 264, 576, a=a, b=LINEAR, out_dtype=out, stacked=5)
     shape = {"tokens": tokens, "blocks": 2, "chunks": 2, "tiles": 4, "resident": 2, "grid": grid}
-    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 3))
-    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
-    BACKEND.run(plan, problem, operands)
-    verdict = judge(problem, operands, outputs)
-    assert verdict.ok, verdict.summary
+    assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), inputs.make(problem, "gaussian", 3))
 
 
 @pytest.mark.parametrize(
@@ -220,11 +225,7 @@ def test_tiles_of_a_stack_are_right_in_the_emulator(op, kind, out, tokens, block
     problem = Problem(op, sum(sizes), 264, 576, a=a, b=LINEAR, out_dtype=out, stacked=len(sizes))
     shape = {"tokens": tokens, "blocks": blocks, "chunks": 2, "tiles": tiles, "resident": 1, "grid": grid}
     made = replace(inputs.make(problem, "gaussian", 4), offsets=torch.tensor(sizes).cumsum(0).int())
-    operands, outputs = poison_outputs(made)
-    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
-    BACKEND.run(plan, problem, operands)
-    verdict = judge(problem, operands, outputs)
-    assert verdict.ok, verdict.summary
+    assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), made)
 
 
 def test_lists_of_many_sizes_have_tiles_of_their_own_widths():
@@ -286,12 +287,9 @@ def test_tiles_as_wide_as_their_groups_are_right_in_the_emulator(
     a = LINEAR if kind == "nvfp4" else Format(kind, "")
     m, n, k = sum(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
     problem = Problem(Op.GROUP_GEMM, m, n, k, a=a, b=LINEAR, out_dtype=out, groups=sizes)
-    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 9))
     plan = GemmPlan(HOPPER.arch, tokens, 1, 3, tiles, grid, begins=begins, narrowest=narrowest)
     assert len({plan.width(size[0]) for size in sizes}) > 1
-    BACKEND.run(staged_plan(problem, plan), problem, operands)
-    verdict = judge(problem, operands, outputs)
-    assert verdict.ok, verdict.summary
+    assert_right(problem, plan, inputs.make(problem, "gaussian", 9))
 
 
 @pytest.mark.parametrize("layout", ["linear", "tiled"])
@@ -309,7 +307,6 @@ def test_tiles_as_wide_as_their_groups_are_right_in_the_emulator(
 def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, tokens, tiles, grid, layout):
     """Tiles of one warp and of two; K ends within a chunk, rows within a tile."""
     problem = replace(problem, a=Format("nvfp4", layout))
-    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 6))
     shape = {
         "tokens": tokens,
         "blocks": 2,
@@ -320,10 +317,7 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
         "begins": False,
         "coupled": False,
     }
-    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
-    BACKEND.run(plan, problem, operands)
-    verdict = judge(problem, operands, outputs)
-    assert verdict.ok, verdict.summary
+    assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), inputs.make(problem, "gaussian", 6))
 
 
 @pytest.mark.parametrize(
@@ -339,7 +333,6 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
 def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, out):
     """So many that each keeps but a few groups of tokens; ranges end within tiles and at their ends."""
     problem = Problem(op, 121, n, k, a=LINEAR, b=LINEAR, out_dtype=out)
-    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 7))
     shape = {
         "tokens": 128,
         "blocks": blocks,
@@ -350,10 +343,7 @@ def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, 
         "begins": False,
         "coupled": False,
     }
-    plan = staged_plan(problem, replace(BACKEND.plan(HOPPER, problem), **shape))
-    BACKEND.run(plan, problem, operands)
-    verdict = judge(problem, operands, outputs)
-    assert verdict.ok, verdict.summary
+    assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), inputs.make(problem, "gaussian", 7))
 
 
 @pytest.mark.parametrize(
@@ -376,11 +366,8 @@ def test_halves_of_a_block_of_two_matrices_are_right_in_the_emulator(
     m, n, k = sum(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
     groups = sizes if op is Op.GROUP_DUAL_GEMM else ()
     problem = Problem(op, m, n, k, a=a, b=LINEAR, out_dtype=out, groups=groups)
-    operands, outputs = poison_outputs(inputs.make(problem, "gaussian", 12))
     plan = GemmPlan(HOPPER.arch, tokens, 1, 3, tiles, grid, makes, begins=begins, narrowest=narrowest)
-    BACKEND.run(staged_plan(problem, plan), problem, operands)
-    verdict = judge(problem, operands, outputs)
-    assert verdict.ok, verdict.summary
+    assert_right(problem, plan, inputs.make(problem, "gaussian", 12))
 
 
 @pytest.mark.parametrize("tokens", [37, 150])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hw import sm100_plans
-from mutants.changing import change, marked
+from mutants.changing import STRICT, WRONG, Change, make, marked
 from nvfp4.backends.base import Operands
 from nvfp4.backends.sm100.constants import Cluster, Schedule
 from nvfp4.backends.sm100.decode import DecodePlan
@@ -17,15 +17,12 @@ from nvfp4.backends.sm100.plans import ProductPlan
 from nvfp4.check import inputs
 from nvfp4.check.run import poison_outputs
 from nvfp4.check.verdict import judge
-from nvfp4.emulator import Checks
 from nvfp4.errors import LaunchError
 from nvfp4.executors import emulated
 from nvfp4.problem import Format, Op, Problem
 from nvfp4.tensor import NVFP4Tensor
 
-STRICT = Checks.all().but(strict=True)
 TILED, LINEAR = Format("nvfp4", "tiled"), Format("nvfp4", "linear")
-WRONG = "wrong"  # the result is wrong, and the checker sees it
 
 PLAIN = ProductPlan("sm_100a", tile_n=64, stages=2, sets=2, signed=False, sms=2)
 PROBLEM = Problem(Op.GEMM, 200, 200, 1024, 1, TILED, TILED, "fp32")
@@ -58,14 +55,9 @@ DUAL_PROBLEM = Problem(Op.DUAL_GEMM, 130, 130, 1024, 1, TILED, TILED, "fp32")
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """`old` in a header or kernel becomes `new`, under `plan` and `problem`; the finding must match `finding`."""
+class Mutant(Change):
+    """Under `plan` and `problem`."""
 
-    name: str
-    file: str
-    old: str
-    new: str
-    finding: str
     plan: ProductPlan | DecodePlan = PLAIN
     problem: Problem = PROBLEM
     data: str = "uniform"
@@ -510,7 +502,7 @@ def padded(x: NVFP4Tensor | torch.Tensor) -> NVFP4Tensor | torch.Tensor:
 def changed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Mutant:
     """The mutant of the test, in the sources that are compiled from now on."""
     mutant: Mutant = request.param
-    change(monkeypatch, mutant.name, mutant.file, mutant.old, mutant.new)
+    make(mutant, monkeypatch)
     return mutant
 
 

@@ -7,20 +7,18 @@ from dataclasses import dataclass
 
 import pytest
 
-from mutants.changing import change, marked
+from mutants.changing import STRICT, WRONG, Change, make, marked
 from nvfp4.backends.sm90 import gemm
 from nvfp4.backends.sm90.launching import needs
 from nvfp4.backends.sm90.plan import GemmPlan, staged_plan
 from nvfp4.check import inputs
 from nvfp4.check.run import poison_outputs
 from nvfp4.check.verdict import judge
-from nvfp4.emulator import Checks
 from nvfp4.errors import LaunchError
 from nvfp4.executors import emulated
 from nvfp4.problem import Format, Op, Problem
 
-STRICT = Checks.all().but(strict=True)
-WRONG, KEPT = "wrong", "counters"  # the result is; the counters are not as they were found
+KEPT = "counters"  # are not as they were found
 COUPLES, ROLES, STAGES = "pipeline/sm90_couples.cuh", "pipeline/sm90_roles.cuh", "pipeline/sm90_stages.cuh"
 
 # Two tiles of five chunks, for two couples; sums that are handed over take both of the places where there is room.
@@ -32,18 +30,13 @@ SHARED = staged_plan(SHARED_PROBLEM, GemmPlan("sm_90a", 64, 1, 2, 8, 4, begins=T
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """`old` in a header becomes `new`, for two couples with a tile each, or for one tile; the finding must match."""
+class Mutant(Change):
+    """For two couples with a tile each; or, `shared`, with one tile."""
 
-    name: str
-    file: str
-    old: str
-    new: str
-    finding: str
     shared: bool = False
 
 
-WAIT = "if (i % S::STAGED == 0) wait_barrier_of_cluster(stages.{}, 0);"
+WAIT = "if (i % S::STAGED == 0) wait_barrier_cluster(stages.{}, 0);"
 MUTANTS = (
     Mutant("nothing", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$"),
     Mutant("nothing, shared", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$", True),
@@ -77,7 +70,7 @@ MUTANTS = (
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutants_are_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
-    change(monkeypatch, mutant.name, mutant.file, mutant.old, mutant.new)
+    make(mutant, monkeypatch)
     problem, plan = (SHARED_PROBLEM, SHARED) if mutant.shared else (PROBLEM, PLAN)
     made, outputs = poison_outputs(inputs.make(problem, "uniform", 0))
     extra = needs(plan, problem, made).allocate("cpu")

@@ -408,8 +408,8 @@ def _ways(problem: Problem, plan: GemmPlan) -> Iterator[GemmPlan]:
     # For two blocks of weights it makes no difference, and of a stack nobody knows the groups before.
     yield replace(plan, begins=plan.blocks == 1 and not problem.stacked)
     # The tokens of a stack are multiplied with so many weights that they had better be made once.
-    two_blocks_only = problem.a.kind == "nvfp4"
-    if not problem.stacked and plan.tokens <= OWN_TOKENS and not (two_blocks_only and plan.blocks == 1):
+    only = problem.stacked > 0 or plan.tokens > OWN_TOKENS or (problem.a.kind == "nvfp4" and plan.blocks == 1)
+    if not only:
         yield replace(plan, makes=True)
 
 

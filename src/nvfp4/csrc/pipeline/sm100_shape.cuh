@@ -134,11 +134,6 @@ struct Barriers {
     u32 tensor;  // address of the tensor memory
 };
 
-__device__ __forceinline__ void wait_barrier_cluster(u32 barrier, u32 parity) {
-    while (!mbarrier_try_wait_parity_acquire_cluster_shared_b64(barrier, parity)) {
-    }
-}
-
 // A place in a ring of N, and the parity of the phase that is filled there; whoever empties waits for the other parity.
 template <int N>
 struct Ring {

@@ -30,11 +30,6 @@ __device__ __forceinline__ int chunk_along_k(int chunk) {
     return S::COUPLED ? 2 * chunk + static_cast<int>(cluster_ctarank()) : chunk;
 }
 
-__device__ __forceinline__ void wait_barrier_of_cluster(u32 barrier, u32 parity) {
-    while (!mbarrier_try_wait_parity_acquire_cluster_shared_b64(barrier, parity)) {
-    }
-}
-
 // The other block may hand over the first sums: for one thread, when nothing else will be written where they go, and all barriers are there.
 template <class S>
 __device__ __forceinline__ void offer_room(const Stages<S>& stages) {
@@ -52,7 +47,7 @@ __device__ __forceinline__ void exchange_sums(const Stages<S>& stages, u32 group
 #pragma unroll
     for (int i = 0; i < S::HANDED; ++i) {
         const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
-        if (i % S::STAGED == 0) wait_barrier_of_cluster(stages.sums_room(hand), 0);
+        if (i % S::STAGED == 0) wait_barrier_cluster(stages.sums_room(hand), 0);
         float leaves[4];
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
@@ -67,7 +62,7 @@ __device__ __forceinline__ void exchange_sums(const Stages<S>& stages, u32 group
 #pragma unroll
     for (int i = 0; i < S::HANDED; ++i) {
         const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
-        if (i % S::STAGED == 0) wait_barrier_of_cluster(stages.sums_full(hand, group), 0);
+        if (i % S::STAGED == 0) wait_barrier_cluster(stages.sums_full(hand, group), 0);
         const u32x4 part = ld_shared_v4_b32(stages.handed(i, group, thread));
         kept[block][first] += __uint_as_float(part.x);
         kept[block][first + 1] += __uint_as_float(part.y);

@@ -61,8 +61,8 @@ struct Shape {
     static constexpr int DECODERS = (TOKENS + 31) / 32, TURNS = DECODES ? ARRANGERS / DECODERS : 1;
     static constexpr int RAW = DECODES ? 2 : BEGUN;  // chunks of activations that are decoded, or begun with
     // Multipliers have registers to keep what is the same for many tiles, or hardly any beside sums and operands.
-    static constexpr bool ROOMY = TOGETHER && RESIDENT == 1 && BLOCKS * TOKENS <= 192;
-    static constexpr bool CROWDED = RESIDENT == 1 && BLOCKS * TOKENS > 192;
+    static constexpr bool ROOMY = TOGETHER && RESIDENT == 1 && BLOCKS * TOKENS <= MANY_SUMS;
+    static constexpr bool CROWDED = RESIDENT == 1 && BLOCKS * TOKENS > MANY_SUMS;
 
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int CODES_BYTES = BLOCKS * WEIGHT_CODES_BYTES;

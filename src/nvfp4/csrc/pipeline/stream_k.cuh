@@ -162,6 +162,7 @@ struct Workspace {
 };
 
 constexpr int WORKSPACE_GROUPS = 2;
+constexpr int MANY_SUMS = 192;  // weight blocks x tokens of a tile: with more, multipliers have registers for hardly anything but their sums
 template <int REGISTERS>
 constexpr int WORKSPACE_SUMS = 2 * WORKSPACE_GROUPS * 128 * REGISTERS;  // floats of a block
 

@@ -17,7 +17,7 @@ template <int BLOCKS, int N, int AHEAD, class Multiplier, class Work, class Stor
 __device__ __forceinline__ void multiply_and_store(Multiplier& multiplier, Work work_of_block, const Workspace& workspace, int group, Store store) {
     constexpr int REGISTERS = N / 2, GROUPS = N / 8, BATCH = GROUPS < 4 ? GROUPS : 4;
     // Nothing can be kept until results are stored.
-    constexpr bool FEW_REGISTERS = BLOCKS * N > 192;
+    constexpr bool FEW_REGISTERS = BLOCKS * N > MANY_SUMS;
     const u32 number = 1 + group;
     while (true) {
         Segment segment;

@@ -1,4 +1,5 @@
-// Counters in device memory between blocks (PTX ISA 9.7.9.8, "ld", 9.7.9.11, "st", and 9.7.13.6, "red", "atom": .acquire, .release, .relaxed at .gpu scope).
+// Counters in device memory between blocks (PTX ISA 9.7.9.8, "ld", 9.7.9.11, "st", and 9.7.13.6, "red", "atom": .acquire, .release and
+// .relaxed at .gpu scope).
 #pragma once
 
 #include "ptx/types.cuh"

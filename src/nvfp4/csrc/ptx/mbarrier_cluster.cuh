@@ -28,6 +28,12 @@ __device__ __forceinline__ bool mbarrier_try_wait_parity_acquire_cluster_shared_
     return done != 0;
 }
 
+// Returns when the phase of `parity` has completed.
+__device__ __forceinline__ void wait_barrier_cluster(u32 barrier, u32 parity) {
+    while (!mbarrier_try_wait_parity_acquire_cluster_shared_b64(barrier, parity)) {
+    }
+}
+
 // The rank of this block in its cluster.
 __device__ __forceinline__ u32 cluster_ctarank() {
     u32 rank;

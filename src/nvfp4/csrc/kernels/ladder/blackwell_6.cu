@@ -89,8 +89,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             int number = 0, turn = 0;
             for (int tile = pair; tile < tiles.count(); tile += pairs, ++turn) {
                 const int buffer = turn % BUFFERS;
-                while (!mbarrier_try_wait_parity_acquire_cluster_shared_b64(drained + 8 * buffer, turn / BUFFERS % 2 ^ 1)) {
-                }
+                wait_barrier_cluster(drained + 8 * buffer, turn / BUFFERS % 2 ^ 1);
                 tcgen05_fence_after_thread_sync();
                 for (int chunk = 0; chunk < chunks; ++chunk, ++number) {
                     const int stage = number % STAGES;
