@@ -1,4 +1,4 @@
-"""GEMM and dual GEMM of 16-bit activations on WGMMA, weights decoded into shared memory: ``sm90_decode_gemm.cu``."""
+"""GEMM and dual GEMM on WGMMA of 16-bit activations as they lie: ``sm90_decode_gemm.cu``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from nvfp4.backends.sm90.plan import (
     CODES_BYTES,
     SCALES_BYTES,
     STAGING_BYTES,
+    THREADS,
     UNIT,
     chunks_along_k,
     grids,
@@ -32,12 +33,12 @@ from nvfp4.problem import Op, Problem
 ROWS = 128
 """Weight rows of a block's tile, of all matrices together."""
 
-_DECODED_BYTES = ROWS * UNIT * 2
+_WIDE_SCALES_BYTES = 2 * SCALES_BYTES
+"""Scales of a stage of weights, turned to 16 bits."""
 
-# By the most tokens of a tile:
-_NARROW = 128  # `NARROW` in csrc/pipeline/sm90_feed.cuh
-_THREADS = {64: 672, _NARROW: 544, 256: 384}  # of a block (`FEED_GROUPS` there)
-_STAGES = {32: (6, 8, 4), 64: (6, 8, 2), _NARROW: (4, 6, 2), 256: (3, 4, 2)}  # of weights, of activations, of codes
+_NARROW = 128
+_STAGES = {64: (8, 4), _NARROW: (8, 3), 256: (4, 2)}
+"""Stages of activations, and of codes, by the most tokens of a tile."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class DecodePlan:
         tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 * share up to 256.
         share: Blocks of a cluster, which share their activations and have weight rows of their own.
         whole: Clusters take whole tiles in turn; else they share tiles evenly (stream-K).
-        weights, tiles: Stages of decoded weights and of activations, 64 elements along K each.
-        chunks: Stages of codes, 256 elements along K each.
+        tiles: Stages of activations (64 elements along K each), 4 or 8.
+        chunks: Stages of codes (256 elements along K each).
         grid: Thread blocks: with stream-K at most as many as fit at once, as they wait for one another.
-        rounds: Whole tiles that each cluster takes before the rest is shared; only for tiles of more than 128 tokens.
+        rounds: Whole tiles that each cluster takes before the rest is shared.
         sharers: The clusters that share the rest; 0 for all of them.
     """
 
@@ -60,7 +61,6 @@ class DecodePlan:
     tokens: int
     share: int
     whole: bool
-    weights: int
     tiles: int
     chunks: int
     grid: int
@@ -69,27 +69,20 @@ class DecodePlan:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory (`FeedShape::SHARED_BYTES` in csrc/pipeline/sm90_feed.cuh, and the alignment)."""
-        raw = self.chunks * (CODES_BYTES + SCALES_BYTES)
-        rings = raw + self.weights * _DECODED_BYTES + self.tiles * self.tokens * 2 * UNIT
-        barriers = 16 * (self.chunks + self.weights + self.tiles)
-        staging = STAGING_BYTES if self.tokens <= _NARROW else STAGING_BYTES // 2
-        return rings + staging + barriers + ALIGNMENT_BYTES
-
-    @property
-    def threads(self) -> int:
-        """Of a block: two warpgroups multiply, one to three feed, and one warp loads if it has a place."""
-        return next(threads for most, threads in _THREADS.items() if self.tokens <= most)
+        """Dynamic shared memory (`DecodeShape::SHARED_BYTES` in csrc/pipeline/sm90_decode_stages.cuh, and the alignment)."""
+        weights = self.chunks * (CODES_BYTES + SCALES_BYTES + _WIDE_SCALES_BYTES)
+        activations = self.tiles * self.tokens * 2 * UNIT
+        barriers = 24 * self.chunks + 16 * self.tiles
+        return activations + weights + STAGING_BYTES + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
         """One line for people."""
         tile = f"{ROWS} weight rows x {self.tokens} tokens"
-        stages = f"{self.chunks} stages of codes, {self.weights} decoded, {self.tiles} of activations"
+        stages = f"{self.chunks} stages of weights, {self.tiles} of activations as they lie"
         cluster = f"clusters of {self.share}, " if self.share > 1 else ""
         first = f"{self.rounds} rounds of tiles, then " if self.rounds else ""
         grid = f"{first}{'tiles in turn' if self.whole else 'stream-K'} over {self.grid} blocks"
-        how = f"WGMMA m64n{self.tokens}k16, weights decoded to shared memory"
-        return f"{how}, {tile}, {stages}, {cluster}{grid} [{self.arch}]"
+        return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {cluster}{grid} [{self.arch}]"
 
 
 def needs(plan: DecodePlan) -> Scratch:
@@ -115,7 +108,6 @@ def launches(
         "TOKENS": plan.tokens,
         "SHARE": plan.share,
         "WHOLE": int(plan.whole),
-        "WEIGHTS": plan.weights,
         "TILES": plan.tiles,
         "CHUNKS": plan.chunks,
         "BF16": int(problem.a.kind == "bf16"),
@@ -127,7 +119,7 @@ def launches(
     launch = Launch(
         kernel=Kernel("sm90_decode_gemm.cu", "nvfp4_sm90_decode_gemm", values, plan.arch),
         grid=(plan.grid, 1, 1),
-        block=(plan.threads, 1, 1),
+        block=(THREADS, 1, 1),
         cluster=(plan.share, 1, 1),
         shared_bytes=plan.shared_bytes,
         args=(

@@ -64,12 +64,6 @@ __device__ __forceinline__ u32 decode_pair_bf16(u32 w, u32 scale) {
     return mul_rn_bf16x2(spread & 0x81C081C0u, scale);
 }
 
-// An fp16 scale times 2^118, in both halves.
-__device__ __forceinline__ u32 both_bf16(u32 scale) {
-    const float wide = cvt_f32_f16(scale) * __uint_as_float((127 + 118) << 23);
-    return cvt_rn_bf16x2_f32(wide, wide);
-}
-
 // Two fp16 scales, which have at most four significant bits, times 2^118 in bf16.
 __device__ __forceinline__ u32 scales_bf16(u32 scales) {
     constexpr u32 POWER = (127 + 118) << 7;  // 2^118

@@ -21,6 +21,13 @@ __device__ __forceinline__ void wgmma_wait_group_sync_aligned() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+// Behind a wait: the compiler, which knows of no asynchronous writes to registers, must not use them before.
+template <int N>
+__device__ __forceinline__ void wgmma_results(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
 // Descriptor of a K-major tile of 128-byte rows in the 128-byte swizzle, at a multiple of 1024 bytes (9.7.15.5.1.2.2): groups
 // of 8 rows lie 1024 bytes apart. The lower half is `start` of some tile plus the distance to another in units of 16 bytes (16 elements
 // further along K is 2), the upper half the same for all.
@@ -114,7 +121,7 @@ __device__ __forceinline__ u32 wgmma_descriptor_high() {
 // D += A * B for TOKENS columns; `b` describes 16 elements along K of B.
 template <int TOKENS, bool BF16>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[TOKENS / 2], const u32 (&a)[4], u64 b) {
-    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "columns of one instruction");
+    static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 256, "columns of one instruction");
 #define NVFP4_WGMMA_CASE(N, A0, A1, A2, A3, DESCRIPTOR)                                                                \
     if constexpr (TOKENS == N) {                                                                                       \
         if constexpr (BF16) {                                                                                          \
@@ -141,5 +148,19 @@ __device__ __forceinline__ void wgmma_m64k16(float (&d)[TOKENS / 2], const u32 (
     NVFP4_WGMMA_CASE(128, "%64", "%65", "%66", "%67", "%68")
     NVFP4_WGMMA_CASE(136, "%68", "%69", "%70", "%71", "%72")
     NVFP4_WGMMA_CASE(144, "%72", "%73", "%74", "%75", "%76")
+    NVFP4_WGMMA_CASE(152, "%76", "%77", "%78", "%79", "%80")
+    NVFP4_WGMMA_CASE(160, "%80", "%81", "%82", "%83", "%84")
+    NVFP4_WGMMA_CASE(168, "%84", "%85", "%86", "%87", "%88")
+    NVFP4_WGMMA_CASE(176, "%88", "%89", "%90", "%91", "%92")
+    NVFP4_WGMMA_CASE(184, "%92", "%93", "%94", "%95", "%96")
+    NVFP4_WGMMA_CASE(192, "%96", "%97", "%98", "%99", "%100")
+    NVFP4_WGMMA_CASE(200, "%100", "%101", "%102", "%103", "%104")
+    NVFP4_WGMMA_CASE(208, "%104", "%105", "%106", "%107", "%108")
+    NVFP4_WGMMA_CASE(216, "%108", "%109", "%110", "%111", "%112")
+    NVFP4_WGMMA_CASE(224, "%112", "%113", "%114", "%115", "%116")
+    NVFP4_WGMMA_CASE(232, "%116", "%117", "%118", "%119", "%120")
+    NVFP4_WGMMA_CASE(240, "%120", "%121", "%122", "%123", "%124")
+    NVFP4_WGMMA_CASE(248, "%124", "%125", "%126", "%127", "%128")
+    NVFP4_WGMMA_CASE(256, "%128", "%129", "%130", "%131", "%132")
 #undef NVFP4_WGMMA_CASE
 }

@@ -62,10 +62,3 @@ __device__ __forceinline__ void wgmma_m64k16_shared(float (&d)[N / 2], u64 a, u6
     NVFP4_WGMMA_CASE(256, "%128", "%129")
 #undef NVFP4_WGMMA_CASE
 }
-
-// Behind a wait: the compiler, which knows of no asynchronous writes to registers, must not use them before.
-template <int N>
-__device__ __forceinline__ void wgmma_results(float (&d)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}

@@ -3,6 +3,10 @@
 
 #include "ptx/types.cuh"
 
+__device__ __forceinline__ void st_shared_v2_b32(u32 address, u32x2 value) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(value.x), "r"(value.y) : "memory");
+}
+
 __device__ __forceinline__ void st_shared_v4_b32(u32 address, u32x4 value) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
                  "r"(value.w)
