@@ -37,7 +37,7 @@ _WIDE_SCALES_BYTES = 2 * SCALES_BYTES
 """Scales of a stage of weights, turned to 16 bits."""
 
 _NARROW = 128
-_STAGES = {64: (8, 4), _NARROW: (8, 3), 256: (4, 2)}
+_STAGES = {64: (8, 4), _NARROW: (8, 3), 160: (8, 2), 256: (4, 2)}
 """Stages of activations, and of codes, by the most tokens of a tile."""
 
 
@@ -69,7 +69,7 @@ class DecodePlan:
 
     @property
     def shared_bytes(self) -> int:
-        """Dynamic shared memory (`DecodeShape::SHARED_BYTES` in csrc/pipeline/sm90_decode_stages.cuh, and the alignment)."""
+        """Dynamic shared memory (`SHARED_BYTES` in csrc/pipeline/sm90_decode_stages.cuh, and the alignment)."""
         weights = self.chunks * (CODES_BYTES + SCALES_BYTES + _WIDE_SCALES_BYTES)
         activations = self.tiles * self.tokens * 2 * UNIT
         barriers = 24 * self.chunks + 16 * self.tiles
@@ -180,25 +180,29 @@ def serves(problem: Problem) -> bool:
     return problem.k > 0 and problem.k % (CHUNK * UNIT) == 0  # rows of a box
 
 
-_LATE = 1.0  # microseconds that a whole tile takes longer where others are shared
+_AGAIN = 1.2  # microseconds for storing each whole tile but the last
+
+
+def _unit_time(tokens: int) -> float:
+    """Microseconds of 64 elements along K: more for what a wide tile has few stages of."""
+    return 0.19 + 0.00152 * tokens if tokens <= 160 else 0.3 + 0.00117 * tokens
 
 
 def estimate(plan: DecodePlan, problem: Problem) -> float:
-    """Microseconds on an H200; fitted to products of 32 to 8192 tokens (docs/optimisation-log.md)."""
-    wide = plan.tokens > _NARROW
-    unit = 0.35 + 0.0012 * plan.tokens if wide else 0.24 + 0.0015 * plan.tokens
-    depth, chunks = ceil_div(problem.k, UNIT), chunks_along_k(problem)
+    """Microseconds on an H200; fitted to products of 64 to 2048 tokens (docs/optimisation-log.md)."""
+    chunks, size = chunks_along_k(problem), plan.tokens / 256
     left, clusters = _shared(plan, problem)
     if plan.whole:
-        units, shared = ceil_div(left, clusters) * depth, 0
+        busiest, shared = ceil_div(left, clusters) * chunks, 0
     else:
-        units = plan.rounds * depth + ceil_div(left * chunks, clusters) * CHUNK
+        busiest = plan.rounds * chunks + ceil_div(left * chunks, clusters)
         shared = handing_over(left, chunks, clusters)
-    if wide and shared and units - plan.rounds * depth > 2 * depth:
-        unit *= APART
-    hand_over = shared * (6.5 if wide else 2.5 * plan.tokens / 128) + plan.rounds * _LATE
-    silu = 1.5 if problem.op.dual else 0.0
-    return (5.5 if wide else 9.0) + units * unit + hand_over + silu
+    loop = busiest * CHUNK * _unit_time(plan.tokens)
+    if shared == 2 and 2 * (busiest - plan.rounds * chunks) > chunks:
+        loop *= APART
+    hand_over = shared * (0.6 + 2.6 * size + (0.3 + 0.9 * size) * min(4.0, max(1.0, clusters / left)))
+    silu = 1.0 if problem.op.dual else 0.0
+    return 5.5 + loop + hand_over + _AGAIN * (ceil_div(busiest, chunks) - 1) + silu
 
 
 def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
@@ -225,11 +229,13 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
 
 
 def _widths(problem: Problem) -> set[int]:
-    """Tokens of a tile: the fewest and most equal tiles that are narrow, and that are wide."""
+    """Tokens of a tile: equal ones, as few as there can be, and one or two more, which may fill the device better."""
     # Storing fp32 takes registers that 128 columns do not leave free.
     widths = {tokens_of(problem.m, 112 if problem.out_dtype == "fp32" else _NARROW)}
     if problem.m > _NARROW:
-        widths.add(ceil_div(ceil_div(problem.m, ceil_div(problem.m, 256)), 16) * 16)
+        least = ceil_div(problem.m, 256)
+        wide = {ceil_div(ceil_div(problem.m, tiles), 16) * 16 for tiles in range(least, least + 3)}
+        widths |= {tokens for tokens in wide if tokens > _NARROW}
     return widths
 
 
