@@ -52,15 +52,15 @@ FEW = replace(known("sm_90a"), sms=3)
 # number of row tiles. With: tokens, neighbours, stages.
 DECODED = [
     (Problem(Op.GEMM, 26, 130, 512, a=FP16, b=LINEAR), (32, 1, 8, 4)),
-    (Problem(Op.GEMM, 33, 300, 768, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (48, 2, 4, 2)),
+    (Problem(Op.GEMM, 33, 300, 768, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (48, 2, 3, 2)),
     (Problem(Op.GEMM, 100, 260, 576, a=FP16, b=SCALED_TILED), (64, 1, 8, 3)),
     (Problem(Op.GEMM, 120, 200, 320, a=BF16, b=TILED, out_dtype="bf16"), (120, 1, 8, 2)),
-    (Problem(Op.GEMM, 300, 260, 512, a=BF16, b=TILED), (256, 2, 4, 2)),
+    (Problem(Op.GEMM, 300, 260, 512, a=BF16, b=TILED), (256, 2, 5, 2)),
     (Problem(Op.DUAL_GEMM, 300, 130, 768, a=BF16, b=LINEAR, out_dtype="bf16"), (256, 2, 4, 2)),
     (Problem(Op.DUAL_GEMM, 50, 72, 512, a=FP16, b=SCALED), (56, 1, 4, 2)),
     (Problem(Op.DUAL_GEMM, 24, 140, 512, a=FP16, b=LINEAR), (24, 1, 4, 2)),
-    (Problem(Op.DUAL_GEMM, 100, 200, 1024, a=BF16, b=LINEAR, out_dtype="fp32"), (112, 2, 8, 2)),
-    (Problem(Op.GEMM, 200, 300, 832, l=2, a=FP16, b=TILED, out_dtype="fp32"), (208, 1, 4, 3)),
+    (Problem(Op.DUAL_GEMM, 100, 200, 1024, a=BF16, b=LINEAR, out_dtype="fp32"), (112, 2, 7, 2)),
+    (Problem(Op.GEMM, 200, 300, 832, l=2, a=FP16, b=TILED, out_dtype="fp32"), (208, 1, 5, 3)),
     # More than a band of tiles of tokens.
     (Problem(Op.GEMM, 68, 130, 256, a=FP16, b=LINEAR), (8, 1, 4, 2)),
 ]
@@ -189,7 +189,7 @@ LATE = [(rounds, sharers) for rounds in (1, 2) for sharers in (0, 1, 3)]
 def late(rounds: int, sharers: int, device: str, what: Capability) -> None:
     """Eleven tiles of five chunks for four clusters, which take one or two each; all or fewer share the rest."""
     problem = Problem(Op.GEMM, 200, 256 * 11 - 60, 1280, a=FP16, b=LINEAR, out_dtype="fp32")
-    plan = DecodePlan(what.arch, 208, 2, False, 4, 2, 8, rounds, sharers)
+    plan = DecodePlan(what.arch, 208, 2, False, 5, 2, 8, rounds, sharers)
     operands, outputs = poison_outputs(inputs.make(problem, inputs.NAMES[sharers], rounds, device))
     BACKEND.run(plan, problem, operands)
     verdict = judge(problem, operands, outputs)

@@ -37,7 +37,7 @@ _WIDE_SCALES_BYTES = 2 * SCALES_BYTES
 """Scales of a stage of weights, turned to 16 bits."""
 
 _NARROW = 128
-_STAGES = {64: (8, 4), _NARROW: (8, 3), 160: (8, 2), 256: (4, 2)}
+_STAGES = {64: (8, 4), _NARROW: (8, 3), 160: (8, 2), 256: (5, 2)}
 """Stages of activations, and of codes, by the most tokens of a tile."""
 
 
@@ -50,7 +50,7 @@ class DecodePlan:
         tokens: Rows of A in a tile: columns of one WGMMA, a multiple of 8 * share up to 256.
         share: Blocks of a cluster, which share their activations and have weight rows of their own.
         whole: Clusters take whole tiles in turn; else they share tiles evenly (stream-K).
-        tiles: Stages of activations (64 elements along K each), 4 or 8.
+        tiles: Stages of activations (64 elements along K each).
         chunks: Stages of codes (256 elements along K each).
         grid: Thread blocks: with stream-K at most as many as fit at once, as they wait for one another.
         rounds: Whole tiles that each cluster takes before the rest is shared.
@@ -183,11 +183,6 @@ def serves(problem: Problem) -> bool:
 _AGAIN = 1.2  # microseconds for storing each whole tile but the last
 
 
-def _unit_time(tokens: int) -> float:
-    """Microseconds of 64 elements along K: more for what a wide tile has few stages of."""
-    return 0.19 + 0.00152 * tokens if tokens <= 160 else 0.3 + 0.00117 * tokens
-
-
 def estimate(plan: DecodePlan, problem: Problem) -> float:
     """Microseconds on an H200; fitted to products of 64 to 2048 tokens (docs/optimisation-log.md)."""
     chunks, size = chunks_along_k(problem), plan.tokens / 256
@@ -197,7 +192,7 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
     else:
         busiest = plan.rounds * chunks + ceil_div(left * chunks, clusters)
         shared = handing_over(left, chunks, clusters)
-    loop = busiest * CHUNK * _unit_time(plan.tokens)
+    loop = busiest * CHUNK * (0.19 + 0.00155 * plan.tokens)
     if shared == 2 and 2 * (busiest - plan.rounds * chunks) > chunks:
         loop *= APART
     hand_over = shared * (0.6 + 2.6 * size + (0.3 + 0.9 * size) * min(4.0, max(1.0, clusters / left)))
@@ -211,6 +206,8 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
     arch, sms, chunks = capability.arch, capability.sms, chunks_along_k(problem)
     for tokens in _widths(problem):
         stages = next(stages for most, stages in _STAGES.items() if tokens <= most)
+        if tokens == 256 and problem.out_dtype == "fp32":
+            stages = (4, 2)  # with one more ptxas spills
         wide = tokens > _NARROW
         share = 2 if wide and problem.n * problem.op.matrices > ROWS else 1
         tiles, most = _tiles(problem, tokens, share), sms // share
@@ -242,8 +239,7 @@ def _widths(problem: Problem) -> set[int]:
 def _may_cut(problem: Problem, tokens: int, tiles: int) -> bool:
     """Whether blocks may share so many tiles."""
     exact = tiles * chunks_along_k(problem) ** 2 < 1 << 32  # the kernel divides by a reciprocal
-    fits = tokens != 208 or problem.b.scale_layout == "linear"  # else ptxas spills
-    return exact and fits
+    return exact and tokens not in (224, 240)  # ptxas spills
 
 
 def plan(capability: Capability, problem: Problem) -> tuple[float, DecodePlan]:

@@ -35,7 +35,7 @@ struct DecodingMultiplier {
     u32 descriptor;            // of the first tile (wgmma_descriptor_at)
     u32 tile_empty;            // the first of the barriers that this lane arrives at: of neighbour `lane`
     Turn<S::CHUNKS> raw{0, 0};
-    Turn<S::TILES> tile{0, 0};  // of a chunk's first unit
+    Turn<S::TILES> tile{0, 0};
     int chunks = 0;
 
     __device__ __forceinline__ explicit DecodingMultiplier(const DecodeStages<S>& s)
@@ -88,34 +88,26 @@ struct DecodingMultiplier {
         unread.template decode<S::BF16>(a[0]);
         read(unread, 1);
         wait_barrier(stages.tile_full(tile.place), tile.parity);
+        u32 before = 0;  // place of the tile before
         bool first = true;
 #pragma unroll 1
         for (; left > 0; --left) {
             const bool more = left > 1;
-            const u32 first_tile = tile.place, parity = tile.parity;
-            const u32 tiles = descriptor + first_tile * (S::TILE_BYTES / 16);
-            tile.next(CHUNK);
 #pragma unroll
             for (u32 unit = 0; unit < CHUNK; ++unit) {
+                const u32 now = tile.place, tiles = descriptor + now * (S::TILE_BYTES / 16);
+                tile.next();
                 wgmma_fence_sync_aligned();
 #pragma unroll
                 for (u32 i = 0; i < 4; ++i) {
-                    wgmma_m64k16<N, S::BF16>(sums, a[unit % 2][i],
-                                             wgmma_descriptor_at(tiles, unit * (S::TILE_BYTES / 16) + 2 * i, wgmma_descriptor_high()));
+                    wgmma_m64k16<N, S::BF16>(sums, a[unit % 2][i], wgmma_descriptor_at(tiles, 2 * i, wgmma_descriptor_high()));
                 }
                 wgmma_commit_group_sync_aligned();
                 // All waiting is done while these run.
-                if (unit + 1 < CHUNK) {
-                    wait_barrier(stages.tile_full(first_tile + unit + 1), parity);
-                } else if (more) {
-                    wait_barrier(stages.tile_full(tile.place), tile.parity);
-                }
+                if (unit + 1 < CHUNK || more) wait_barrier(stages.tile_full(tile.place), tile.parity);
                 wgmma_wait_group_sync_aligned<1>();  // the unit before: its registers are free, and its tile
-                if (unit > 0) {
-                    release(first_tile + unit - 1);
-                } else if (!first) {
-                    release((first_tile + S::TILES - 1) % S::TILES);
-                }
+                if (unit > 0 || !first) release(before);
+                before = now;
                 unread.template decode<S::BF16>(a[(unit + 1) % 2]);
                 if (unit + 2 == CHUNK) {
                     // The last codes of the chunk are in registers.
@@ -130,7 +122,7 @@ struct DecodingMultiplier {
         }
         wgmma_wait_group_sync_aligned<0>();
         wgmma_results(sums);
-        release((tile.place + S::TILES - 1) % S::TILES);
+        release(before);
     }
 };
 

@@ -41,7 +41,7 @@ struct DecodeShape {
 
     static_assert(TOKENS % (8 * SHARE) == 0 && TOKENS >= 8 * SHARE && TOKENS <= 256, "TOKENS");
     static_assert(MATRICES == 1 || (MATRICES == 2 && WEIGHT_LAYOUT == SCALES_LINEAR), "tiles of scales hold 128 rows");
-    static_assert(TILES % CHUNK == 0 && TILES >= CHUNK && CHUNKS >= 2, "rings");
+    static_assert(TILES >= 2 && CHUNKS >= 2, "rings");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 
@@ -86,9 +86,8 @@ template <u32 COUNT>
 struct Turn {
     u32 place, parity;
 
-    __device__ __forceinline__ void next(u32 places = 1) {
-        place += places;
-        if (place == COUNT) {
+    __device__ __forceinline__ void next() {
+        if (++place == COUNT) {
             place = 0;
             parity ^= 1;
         }
