@@ -51,10 +51,10 @@ FEW = replace(known("sm_90a"), sms=3)
 # 16-bit activations as they lie: tiles of every form, with and without neighbours, K with a ragged chunk, an odd
 # number of row tiles. With: tokens, neighbours, stages.
 DECODED = [
-    (Problem(Op.GEMM, 26, 130, 512, a=FP16, b=LINEAR), (32, 1, 8, 4)),
-    (Problem(Op.GEMM, 33, 300, 768, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (48, 2, 3, 2)),
-    (Problem(Op.GEMM, 100, 260, 576, a=FP16, b=SCALED_TILED), (64, 1, 8, 3)),
-    (Problem(Op.GEMM, 120, 200, 320, a=BF16, b=TILED, out_dtype="bf16"), (120, 1, 8, 2)),
+    (Problem(Op.GEMM, 26, 130, 512, a=FP16, b=LINEAR), (32, 1, 7, 4)),
+    (Problem(Op.GEMM, 33, 300, 768, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (48, 2, 4, 2)),
+    (Problem(Op.GEMM, 100, 260, 576, a=FP16, b=SCALED_TILED), (64, 1, 5, 3)),
+    (Problem(Op.GEMM, 120, 200, 320, a=BF16, b=TILED, out_dtype="bf16"), (120, 1, 6, 2)),
     (Problem(Op.GEMM, 300, 260, 512, a=BF16, b=TILED), (256, 2, 5, 2)),
     (Problem(Op.DUAL_GEMM, 300, 130, 768, a=BF16, b=LINEAR, out_dtype="bf16"), (256, 2, 4, 2)),
     (Problem(Op.DUAL_GEMM, 50, 72, 512, a=FP16, b=SCALED), (56, 1, 4, 2)),

@@ -37,7 +37,7 @@ _WIDE_SCALES_BYTES = 2 * SCALES_BYTES
 """Scales of a stage of weights, turned to 16 bits."""
 
 _NARROW = 128
-_STAGES = {64: (8, 4), _NARROW: (8, 3), 160: (8, 2), 256: (5, 2)}
+_STAGES = {64: (7, 4), _NARROW: (7, 3), 160: (7, 2), 256: (5, 2)}
 """Stages of activations, and of codes, by the most tokens of a tile."""
 
 

@@ -38,6 +38,8 @@ struct DecodingMultiplier {
     Turn<S::TILES> tile{0, 0};
     int chunks = 0;
 
+    static constexpr u32 TURN = 3;  // a barrier; those before are the warpgroups' own
+
     __device__ __forceinline__ explicit DecodingMultiplier(const DecodeStages<S>& s)
         : stages(s), descriptor(wgmma_descriptor_start(s.tile(0))), tile_empty(s.tile_empty(0)) {
         // Of two matrices a warp has eight rows each, so that both products of an element are in the same thread.
@@ -69,6 +71,22 @@ struct DecodingMultiplier {
         }
     }
 
+    // The first warpgroup multiplies the last chunk of a segment before the second one does: sums then leave while the matrix unit is busy, and not all at
+    // once. Before the last chunk; the unit before has been multiplied then, and its tile, `before`, is given back, unless there is `first` none.
+    __device__ __forceinline__ void await_turn(bool& first, u32 before) const {
+        if (threadIdx.x < 128) return;
+        wgmma_wait_group_sync_aligned<0>();
+        if (!first) release(before);
+        first = true;
+        barrier_sync(TURN, S::MULTIPLIERS);
+    }
+
+    // Behind the last instruction. As the ring has no room for two chunks, the first warpgroup does not come here again before the second one has
+    // been at the barrier.
+    __device__ __forceinline__ void leave_turn() const {
+        if (threadIdx.x < 128) barrier_arrive(TURN, S::MULTIPLIERS);
+    }
+
     // How many chunks so far.
     __device__ __forceinline__ int done() const { return chunks; }
 
@@ -93,6 +111,7 @@ struct DecodingMultiplier {
 #pragma unroll 1
         for (; left > 0; --left) {
             const bool more = left > 1;
+            if (!more) await_turn(first, before);
 #pragma unroll
             for (u32 unit = 0; unit < CHUNK; ++unit) {
                 const u32 now = tile.place, tiles = descriptor + now * (S::TILE_BYTES / 16);
@@ -120,6 +139,7 @@ struct DecodingMultiplier {
             }
             first = false;
         }
+        leave_turn();
         wgmma_wait_group_sync_aligned<0>();
         wgmma_results(sums);
         release(before);

@@ -41,7 +41,7 @@ struct DecodeShape {
 
     static_assert(TOKENS % (8 * SHARE) == 0 && TOKENS >= 8 * SHARE && TOKENS <= 256, "TOKENS");
     static_assert(MATRICES == 1 || (MATRICES == 2 && WEIGHT_LAYOUT == SCALES_LINEAR), "tiles of scales hold 128 rows");
-    static_assert(TILES >= 2 && CHUNKS >= 2, "rings");
+    static_assert(TILES >= CHUNK && TILES < 2 * CHUNK && CHUNKS >= 2, "one warpgroup may be a chunk ahead, not two");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 

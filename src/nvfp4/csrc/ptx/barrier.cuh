@@ -7,3 +7,8 @@
 __device__ __forceinline__ void barrier_sync(u32 number, u32 threads) {
     asm volatile("barrier.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
+
+// Counts for it without waiting.
+__device__ __forceinline__ void barrier_arrive(u32 number, u32 threads) {
+    asm volatile("barrier.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
