@@ -370,14 +370,13 @@ def test_halves_of_a_block_of_two_matrices_are_right_in_the_emulator(
     assert_right(problem, plan, inputs.make(problem, "gaussian", 12))
 
 
-@pytest.mark.parametrize("tokens", [37, 150])
 @pytest.mark.parametrize(
-    ("op", "form"),
+    ("op", "form", "tokens"),
     [
-        (Op.GROUP_GEMM, Format("bf16", "")),
-        (Op.GROUP_GEMM, LINEAR),
-        (Op.GROUP_DUAL_GEMM, Format("fp16", "")),
-        (Op.GROUP_DUAL_GEMM, TILED),
+        (Op.GROUP_GEMM, Format("bf16", ""), 37),
+        (Op.GROUP_GEMM, LINEAR, 150),
+        (Op.GROUP_DUAL_GEMM, Format("fp16", ""), 150),
+        (Op.GROUP_DUAL_GEMM, TILED, 37),
     ],
     ids=str,
 )

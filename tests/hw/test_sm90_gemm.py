@@ -97,11 +97,11 @@ def test_emulated_however_the_work_is_cut(grid):
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem(Op.GEMM, 13, 256, 1472, l=2, a=SCALED, b=TILED),
-        Problem(Op.GEMM, 30, 130, 1088, a=TILED, b=LINEAR, out_dtype="fp32"),
-        Problem(Op.GEMM, 120, 130, 1088, a=TILED, b=LINEAR),
-        Problem(Op.GEMM, 100, 260, 1088, a=BF16, b=LINEAR, out_dtype="bf16"),
-        Problem(Op.DUAL_GEMM, 9, 128, 1344, a=BF16, b=TILED),
+        Problem(Op.GEMM, 13, 130, 832, l=2, a=SCALED, b=TILED),
+        Problem(Op.GEMM, 30, 130, 832, a=TILED, b=LINEAR, out_dtype="fp32"),
+        Problem(Op.GEMM, 120, 130, 832, a=TILED, b=LINEAR),
+        Problem(Op.GEMM, 100, 130, 1088, a=BF16, b=LINEAR, out_dtype="bf16"),
+        Problem(Op.DUAL_GEMM, 9, 128, 832, a=BF16, b=TILED),
         Problem(Op.DUAL_GEMM, 50, 130, 832, a=LINEAR, b=TILED),
         Problem(Op.GROUP_GEMM, 40, 136, 832, a=FP16, b=SCALED, stacked=4),
         Problem(Op.GROUP_DUAL_GEMM, 21, 64, 832, a=LINEAR, b=LINEAR, groups=((16, 64, 832), (5, 40, 320))),

@@ -1,14 +1,18 @@
-"""Hopper's couples of blocks with one line changed: the emulator, or the checker behind it, must say so."""
+"""Hopper kernels with one line changed: the emulator, or the checker behind it, must say so."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
+import torch
 
 from mutants.changing import STRICT, WRONG, Change, make, marked
-from nvfp4.backends.sm90 import gemm
+from nvfp4.backends.base import Operands
+from nvfp4.backends.sm90 import decode_gemm, gemm
 from nvfp4.backends.sm90.launching import needs
 from nvfp4.backends.sm90.plan import GemmPlan, staged_plan
 from nvfp4.check import inputs
@@ -16,30 +20,57 @@ from nvfp4.check.run import poison_outputs
 from nvfp4.check.verdict import judge
 from nvfp4.errors import LaunchError
 from nvfp4.executors import emulated
+from nvfp4.executors.launch import Launch
+from nvfp4.executors.scratch import Scratch
 from nvfp4.problem import Format, Op, Problem
 
 KEPT = "counters"  # are not as they were found
 COUPLES, ROLES, STAGES = "pipeline/sm90_couples.cuh", "pipeline/sm90_roles.cuh", "pipeline/sm90_stages.cuh"
 
-# Two tiles of five chunks, for two couples; sums that are handed over take both of the places where there is room.
-PROBLEM = Problem(Op.GEMM, 100, 130, 1280, a=Format("nvfp4", "linear"), b=Format("nvfp4", "linear"))
-PLAN = staged_plan(PROBLEM, GemmPlan("sm_90a", 112, 1, 2, 8, 4, begins=True, coupled=True))
-# One tile of eight chunks, which two couples share through device memory.
-SHARED_PROBLEM = Problem(Op.GEMM, 60, 128, 2048, a=Format("bf16", ""), b=Format("nvfp4", "linear"), out_dtype="fp32")
-SHARED = staged_plan(SHARED_PROBLEM, GemmPlan("sm_90a", 64, 1, 2, 8, 4, begins=True, coupled=True))
+DECODE, DECODE_STAGES = "pipeline/sm90_decode.cuh", "pipeline/sm90_decode_stages.cuh"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A product, its launches, and the memory that they need."""
+
+    problem: Problem
+    launches: Callable[[Operands, Sequence[torch.Tensor]], tuple[Launch, ...]]
+    needs: Callable[[Operands], Scratch]
+
+
+def coupled(problem: Problem, tokens: int) -> Case:
+    plan = staged_plan(problem, GemmPlan("sm_90a", tokens, 1, 2, 8, 4, begins=True, coupled=True))
+    return Case(problem, partial(gemm.launches, plan, problem), partial(needs, plan, problem))
+
+
+def decoded(problem: Problem) -> Case:
+    plan = decode_gemm.DecodePlan("sm_90a", 48, 2, False, 5, 2, 6)
+    return Case(problem, partial(decode_gemm.launches, plan, problem), lambda operands: decode_gemm.needs(plan))
+
+
+NVFP4, BF16 = Format("nvfp4", "linear"), Format("bf16", "")
+CASES = {
+    # Two tiles of five chunks, for two couples; sums that are handed over take both of the places where there is room.
+    "couples": coupled(Problem(Op.GEMM, 100, 130, 1280, a=NVFP4, b=NVFP4), 112),
+    # One tile of eight chunks, which two couples share through device memory.
+    "shared": coupled(Problem(Op.GEMM, 60, 128, 2048, a=BF16, b=NVFP4, out_dtype="fp32"), 64),
+    # Two pairs of tiles of five chunks, which three pairs of blocks share.
+    "lying": decoded(Problem(Op.GEMM, 40, 300, 1280, a=BF16, b=NVFP4, out_dtype="fp32")),
+}
 
 
 @dataclass(frozen=True)
 class Mutant(Change):
-    """For two couples with a tile each; or, `shared`, with one tile."""
+    """Of one of `CASES`."""
 
-    shared: bool = False
+    case: str = "couples"
 
 
 WAIT = "if (i % S::STAGED == 0) wait_barrier_cluster(stages.{}, 0);"
 MUTANTS = (
     Mutant("nothing", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$"),
-    Mutant("nothing, shared", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$", True),
+    Mutant("nothing, shared", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$", "shared"),
     Mutant("no wait for sums", COUPLES, WAIT.format("sums_full(hand, group)"), "", "race|uninit"),
     Mutant("no wait for room", COUPLES, WAIT.format("sums_room(hand)"), "", "race"),
     Mutant("room before all tiles are read", STAGES, "hand == 0 ? 1 : 4 * S::MULTIPLIERS", "1", "race|mbarrier"),
@@ -62,22 +93,63 @@ MUTANTS = (
         "if (shared) depart_from_sums(of_rank, sharers, static_cast<int>(group));",
         "",
         KEPT,
-        True,
+        "shared",
     ),
-    Mutant("the other rank's sums", COUPLES, "static_cast<i64>(rank) * couples", "0 * couples", "race|wrong", True),
+    Mutant("the other rank's sums", COUPLES, "static_cast<i64>(rank) * couples", "0 * couples", "race|wrong", "shared"),
+    Mutant(
+        "nothing, as they lie", DECODE, "const u32 now = tile.place,", "const u32 now = tile.place + 0,", "^$", "lying"
+    ),
+    Mutant(
+        "wide scales not waited for",
+        DECODE,
+        "wait_barrier(stages.wide_full(raw.place), raw.parity);",
+        "",
+        "race|uninit",
+        "lying",
+    ),
+    Mutant(
+        "codes given back too soon",
+        DECODE,
+        "if (unit + 2 == CHUNK) {",
+        "if (unit + 3 == CHUNK) {",
+        "race|wrong",
+        "lying",
+    ),
+    Mutant("tiles not given back", DECODE, "if (unit > 0 || !first) release(before);", "", "deadlock", "lying"),
+    Mutant(
+        "tiles given back too soon",
+        DECODE,
+        "wgmma_wait_group_sync_aligned<1>();  // the unit before",
+        "wgmma_wait_group_sync_aligned<2>();  //",
+        "race|wgmma",
+        "lying",
+    ),
+    Mutant(
+        "the neighbour's warps not counted",
+        DECODE_STAGES,
+        "S::MULTIPLY_WARPS * S::SHARE",
+        "S::MULTIPLY_WARPS",
+        "race|mbarrier",
+        "lying",
+    ),
+    Mutant(
+        "no turn given", DECODE, "if (threadIdx.x < 128) barrier_arrive(TURN, S::MULTIPLIERS);", "", "deadlock", "lying"
+    ),
+    Mutant("a turn without giving tiles back", DECODE, "if (!first) release(before);", "", "deadlock", "lying"),
+    Mutant("another lane's bytes", "decode/memory_order.cuh", "% 4 * 0x11 + 0x40", "% 2 * 0x11 + 0x40", WRONG, "lying"),
 )
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_mutants_are_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     make(mutant, monkeypatch)
-    problem, plan = (SHARED_PROBLEM, SHARED) if mutant.shared else (PROBLEM, PLAN)
-    made, outputs = poison_outputs(inputs.make(problem, "uniform", 0))
-    extra = needs(plan, problem, made).allocate("cpu")
-    launches = marked(gemm.launches(plan, problem, made, extra), MUTANTS.index(mutant))
+    case = CASES[mutant.case]
+    made, outputs = poison_outputs(inputs.make(case.problem, "uniform", 0))
+    extra = case.needs(made).allocate(torch.device("cpu"))
+    launches = marked(case.launches(made, extra), MUTANTS.index(mutant))
     try:
         emulated.emulate(launches, seed=0, checks=STRICT)
-        found = "" if judge(problem, made, outputs).ok else WRONG
+        found = "" if judge(case.problem, made, outputs).ok else WRONG
         found = found or (KEPT if extra[1].any() else "")
     except LaunchError as error:
         found = str(error)
