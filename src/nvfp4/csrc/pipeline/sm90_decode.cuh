@@ -72,7 +72,8 @@ struct DecodingMultiplier {
     }
 
     // The first warpgroup multiplies the last chunk of a segment before the second one does: sums then leave while the matrix unit is busy, and not all at
-    // once. Before the last chunk; the unit before has been multiplied then, and its tile, `before`, is given back, unless there is `first` none.
+    // once. Comes before that chunk. The unit before it is waited for, and its tile, `before`, is given back, as the first warpgroup may need the place; the
+    // `first` chunk has none before.
     __device__ __forceinline__ void await_turn(bool& first, u32 before) const {
         if (threadIdx.x < 128) return;
         wgmma_wait_group_sync_aligned<0>();
