@@ -99,7 +99,6 @@ def test_emulated_however_the_work_is_cut(grid):
     [
         Problem(Op.GEMM, 13, 130, 832, l=2, a=SCALED, b=TILED),
         Problem(Op.GEMM, 30, 130, 832, a=TILED, b=LINEAR, out_dtype="fp32"),
-        Problem(Op.GEMM, 120, 130, 832, a=TILED, b=LINEAR),
         Problem(Op.GEMM, 100, 130, 1088, a=BF16, b=LINEAR, out_dtype="bf16"),
         Problem(Op.DUAL_GEMM, 9, 128, 832, a=BF16, b=TILED),
         Problem(Op.DUAL_GEMM, 50, 130, 832, a=LINEAR, b=TILED),
