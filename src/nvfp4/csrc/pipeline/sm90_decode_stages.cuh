@@ -29,14 +29,13 @@ struct DecodeShape {
     static constexpr int SLICE = TOKENS / SHARE;            // tokens of a tile that a block brings
     static constexpr int TILE_BYTES = TOKENS * 128;
     static constexpr int UNIT_WIDE_BYTES = WEIGHT_ROWS * 8, WIDE_BYTES = CHUNK * UNIT_WIDE_BYTES;  // scales in 16 bits
-    static constexpr int STAGING_GROUP = STAGING_TOKENS * 128;  // results on their way out, of a warpgroup
 
     static constexpr int TILE = 0;
     static constexpr int CODES = TILE + TILES * TILE_BYTES;
     static constexpr int SCALES = CODES + CHUNKS * WEIGHT_CODES_BYTES;
     static constexpr int WIDE = SCALES + CHUNKS * WEIGHT_SCALES_BYTES;
     static constexpr int STAGING = WIDE + CHUNKS * WIDE_BYTES;
-    static constexpr int BARRIERS = STAGING + 2 * STAGING_GROUP;
+    static constexpr int BARRIERS = STAGING + 2 * STAGING_GROUP_BYTES;
     static constexpr int SHARED_BYTES = BARRIERS + 24 * CHUNKS + 16 * TILES;
 
     static_assert(TOKENS % (8 * SHARE) == 0 && TOKENS >= 8 * SHARE && TOKENS <= 256, "TOKENS");
@@ -53,7 +52,7 @@ struct DecodeStages {
     __device__ __forceinline__ u32 codes(u32 i) const { return base + S::CODES + i * WEIGHT_CODES_BYTES; }
     __device__ __forceinline__ u32 scales(u32 i) const { return base + S::SCALES + i * WEIGHT_SCALES_BYTES; }
     __device__ __forceinline__ u32 wide(u32 i) const { return base + S::WIDE + i * S::WIDE_BYTES; }
-    __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * S::STAGING_GROUP; }
+    __device__ __forceinline__ u32 staging(u32 group) const { return base + S::STAGING + group * STAGING_GROUP_BYTES; }
     __device__ __forceinline__ u32 raw_full(u32 i) const { return base + S::BARRIERS + 8 * i; }
     __device__ __forceinline__ u32 wide_full(u32 i) const { return raw_full(S::CHUNKS + i); }
     __device__ __forceinline__ u32 raw_empty(u32 i) const { return raw_full(2 * S::CHUNKS + i); }
