@@ -97,12 +97,12 @@ MUTANTS = (
     ),
     Mutant("the other rank's sums", COUPLES, "static_cast<i64>(rank) * couples", "0 * couples", "race|wrong", "shared"),
     Mutant(
-        "nothing, as they lie", DECODE, "const u32 now = tile.place,", "const u32 now = tile.place + 0,", "^$", "lying"
+        "nothing, as they lie", DECODE, "const u32 now = tile.index,", "const u32 now = tile.index + 0,", "^$", "lying"
     ),
     Mutant(
         "wide scales not waited for",
         DECODE,
-        "wait_barrier(stages.wide_full(raw.place), raw.parity);",
+        "wait_barrier(stages.wide_full(raw.index), raw.parity);",
         "",
         "race|uninit",
         "lying",

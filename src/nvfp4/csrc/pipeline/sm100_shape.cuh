@@ -35,6 +35,7 @@
 #pragma once
 
 #include "decode/scale_layout.cuh"
+#include "pipeline/ring.cuh"
 #include "ptx/barrier_cluster.cuh"
 #include "ptx/mbarrier.cuh"
 #include "ptx/mbarrier_cluster.cuh"
@@ -132,19 +133,6 @@ struct Barriers {
     u64 full[S::STAGES], ready[S::STAGES], empty[S::STAGES], done[S::BUFFERS], drained[S::BUFFERS], gated[S::BUFFERS];
     u64 answered[ANSWERS], taken[ANSWERS];
     u32 tensor;  // address of the tensor memory
-};
-
-// A place in a ring of N, and the parity of the phase that is filled there; whoever empties waits for the other parity.
-template <int N>
-struct Ring {
-    u32 index = 0, parity = 0;
-
-    __device__ __forceinline__ void advance() {
-        if (++index == N) {
-            index = 0;
-            parity ^= 1;
-        }
-    }
 };
 
 // Shared memory by name.

@@ -34,8 +34,8 @@ struct DecodingMultiplier {
     u32 codes, swizzle, wide;  // of this lane's first row: in the first chunk
     u32 descriptor;            // of the first tile (wgmma_descriptor_at)
     u32 tile_empty;            // the first of the barriers that this lane arrives at: of neighbour `lane`
-    Turn<S::CHUNKS> raw{0, 0};
-    Turn<S::TILES> tile{0, 0};
+    Ring<S::CHUNKS> raw{0, 0};
+    Ring<S::TILES> tile{0, 0};
     int chunks = 0;
 
     static constexpr u32 TURN = 3;  // a barrier; those before are the warpgroups' own
@@ -53,12 +53,12 @@ struct DecodingMultiplier {
     }
 
     __device__ __forceinline__ void read(OrderedWeights& unread, u32 unit) const {
-        unread.template load<S::APART>(codes + raw.place * WEIGHT_CODES_BYTES, swizzle, wide + raw.place * S::WIDE_BYTES, unit);
+        unread.template load<S::APART>(codes + raw.index * WEIGHT_CODES_BYTES, swizzle, wide + raw.index * S::WIDE_BYTES, unit);
     }
 
     __device__ __forceinline__ void await_chunk() const {
-        wait_barrier(stages.raw_full(raw.place), raw.parity);
-        wait_barrier(stages.wide_full(raw.place), raw.parity);
+        wait_barrier(stages.raw_full(raw.index), raw.parity);
+        wait_barrier(stages.wide_full(raw.index), raw.parity);
     }
 
     // Tile `place` has been multiplied. A whole warp.
@@ -106,7 +106,7 @@ struct DecodingMultiplier {
         read(unread, 0);
         unread.template decode<S::BF16>(a[0]);
         read(unread, 1);
-        wait_barrier(stages.tile_full(tile.place), tile.parity);
+        wait_barrier(stages.tile_full(tile.index), tile.parity);
         u32 before = 0;  // place of the tile before
         bool first = true;
 #pragma unroll 1
@@ -115,8 +115,8 @@ struct DecodingMultiplier {
             if (!more) await_turn(first, before);
 #pragma unroll
             for (u32 unit = 0; unit < CHUNK; ++unit) {
-                const u32 now = tile.place, tiles = descriptor + now * (S::TILE_BYTES / 16);
-                tile.next();
+                const u32 now = tile.index, tiles = descriptor + now * (S::TILE_BYTES / 16);
+                tile.advance();
                 wgmma_fence_sync_aligned();
 #pragma unroll
                 for (u32 i = 0; i < 4; ++i) {
@@ -124,7 +124,7 @@ struct DecodingMultiplier {
                 }
                 wgmma_commit_group_sync_aligned();
                 // All waiting is done while these run.
-                if (unit + 1 < CHUNK || more) wait_barrier(stages.tile_full(tile.place), tile.parity);
+                if (unit + 1 < CHUNK || more) wait_barrier(stages.tile_full(tile.index), tile.parity);
                 wgmma_wait_group_sync_aligned<1>();  // the unit before: its registers are free, and its tile
                 if (unit > 0 || !first) release(before);
                 before = now;
@@ -132,8 +132,8 @@ struct DecodingMultiplier {
                 if (unit + 2 == CHUNK) {
                     // The last codes of the chunk are in registers.
                     __syncwarp();
-                    if (elect_sync()) mbarrier_arrive_shared_b64(stages.raw_empty(raw.place));
-                    raw.next();
+                    if (elect_sync()) mbarrier_arrive_shared_b64(stages.raw_empty(raw.index));
+                    raw.advance();
                     if (more) await_chunk();
                 }
                 if (unit + 2 < CHUNK || more) read(unread, (unit + 2) % CHUNK);  // else what is decoded next is old, and not used

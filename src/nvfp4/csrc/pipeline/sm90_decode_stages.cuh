@@ -3,6 +3,7 @@
 
 #include "decode/memory_order.cuh"
 #include "epilogue/tile_store.cuh"
+#include "pipeline/ring.cuh"
 #include "pipeline/sm90_decode_work.cuh"
 #include "pipeline/sm90_scales.cuh"
 #include "ptx/barrier_cluster.cuh"
@@ -80,19 +81,6 @@ __device__ __forceinline__ u32 place_in_cluster() {
     return S::SHARE == 1 ? 0 : cluster_ctarank();
 }
 
-// A place in a ring, and the parity of the phase that its barrier completes next.
-template <u32 COUNT>
-struct Turn {
-    u32 place, parity;
-
-    __device__ __forceinline__ void next() {
-        if (++place == COUNT) {
-            place = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 // The weights, as they lie in device memory.
 template <int MATRICES>
 struct DecodeSource {
@@ -138,11 +126,11 @@ __device__ __forceinline__ void load_more_raw(const DecodeStages<S>& stages, con
     DecodeCursor<S::WHOLE, Describe> place(work, describe);
 #pragma unroll 1
     for (u32 i = 0; i < S::CHUNKS && place.more(); ++i) place.advance();
-    Turn<S::CHUNKS> raw{0, 0};
+    Ring<S::CHUNKS> raw{0, 0};
 #pragma unroll 1
-    for (; place.more(); place.advance(), raw.next()) {
-        wait_barrier(stages.raw_empty(raw.place), raw.parity);
-        load_raw(stages, raw.place, source, place);
+    for (; place.more(); place.advance(), raw.advance()) {
+        wait_barrier(stages.raw_empty(raw.index), raw.parity);
+        load_raw(stages, raw.index, source, place);
     }
 }
 
@@ -151,11 +139,11 @@ __device__ __forceinline__ void load_more_raw(const DecodeStages<S>& stages, con
 template <class S>
 __device__ __forceinline__ void widen_scales(const DecodeStages<S>& stages, const DecodeWork& work, u32 widener) {
     const u32 lane = threadIdx.x % 32;
-    Turn<S::CHUNKS> raw{0, 0};
+    Ring<S::CHUNKS> raw{0, 0};
 #pragma unroll 1
-    for (DecodePlace<S::WHOLE> place(work); place.more(); place.advance(), raw.next()) {
-        wait_barrier(stages.raw_full(raw.place), raw.parity);
-        const u32 from = stages.scales(raw.place), to = stages.wide(raw.place);
+    for (DecodePlace<S::WHOLE> place(work); place.more(); place.advance(), raw.advance()) {
+        wait_barrier(stages.raw_full(raw.index), raw.parity);
+        const u32 from = stages.scales(raw.index), to = stages.wide(raw.index);
 #pragma unroll 1
         for (u32 i = 0; i < WEIGHT_ROWS; i += 32 * S::WIDENERS) {
             const u32 row = i + widener * 32 + lane;
@@ -167,31 +155,31 @@ __device__ __forceinline__ void widen_scales(const DecodeStages<S>& stages, cons
             }
         }
         __syncwarp();
-        if (lane == 0) mbarrier_arrive_shared_b64(stages.wide_full(raw.place));
+        if (lane == 0) mbarrier_arrive_shared_b64(stages.wide_full(raw.index));
     }
 }
 
 // Returns when all blocks of the cluster are done with this one's tiles: a block must not leave while a neighbour still arrives at its
 // barriers. `tile` is the next that would be loaded, as soon as its barrier has completed that phase. One thread.
 template <class S>
-__device__ __forceinline__ void await_releases(const DecodeStages<S>& stages, Turn<S::TILES> tile) {
+__device__ __forceinline__ void await_releases(const DecodeStages<S>& stages, Ring<S::TILES> tile) {
     if constexpr (S::SHARE == 1) return;
 #pragma unroll 1
-    for (u32 i = 0; i < S::TILES; ++i, tile.next()) wait_barrier(stages.tile_empty(tile.place), tile.parity);
+    for (u32 i = 0; i < S::TILES; ++i, tile.advance()) wait_barrier(stages.tile_empty(tile.index), tile.parity);
 }
 
 // All tiles of activations: of each this block's slice, to all neighbours, and the expectation of all slices here. One thread.
 template <class S, class Describe>
 __device__ __forceinline__ void load_tiles(const DecodeStages<S>& stages, const DecodeWork& work, const TensorMap* map, Describe describe) {
     const u32 own = place_in_cluster<S>() * S::SLICE;
-    Turn<S::TILES> tile{0, 1};  // the first time all places are free
+    Ring<S::TILES> tile{0, 1};  // the first time all places are free
 #pragma unroll 1
     for (DecodeCursor<S::WHOLE, Describe> place(work, describe); place.more(); place.advance()) {
         const int token = place.item.token + static_cast<int>(own);
 #pragma unroll 1
-        for (int unit = place.chunk * CHUNK; unit < (place.chunk + 1) * CHUNK; ++unit, tile.next()) {
-            wait_barrier(stages.tile_empty(tile.place), tile.parity);
-            const u32 full = stages.tile_full(tile.place), to = stages.tile(tile.place) + own * 128;
+        for (int unit = place.chunk * CHUNK; unit < (place.chunk + 1) * CHUNK; ++unit, tile.advance()) {
+            wait_barrier(stages.tile_empty(tile.index), tile.parity);
+            const u32 full = stages.tile_full(tile.index), to = stages.tile(tile.index) + own * 128;
             mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
             if constexpr (S::SHARE == 1) {
                 cp_async_bulk_tensor_3d_shared_global_mbarrier(to, map, unit * UNIT, token, place.item.batch, full);
