@@ -62,6 +62,8 @@ COMPILED = [
     Problem(Op.DUAL_GEMM, 16, 4096, 7168, a=Format("bf16", ""), b=LINEAR),
     Problem(Op.DUAL_GEMM, 256, 4096, 7168, a=LINEAR, b=LINEAR),
     Problem(Op.DUAL_GEMM, 100, 4096, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="fp32"),
+    Problem(Op.DUAL_GEMM, 256, 3072, 4096, a=LINEAR, b=LINEAR, out_dtype="fp32"),
+    Problem(Op.GEMM, 112, 6144, 4096, a=Format("bf16", ""), b=LINEAR, out_dtype="fp32"),
     Problem(Op.GROUP_DUAL_GEMM, 512, 1536, 4096, a=LINEAR, b=LINEAR, groups=((192, 1536, 4096), (320, 1536, 4096))),
     Problem(
         Op.GROUP_DUAL_GEMM,
@@ -161,7 +163,8 @@ def test_a_stack_has_tiles_that_hold_most_of_its_groups(mean, tokens):
     ("problem", "tokens", "blocks", "grid", "how", "coupled"),
     [
         (Problem(Op.GEMM, 128, 7168, 2048, a=TILED, b=TILED), 128, 1, 112, "begins", True),
-        (Problem(Op.GEMM, 128, 7168, 16384, a=TILED, b=TILED), 128, 1, 112, "begins", True),
+        (Problem(Op.GEMM, 128, 7168, 16384, a=TILED, b=TILED), 128, 1, 132, "begins", True),
+        (Problem(Op.DUAL_GEMM, 256, 3072, 4096, a=LINEAR, b=LINEAR), 128, 1, 132, "begins", False),
         (
             Problem(Op.GEMM, 96, 8192, 7168, a=Format("bf16", ""), b=LINEAR, out_dtype="bf16"),
             96,

@@ -136,17 +136,21 @@ COUPLED = [
 ]
 
 
-def coupled(problem: Problem, shape: tuple[int, int, int, str], distribution: str, device: str, arch: str) -> None:
+def repeated(problem: Problem, plan: GemmPlan, distribution: str, device: str) -> None:
+    """The plan is right, on a GPU again and again."""
     operands, outputs = poison_outputs(inputs.make(problem, distribution, 15, device))
-    tokens, blocks, couples, how = shape
-    plan = GemmPlan(arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", begins=how == "begins", coupled=True)
-    plan = staged_plan(problem, plan)
     for _ in range(1 if device == "cpu" else 20):
         for out in operands.out:
             out.fill_(float("nan"))
-        BACKEND.run(plan, problem, operands)
+        BACKEND.run(staged_plan(problem, plan), problem, operands)
         verdict = judge(problem, operands, outputs)
         assert verdict.ok, verdict
+
+
+def coupled(problem: Problem, shape: tuple[int, int, int, str], distribution: str, device: str, arch: str) -> None:
+    tokens, blocks, couples, how = shape
+    plan = GemmPlan(arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", begins=how == "begins", coupled=True)
+    repeated(problem, plan, distribution, device)
 
 
 @pytest.mark.parametrize(("problem", "shape"), COUPLED, ids=str)
@@ -163,6 +167,40 @@ def test_couples_on_the_gpu(problem, shape):
     if what.compute != (9, 0):
         pytest.skip("for Hopper")
     coupled(problem, shape, "gaussian", "cuda", what.arch)
+
+
+# Owners of tiles, blocks or couples, and helpers: a tile for each helper, or several; most stages of weights theirs,
+# or an owner's; rows, tokens and K that end within tiles and stages. With: tokens, grid, couples, stages of an owner.
+HELPED = [
+    (Problem(Op.GEMM, 121, 264, 1024, a=LINEAR, b=LINEAR), (128, 4, False, 3)),
+    (Problem(Op.GEMM, 100, 600, 1088, a=TILED, b=TILED, out_dtype="bf16"), (112, 12, True, 1)),
+    (Problem(Op.GEMM, 75, 136, 576, l=2, a=BF16, b=SCALED_TILED, out_dtype="fp32"), (40, 10, False, 1)),
+    (Problem(Op.GEMM, 9, 264, 2048, a=FP16, b=SCALED), (16, 8, True, 3)),
+    (Problem(Op.DUAL_GEMM, 100, 72, 1536, a=LINEAR, b=LINEAR, out_dtype="fp32"), (56, 5, False, 4)),
+    (Problem(Op.DUAL_GEMM, 64, 136, 1280, a=BF16, b=LINEAR), (64, 8, True, 2)),
+]
+
+
+def helped(problem: Problem, shape: tuple[int, int, bool, int], distribution: str, device: str, arch: str) -> None:
+    tokens, grid, couples, own = shape
+    plan = GemmPlan(arch, tokens, 1, 2, 8, grid, begins=True, coupled=couples, own=own)
+    repeated(problem, plan, distribution, device)
+
+
+@pytest.mark.parametrize(("problem", "shape"), HELPED, ids=str)
+def test_helpers_in_the_emulator(problem, shape):
+    """With a distribution each, in turn."""
+    names = ["gaussian", "integers", "all-scales"]
+    helped(problem, shape, names[HELPED.index((problem, shape)) % len(names)], "cpu", FEW.arch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("problem", "shape"), HELPED, ids=str)
+def test_helpers_on_the_gpu(problem, shape):
+    what = capability("cuda")
+    if what.compute != (9, 0):
+        pytest.skip("for Hopper")
+    helped(problem, shape, "gaussian", "cuda", what.arch)
 
 
 def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:

@@ -26,6 +26,7 @@ from nvfp4.problem import Format, Op, Problem
 
 KEPT = "counters"  # are not as they were found
 COUPLES, ROLES, STAGES = "pipeline/sm90_couples.cuh", "pipeline/sm90_roles.cuh", "pipeline/sm90_stages.cuh"
+HELPERS = "pipeline/sm90_helpers.cuh"
 
 DECODE, DECODE_STAGES = "pipeline/sm90_decode.cuh", "pipeline/sm90_decode_stages.cuh"
 
@@ -39,8 +40,8 @@ class Case:
     needs: Callable[[Operands], Scratch]
 
 
-def coupled(problem: Problem, tokens: int) -> Case:
-    plan = staged_plan(problem, GemmPlan("sm_90a", tokens, 1, 2, 8, 4, begins=True, coupled=True))
+def coupled(problem: Problem, tokens: int, grid: int = 4, own: int = 0) -> Case:
+    plan = staged_plan(problem, GemmPlan("sm_90a", tokens, 1, 2, 8, grid, begins=True, coupled=True, own=own))
     return Case(problem, partial(gemm.launches, plan, problem), partial(needs, plan, problem))
 
 
@@ -55,6 +56,8 @@ CASES = {
     "couples": coupled(Problem(Op.GEMM, 100, 130, 1280, a=NVFP4, b=NVFP4), 112),
     # One tile of eight chunks, which two couples share through device memory.
     "shared": coupled(Problem(Op.GEMM, 60, 128, 2048, a=BF16, b=NVFP4, out_dtype="fp32"), 64),
+    # Three tiles of six chunks, the last two of which two helpers multiply for three couples.
+    "helped": coupled(Problem(Op.GEMM, 100, 300, 1536, a=NVFP4, b=NVFP4), 112, 8, 2),
     # Two pairs of tiles of five chunks, which three pairs of blocks share.
     "lying": decoded(Problem(Op.GEMM, 40, 300, 1280, a=BF16, b=NVFP4, out_dtype="fp32")),
 }
@@ -78,7 +81,57 @@ MUTANTS = (
     Mutant("more bytes expected", STAGES, "count * 128 * 16);", "count * 128 * 16 + 16);", "deadlock"),
     Mutant("the same half kept", COUPLES, "= rank == 0 ? low : high;", "= low;", WRONG),
     Mutant("the same half handed over", COUPLES, "= rank == 0 ? high : low;", "= high;", WRONG),
-    Mutant("the same chunks", COUPLES, "2 * chunk + static_cast<int>(cluster_ctarank())", "2 * chunk", WRONG),
+    Mutant(
+        "the same chunks",
+        COUPLES,
+        "static_cast<int>(COUPLE) * chunk + static_cast<int>(cluster_ctarank())",
+        "static_cast<int>(COUPLE) * chunk",
+        WRONG,
+    ),
+    Mutant("nothing, helped", HELPERS, "bool helps;", "bool helps ;", "^$", "helped"),
+    Mutant(
+        "sums before they are left",
+        HELPERS,
+        "wait_barrier(stages.left(), turn % 2);",
+        "",
+        "race|uninit|deadlock",
+        "helped",
+    ),
+    Mutant(
+        "no wait for a helper",
+        HELPERS,
+        "while (ld_acquire_gpu_global_b32(workspace.counters + tile) == 0) {",
+        "while (false) {",
+        "race|uninit|wrong",
+        "helped",
+    ),
+    Mutant(
+        "its sums over tiles that are read",
+        HELPERS,
+        "wait_barrier(stages.tile_empty(to), place.tile_parity() ^ 1);",
+        "",
+        "race",
+        "helped",
+    ),
+    Mutant(
+        "its sums read too soon",
+        HELPERS,
+        "wait_barrier(stages.tile_full(first + i), place.tile_parity());",
+        "",
+        "race|uninit",
+        "helped",
+    ),
+    Mutant("the same half of its sums", HELPERS, "sums += cluster_ctarank() * FOURS;", "", WRONG, "helped"),
+    Mutant("handed over into its sums", HELPERS, "multiplier.place.first_tile() ^ CHUNK", "0", "race|wrong", "helped"),
+    Mutant(
+        "a helper's chunks as an owner's",
+        HELPERS,
+        "begin = helps ? deal.own * TEAM : 0;",
+        "begin = 0;",
+        WRONG,
+        "helped",
+    ),
+    Mutant("counter of a helper kept", HELPERS, "st_relaxed_gpu_global_b32(counter, 0);", "{}", KEPT, "helped"),
     Mutant(
         "no wait for the other block's barriers",
         ROLES,

@@ -11,7 +11,7 @@ from nvfp4.backends.operands import parts
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel, reciprocal
 from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan, chunks_along_k, tiles_of
-from nvfp4.executors.launch import Launch, Pointer, Scalar
+from nvfp4.executors.launch import Launch, Pointer, Scalar, ScalarArray
 from nvfp4.problem import Op, Problem
 
 
@@ -35,12 +35,13 @@ def launches(
     for x in (activations, *weights):
         scales += [Pointer(x.tensor_scale)] if dual else [Pointer(x.tensor_scale), Scalar("i32", x.tensor_stride)]
     sizes = (problem.m, problem.n, problem.k) if dual else (problem.m, problem.n, problem.k, problem.l)
-    chunks, teams = chunks_along_k(problem), plan.grid
-    if plan.coupled:
-        chunks, teams = ceil_div(chunks, COUPLE), teams // COUPLE
-    deal = divmod(tiles_of(plan, problem) * chunks, teams)
     name = "dual_gemm" if dual else "gemm"
-    constants = {"EARLY_WEIGHTS": int(early), "BLOCKS": plan.blocks, "COUPLED": int(plan.coupled)}
+    constants = {
+        "EARLY_WEIGHTS": int(early),
+        "BLOCKS": plan.blocks,
+        "COUPLED": int(plan.coupled),
+        "HELPED": int(plan.own > 0),
+    }
     launch = Launch(
         kernel=gemm_kernel(plan, problem, name, f"nvfp4_sm90_{name}", constants),
         grid=(plan.grid, 1, 1),
@@ -54,9 +55,22 @@ def launches(
             *(Pointer(x.scales) for x in (activations, *weights)),
             *scales,
             *(Pointer(tensor) for tensor in (operands.out[0], operand, sums, counters)),
-            *(Scalar("i32", size) for size in (*sizes, *deal)),
-            Scalar("u32", reciprocal(chunks)),
+            *(Scalar("i32", size) for size in sizes),
+            _deal(plan, problem),
         ),
         programmatic=True,
     )
     return (launch,)
+
+
+def _deal(plan: GemmPlan, problem: Problem) -> ScalarArray:
+    """`StreamKDeal`, or `HelpedDeal` (csrc/pipeline/sm90_helpers.cuh)."""
+    chunks, tiles, team = chunks_along_k(problem), tiles_of(plan, problem), COUPLE if plan.coupled else 1
+    values: tuple[int, ...]
+    if plan.own:
+        helpers = plan.grid - team * tiles
+        values = (tiles, plan.own, chunks - team * plan.own, *divmod(tiles, helpers))
+    else:
+        chunks = ceil_div(chunks, team)
+        values = (*divmod(tiles * chunks, plan.grid // team), reciprocal(chunks))
+    return ScalarArray("u32", values, len(values))

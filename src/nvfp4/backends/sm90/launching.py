@@ -9,7 +9,7 @@ import torch
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts
 from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
-from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan
+from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, tiles_of
 from nvfp4.executors.launch import Kernel, TensorMap, TensorMapArray
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
@@ -36,8 +36,14 @@ def shared_tiles(grid: int, registers: int, more_counters: int = 0) -> tuple[Pie
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     """Memory beside the operands: sums and counters of shared tiles, and what all blocks make of activations."""
-    registers = plan.blocks * plan.tokens // (4 if plan.coupled else 2)
-    pieces = [*shared_tiles(plan.grid, registers, more_counters=1)]
+    if plan.own:
+        # Of each tile sums, and a counter of its own behind that for activations (csrc/pipeline/sm90_helpers.cuh).
+        tiles = tiles_of(plan, problem)
+        sums = Piece((tiles * plan.tokens * 128,), torch.float32)
+        pieces = [sums, Piece((plan.grid * _WARPGROUPS + 1 + tiles,), torch.int32, zeroed=True)]
+    else:
+        registers = plan.blocks * plan.tokens // (4 if plan.coupled else 2)
+        pieces = [*shared_tiles(plan.grid, registers, more_counters=1)]
     if not plan.makes:
         kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
         shapes = [(problem.m, problem.k)] if problem.tokens else [tuple(x.shape) for x in operands.a]

@@ -88,6 +88,8 @@ class GemmPlan:
             `WIDTH_STEP` from `tokens`, which is the widest. 0: all have `tokens` rows of A.
         coupled: The two blocks of a cluster multiply the same tile, each every other stage of weights, and hand each
             other sums through shared memory. A couple's share lies within one tile.
+        own: Of each tile, the stages of weights that its block, or each of its couple, multiplies; what is left of K
+            those blocks do that have no tile, the helpers. 0: there are none.
     """
 
     arch: str
@@ -102,6 +104,7 @@ class GemmPlan:
     begins: bool = False
     narrowest: int = 0
     coupled: bool = False
+    own: int = 0
 
     def rows(self, problem: Problem) -> int:
         """Rows of each matrix in a tile."""
@@ -132,6 +135,7 @@ class GemmPlan:
             staging = 2 * self.tokens * 128
         if self.coupled:
             barriers += 24 * ceil_div(self.blocks * self.tokens, 64)
+        barriers += 16 if self.own else 0
         return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
@@ -144,6 +148,9 @@ class GemmPlan:
         dealt = "whole tiles dealt out to" if self.narrowest else "stream-K over"
         if self.coupled:
             dealt, grid = "equal parts of tiles for", f"{self.grid // COUPLE} couples of blocks"
+        if self.own:
+            owners = "couples" if self.coupled else "blocks"
+            dealt, grid = f"{owners} that own a tile, {self.own} stages a block, and helpers:", f"{self.grid} blocks"
         return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {made}, {dealt} {grid} [{self.arch}]"
 
 
@@ -199,6 +206,8 @@ _START = 3.5  # microseconds of a launch beside its loop
 _STORING = 4.5  # for each tile of 256 x 128 results
 _COUPLED = 1.3  # for what two blocks of a cluster hand each other
 _COUPLES = 1.3  # for what couples of a tile hand over, and as much again for 256 x 128 sums
+_HELPED = 1.5  # for adding what a helper has left
+_LEAVING = 2.0  # until a helper is at its next tile, for 256 x 128 sums
 _TOGETHER = 1.0  # until all blocks have made all activations, more than a block takes for those that it begins with
 
 
@@ -232,6 +241,13 @@ def _unit_time(blocks: int, tokens: int, kind: str, makes: bool) -> float:
 def _time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
     """Microseconds of a launch on an H200; fitted to products of 16 to 2048 tokens."""
     size = plan.blocks * plan.tokens / 256
+    if plan.own:
+        team = COUPLE if plan.coupled else 1
+        chunk = CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes)
+        each = ceil_div(tiles, plan.grid - team * tiles)
+        helping = each * ((chunks - team * plan.own) * chunk + _LEAVING * size)
+        storing = _STORING * size / team + (_COUPLED if plan.coupled else 0.0)
+        return _START + max(plan.own * chunk, helping) + _HELPED + storing
     if plan.coupled:
         parts = plan.grid // (COUPLE * tiles)
         chunks = ceil_div(chunks, COUPLE)
@@ -267,6 +283,24 @@ def couple_grids(tiles: int, chunks: int, sms: int) -> list[int]:
     """Grids of couples, one or more for each tile, which have equal parts of it."""
     most = sms // (COUPLE * tiles) if chunks > 1 else 0
     return [COUPLE * tiles * parts for parts in range(1, most + 1) if ceil_div(chunks, COUPLE) % parts == 0]
+
+
+def helped_plans(plan: GemmPlan, problem: Problem, sms: int) -> Iterator[GemmPlan]:
+    """The plan with owners of tiles, blocks or couples, and helpers on all other multiprocessors.
+
+    Of how much an owner leaves to its helper, what the model finds best.
+    """
+    tiles, chunks = tiles_of(plan, problem), chunks_along_k(problem)
+    for team in (1, COUPLE):
+        helpers = min(sms - team * tiles, tiles) // team * team
+        if helpers < 1 or chunks <= team or (team == COUPLE and plan.tokens % 16):
+            continue
+        grid, most = team * tiles + helpers, (chunks - 1) // team
+        each = ceil_div(tiles, helpers)
+        even = chunks * each // (team * each + 1)  # with which both have equally much
+        near = {min(max(1, even + more), most) for more in range(6)}
+        owned = (replace(plan, grid=grid, coupled=team == COUPLE, own=own) for own in near)
+        yield min(owned, key=lambda found: _time(found, problem, tiles, chunks))
 
 
 def chunks_along_k(problem: Problem) -> int:
@@ -424,7 +458,11 @@ def _uniform(capability: Capability, problem: Problem, most: int) -> Iterator[Ge
                 continue
             for grid in grids(tiles_of(plan, problem), chunks, capability.sms):
                 yield from _ways(problem, replace(plan, grid=grid))
-            if problem.groups or tokens % 16 or blocks * tokens > MAX_TOKENS:
+            if problem.groups or blocks * tokens > MAX_TOKENS:
+                continue
+            if blocks == 1:
+                yield from helped_plans(replace(plan, begins=True), problem, capability.sms)
+            if tokens % 16:
                 continue
             for grid in couple_grids(tiles_of(plan, problem), chunks, capability.sms):
                 yield from _ways(problem, replace(plan, grid=grid, coupled=True))
@@ -446,6 +484,9 @@ def plan(capability: Capability, problem: Problem) -> GemmPlan:
         return replace(best, grid=2 * capability.sms, resident=2)
     room = SHARED_BYTES - table_bytes(problem)
     # Where activations come as they lie, more weights ahead only keep them waiting.
-    stages = [(chunks, tiles) for tiles in (8, 4) for chunks in ((3, 2) if best.makes else (4, 3, 2))]
+    # What a helper has left takes the place of tiles.
+    stages = [
+        (chunks, tiles) for tiles in ((8,) if best.own else (8, 4)) for chunks in ((3, 2) if best.makes else (4, 3, 2))
+    ]
     staged = (staged_plan(problem, replace(best, chunks=chunks, tiles=tiles)) for chunks, tiles in stages)
     return next(found for found in staged if found.shared_bytes <= room)

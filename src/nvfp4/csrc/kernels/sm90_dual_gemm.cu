@@ -20,8 +20,8 @@ constexpr int TOKENS = PLAN_TOKENS, ROWS = 64 * PLAN_BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
 using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, PLAN_BLOCKS == 1,
-                PLAN_COUPLED>;
-using Work = DealtStreamK<S::COUPLED ? COUPLE : 1, true>;
+                PLAN_COUPLED, PLAN_HELPED>;
+using Dealt = Dealing<S>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
@@ -30,8 +30,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_dual_gemm(const __grid_constant__ ActivationMaps<S> a_maps, const __grid_constant__ TensorMap b1_map,
                          const __grid_constant__ TensorMap b2_map, const u8* a_data, const u8* a_scales, const u8* b1_scales,
                          const u8* b2_scales, const float* a_tensor_scale, const float* b1_tensor_scale,
-                         const float* b2_tensor_scale, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int dealt, int extra,
-                         u32 reciprocal) {
+                         const float* b2_tensor_scale, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, const Dealt::Deal dealt) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == S::LOADER) {
         a_maps.prefetch();
@@ -78,10 +77,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
             });
     };
     // As in sm90_gemm.cu.
-    const auto work = [&] {
-        int each = dealt, longer = extra, depth = k;
-        asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));
-        return Work({each, longer}, chunks_of_block<S>(depth), reciprocal);
-    };
+    const auto work = [&] { return Dealt::work(dealt, k); };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

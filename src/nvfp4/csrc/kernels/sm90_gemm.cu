@@ -23,8 +23,8 @@
 constexpr int TOKENS = PLAN_TOKENS, BLOCKS = PLAN_BLOCKS, ROWS = 128 * BLOCKS, BAND = 16;
 constexpr int A_LAYOUT = PLAN_A_LAYOUT, B_LAYOUT = PLAN_B_LAYOUT;
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, false, PLAN_COUPLED>;
-using Work = DealtStreamK<S::COUPLED ? COUPLE : 1, true>;
+using S = Shape<TOKENS, PLAN_BLOCKS, PLAN_CHUNKS, PLAN_TILES, PLAN_ACTIVATIONS, B_LAYOUT, PLAN_MAKES, PLAN_BEGINS, 1, TOKENS, false, PLAN_COUPLED, PLAN_HELPED>;
+using Dealt = Dealing<S>;
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
 
 extern __shared__ u8 shared_memory[];
@@ -32,8 +32,7 @@ extern __shared__ u8 shared_memory[];
 extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     nvfp4_sm90_gemm(const __grid_constant__ ActivationMaps<S> a_maps, const __grid_constant__ TensorMap b_map, const u8* a_data, const u8* a_scales,
                     const u8* b_scales, const float* a_tensor_scale, int a_tensor_stride, const float* b_tensor_scale,
-                    int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l, int dealt,
-                    int extra, u32 reciprocal) {
+                    int b_tensor_stride, u8* out, u8* operand, float* sums, u32* counters, int m, int n, int k, int l, const Dealt::Deal dealt) {
     const Stages<S> stages{(shared_address(shared_memory) + 1023u) & ~1023u};
     if (threadIdx.x == S::LOADER) {
         a_maps.prefetch();
@@ -79,10 +78,6 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         }
     };
     // Divided by the host: chunks of a block or couple, how many have one more, and what divides by the chunks of a tile.
-    const auto work = [&] {
-        int each = dealt, longer = extra, depth = k;
-        asm volatile("" : "+r"(each), "+r"(longer), "+r"(depth));
-        return Work({each, longer}, chunks_of_block<S>(depth), reciprocal);
-    };
+    const auto work = [&] { return Dealt::work(dealt, k); };
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(stages, work, Workspace{sums, counters}, operands, share, store);
 }

@@ -45,6 +45,11 @@ __device__ __forceinline__ u32 wgmma_descriptor_high() {
     return WGMMA_DESCRIPTOR_HIGH - 1 + one;
 }
 
+// Moves a descriptor by a distance in units of 16 bytes, in place.
+__device__ __forceinline__ void wgmma_descriptor_move(u64& descriptor, u32 distance) {
+    asm("{.reg .u32 low, high; mov.b64 {low, high}, %0; add.u32 low, low, %1; mov.b64 %0, {low, high};}" : "+l"(descriptor) : "r"(distance));
+}
+
 // Operands of the instruction by its N, a line for each 8 columns: accumulators as they are named in the text, and as they are passed.
 #define NVFP4_REGISTERS_8 "%0, %1, %2, %3"
 #define NVFP4_REGISTERS_16 NVFP4_REGISTERS_8 ", %4, %5, %6, %7"

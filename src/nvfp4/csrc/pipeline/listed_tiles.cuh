@@ -20,6 +20,8 @@ struct ListedTiles {
         last = starts[block + 1] * chunks;
     }
 
+    __device__ __forceinline__ int along_k(int chunk) const { return chunk; }
+
     __device__ __forceinline__ bool next(Segment& segment) {
         if (position >= last) return false;
         segment = {order[position / chunks], position % chunks, chunks};

@@ -24,11 +24,12 @@ __device__ __forceinline__ int chunks_of_block(int k) {
     return S::COUPLED ? (chunks_of(k) + 1) / 2 : chunks_of(k);
 }
 
-// Where chunk `chunk` of this block lies along K.
-template <class S>
-__device__ __forceinline__ int chunk_along_k(int chunk) {
-    return S::COUPLED ? 2 * chunk + static_cast<int>(cluster_ctarank()) : chunk;
-}
+// Stream-K between couples.
+struct CoupledStreamK : DealtStreamK<COUPLE, true> {
+    using DealtStreamK::DealtStreamK;
+
+    __device__ __forceinline__ int along_k(int chunk) const { return static_cast<int>(COUPLE) * chunk + static_cast<int>(cluster_ctarank()); }
+};
 
 // The other block may hand over the first sums: for one thread, when nothing else will be written where they go, and all barriers are there.
 template <class S>
@@ -36,10 +37,11 @@ __device__ __forceinline__ void offer_room(const Stages<S>& stages) {
     mbarrier_arrive_shared_cluster_b64(mapa_shared_cluster_u32(stages.sums_room(0), cluster_ctarank() ^ 1));
 }
 
-// Hands over the sums of the other block's tokens, and adds those of this block's tokens that it hands over to `kept`. For warpgroup `group`.
+// Hands over the sums of the other block's tokens; `kept` are those of this block's. For warpgroup `group`. Tiles of the last chunk, in both blocks,
+// were from `free` on, if others are still in use.
 template <class S>
-__device__ __forceinline__ void exchange_sums(const Stages<S>& stages, u32 group, const float (&sums)[S::BLOCKS][S::TOKENS / 2],
-                                              float (&kept)[S::BLOCKS][S::TOKENS / 4]) {
+__device__ __forceinline__ void hand_over_sums(const Stages<S>& stages, u32 group, const float (&sums)[S::BLOCKS][S::TOKENS / 2],
+                                               float (&kept)[S::BLOCKS][S::TOKENS / 4], u32 free = 0) {
     constexpr int HALF = S::TOKENS / 4;
     const u32 rank = cluster_ctarank(), other = rank ^ 1, thread = threadIdx.x % 128;
     // A thread has no more tiles to read; of the block, when all have arrived.
@@ -55,15 +57,21 @@ __device__ __forceinline__ void exchange_sums(const Stages<S>& stages, u32 group
             leaves[e] = rank == 0 ? high : low;
             kept[block][first + e] = rank == 0 ? low : high;
         }
-        st_async_shared_cluster_mbarrier_complete_tx_bytes_v4_f32(mapa_shared_cluster_u32(stages.handed(i, group, thread), other), leaves[0], leaves[1],
+        st_async_shared_cluster_mbarrier_complete_tx_bytes_v4_f32(mapa_shared_cluster_u32(stages.handed(i, group, thread, free), other), leaves[0], leaves[1],
                                                                   leaves[2], leaves[3],
                                                                   mapa_shared_cluster_u32(stages.sums_full(hand, group), other));
     }
+}
+
+// Adds what the other block hands over to `kept`.
+template <class S>
+__device__ __forceinline__ void add_handed_sums(const Stages<S>& stages, u32 group, float (&kept)[S::BLOCKS][S::TOKENS / 4], u32 free = 0) {
+    const u32 thread = threadIdx.x % 128;
 #pragma unroll
     for (int i = 0; i < S::HANDED; ++i) {
         const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
         if (i % S::STAGED == 0) wait_barrier_cluster(stages.sums_full(hand, group), 0);
-        const u32x4 part = ld_shared_v4_b32(stages.handed(i, group, thread));
+        const u32x4 part = ld_shared_v4_b32(stages.handed(i, group, thread, free));
         kept[block][first] += __uint_as_float(part.x);
         kept[block][first + 1] += __uint_as_float(part.y);
         kept[block][first + 2] += __uint_as_float(part.z);
@@ -81,8 +89,9 @@ __device__ __forceinline__ void multiply_in_couple(Multiplier& multiplier, Work 
     {
         float sums[S::BLOCKS][S::TOKENS / 2];
         multiplier.template multiply<S::TOKENS>(sums, segment);
-        exchange_sums<S>(multiplier.stages, group, sums, kept);
+        hand_over_sums<S>(multiplier.stages, group, sums, kept);
     }
+    add_handed_sums<S>(multiplier.stages, group, kept);
     const int rank = static_cast<int>(cluster_ctarank()), from = rank * HALF;
     const auto work = work_of_block();
     const int couples = grid_blocks() / static_cast<int>(COUPLE);

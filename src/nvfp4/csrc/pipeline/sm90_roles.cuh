@@ -24,6 +24,7 @@
 #include "pipeline/sm90_activations.cuh"
 #include "pipeline/sm90_arrangers.cuh"
 #include "pipeline/sm90_couples.cuh"
+#include "pipeline/sm90_helpers.cuh"
 #include "pipeline/sm90_scales.cuh"
 #include "pipeline/sm90_stages.cuh"
 #include "pipeline/stream_k_loop.cuh"
@@ -65,18 +66,17 @@ __device__ __forceinline__ void load_weight_codes(const Stages<S>& stages, u32 s
 #pragma unroll
     for (int b = 0; b < S::PARTS; ++b) {
         cp_async_bulk_tensor_3d_shared_global_mbarrier(stages.codes(stage) + b * S::PART_ROWS * CHUNK_ROW_BYTES, o.weight_codes[b],
-                                                       chunk_along_k<S>(chunk) * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
+                                                       chunk * CHUNK_ROW_BYTES, o.weight_row[b], o.weight_batch, full);
         if constexpr (TILED) {
             load_tiled_scales(stages.scales(stage) + b * WEIGHT_SCALES_BYTES, {o.weight_scales[b], o.weight_rows, o.units}, 0, o.weight_row[b],
-                              chunk_along_k<S>(chunk) * CHUNK, full);
+                              chunk * CHUNK, full);
         }
     }
 }
 
 // Linear scales of a chunk of weights. A whole warp.
 template <class S>
-__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk_of_block) {
-    const int chunk = chunk_along_k<S>(chunk_of_block);
+__device__ __forceinline__ void load_linear_scales(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
     const u32 full = stages.chunk_full(stage), lane = threadIdx.x % 32;
     // 16 bytes of each row; or four times 4 where rows are not 16-byte aligned, or rows or units are not there.
     const i64 pitch = 4 * o.units;
@@ -122,8 +122,9 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, Work work,
             if constexpr (S::RESIDENT == 2) asm volatile("" : "+r"(o.units));
             const u32 stage = place.stage();
             wait_barrier(stages.chunk_empty(stage), place.parity() ^ 1);
-            if ((PARTS & PART_CODES) && threadIdx.x % 32 == 0) load_weight_codes(stages, stage, o, chunk);
-            if ((PARTS & PART_SCALES) && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_linear_scales(stages, stage, o, chunk);
+            const int along = work.along_k(chunk);
+            if ((PARTS & PART_CODES) && threadIdx.x % 32 == 0) load_weight_codes(stages, stage, o, along);
+            if ((PARTS & PART_SCALES) && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_linear_scales(stages, stage, o, along);
         }
     }
 }
@@ -142,22 +143,26 @@ __device__ __forceinline__ u32 tile_bytes(const Operands<S::PARTS>& o) {
     return S::VARIABLE ? static_cast<u32>(o.width) * 128 : S::TILE_BYTES;
 }
 
-// All tiles of activations but those of the `first` chunks, by one thread.
+// All tiles of activations but the `first` chunks' of the first segment, by one thread.
 template <class S, class Work, class Describe>
-__device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, Describe operands, u32 first) {
+__device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands, u32 first) {
     Position<S> place{first};
-    work.position += static_cast<int>(first);
     Segment segment;
     while (work.next(segment)) {
         const Operands<S::PARTS> o = operands(segment.tile);
-        for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
+        for (int chunk = segment.begin + static_cast<int>(first); chunk < segment.end; ++chunk, ++place.count) {
 #pragma unroll 1
             for (u32 u = 0; u < CHUNK; ++u) {
                 const u32 tile = place.first_tile() + u;
                 wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
                 load_rows(stages.tile(tile), stages.tile_here(tile), tile_bytes<S>(o), o.activations, o,
-                          (chunk_along_k<S>(chunk) * CHUNK + static_cast<int>(u)) * UNIT);
+                          (work.along_k(chunk) * CHUNK + static_cast<int>(u)) * UNIT);
             }
+        }
+        first = 0;
+        if constexpr (S::HELPED) {
+            if (work.helps) continue;
+            load_help(stages, place, helped_sums(workspace), segment.tile);
         }
     }
 }
@@ -165,8 +170,7 @@ __device__ __forceinline__ void load_tiles(const Stages<S>& stages, Work work, D
 // A chunk of activations that are decoded here: codes, and scales; of 16-bit ones its tiles, as they lie, to where they are arranged, which is
 // the first half of the ring or the second. A whole warp.
 template <class S, int A_LAYOUT>
-__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk_of_block) {
-    const int chunk = chunk_along_k<S>(chunk_of_block);
+__device__ __forceinline__ void load_raw_chunk(const Stages<S>& stages, u32 stage, const Operands<S::PARTS>& o, int chunk) {
     const u32 full = stages.raw_full(stage);
     const bool one = threadIdx.x % 32 == 0;
     if constexpr (S::NVFP4) {
@@ -188,7 +192,7 @@ __device__ __forceinline__ void load_raw(const Stages<S>& stages, Work work, Des
         const Operands<S::PARTS> o = operands(segment.tile);
         for (int chunk = segment.begin; chunk < segment.end; ++chunk, ++place.count) {
             wait_barrier(stages.raw_empty(place.raw_stage()), place.raw_parity() ^ 1);
-            load_raw_chunk<S, A_LAYOUT>(stages, place.raw_stage(), o, chunk);
+            load_raw_chunk<S, A_LAYOUT>(stages, place.raw_stage(), o, work.along_k(chunk));
         }
     }
 }
@@ -275,6 +279,9 @@ __device__ __forceinline__ u32 thread_of_block() {
 template <class S>
 struct Multiplier {
     static constexpr int STEPS = CHUNK * S::BLOCKS;  // of a chunk; even, so that the sets of registers are the same in every chunk
+    // Descriptors are moved from tile to tile, four instructions a step, where there are registers for it. Else ptxas needs as many for their lower
+    // halves, and now and then as many again for the upper ones.
+    static constexpr bool MOVES = S::BLOCKS == 1;
 
     Stages<S> stages;
     Position<S> place;
@@ -297,6 +304,7 @@ struct Multiplier {
     struct Cursor {
         u32 codes, scales;  // this lane's in the chunk
         u32 parity;         // of its tiles
+        u64 tile[4];        // if it MOVES, the descriptors of the tile that is multiplied next
     };
 
     // To the chunk at `place`.
@@ -334,9 +342,15 @@ struct Multiplier {
             wgmma_fence_sync_aligned();
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {
-                wgmma_m64k16<N, S::BF16>(sums[block], now[i], wgmma_descriptor_at(tiles, unit * (S::TILE_BYTES / 16) + 2 * i, wgmma_descriptor_high()));
+                const u64 at = MOVES ? cursor.tile[i] : wgmma_descriptor_at(tiles, unit * (S::TILE_BYTES / 16) + 2 * i, wgmma_descriptor_high());
+                wgmma_m64k16<N, S::BF16>(sums[block], now[i], at);
             }
             wgmma_commit_group_sync_aligned();
+            if (MOVES) {
+                const u32 next = unit + 1 < CHUNK ? first_tile + unit + 1 : after;
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) wgmma_descriptor_move(cursor.tile[i], (next - (first_tile + unit)) * (S::TILE_BYTES / 16));
+            }
             // All waiting is done while these run, and shared memory is read a step ahead, so that the matrix unit's short queue
             // does not run dry meanwhile.
             if (step + 2 == STEPS && more) wait_barrier(stages.chunk_full(place.stage()), place.parity());
@@ -386,7 +400,9 @@ struct Multiplier {
         }
         u32 a[2][4][4];
         RawWeights raw;  // of the step after next, until that is decoded
-        Cursor cursor{codes + swizzle + place.stage() * S::CODES_BYTES, scales + place.stage() * S::SCALES_BYTES, place.tile_parity()};
+        Cursor cursor{codes + swizzle + place.stage() * S::CODES_BYTES, scales + place.stage() * S::SCALES_BYTES, place.tile_parity(), {}};
+#pragma unroll
+        for (u32 i = 0; i < 4 && MOVES; ++i) cursor.tile[i] = wgmma_descriptor_at(descriptor, place.first_tile() * (S::TILE_BYTES / 16) + 2 * i, wgmma_descriptor_high());
         wait_barrier(stages.chunk_full(place.stage()), place.parity());
         read(raw, cursor, place.stage(), 0);
         raw.template decode<0, S::BF16>(a[0][0]);
@@ -498,7 +514,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     if constexpr (S::BEGINS) {
 #pragma unroll 1
         for (u32 i = 0; i < S::BEGUN; ++i) {
-            if (i < begun && kept_role == 0) load_raw_chunk<S, A_LAYOUT>(stages, i, first_operands, first.begin + static_cast<int>(i));
+            if (i < begun && kept_role == 0) load_raw_chunk<S, A_LAYOUT>(stages, i, first_operands, work().along_k(first.begin + static_cast<int>(i)));
         }
     }
     if (!EARLY_WEIGHTS) load(0, FIRST);
@@ -513,10 +529,13 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
             if (role >= 2) decode_tiles<S>(stages, work(), role - 2);
         } else if (threadIdx.x == S::LOADER) {
             if constexpr (S::TOGETHER) share.await();
-            load_tiles<S>(stages, work(), operands, begun);
+            load_tiles<S>(stages, work(), workspace, operands, begun);
             if constexpr (S::TOGETHER) share.depart();
         } else if (role >= 2) {
             if constexpr (S::ARRANGES) arrange_tiles<S>(stages, work(), role - 2);
+            if constexpr (S::HELPED) {
+                if (threadIdx.x == S::THREADS - 32) release_sums(stages, work(), helped_sums(workspace));
+            }
         }
         load(FIRST, ALL_CHUNKS);
     } else {
@@ -528,7 +547,9 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                 if (i < begun) begin_tiles(stages, i, kept_warp, static_cast<u32>(width_of(first.tile)));
             }
         }
-        if (S::COUPLED && threadIdx.x == 0) offer_room(stages);
+        if constexpr (S::COUPLED) {
+            if (threadIdx.x == 0 && exchanges(work())) offer_room(stages);
+        }
         Multiplier<S> multiplier(stages);
         const auto multiply = [&](auto work_of_block) {
             multiply_and_store<S::BLOCKS, S::TOKENS, S::BLOCKS == 2 ? 2 : 3>(multiplier, work_of_block, workspace, group,
@@ -536,7 +557,11 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                                                          store(count, tile, from, begin, end, sum, group);
                                                      });
         };
-        if constexpr (S::COUPLED) {
+        if constexpr (S::HELPED) {
+            multiply_helped<S>(multiplier, work, helped_sums(workspace), static_cast<u32>(group), [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+                store(count, tile, from, begin, end, sum, group);
+            });
+        } else if constexpr (S::COUPLED) {
             multiply_in_couple<S>(multiplier, work, workspace, static_cast<u32>(group), [&](auto count, int tile, int from, int begin, int end, auto& sum) {
                 store(count, tile, from, begin, end, sum, group);
             });

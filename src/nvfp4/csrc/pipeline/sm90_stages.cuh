@@ -22,7 +22,7 @@ constexpr int ACTIVATIONS_NVFP4 = 0, ACTIVATIONS_FP16 = 1, ACTIVATIONS_BF16 = 2;
 
 // RESIDENT blocks share a multiprocessor: one or, for few tokens, two, of which one hands over sums while the other multiplies.
 template <int TOKENS_, int BLOCKS_, int CHUNKS_, int TILES_, int ACTIVATIONS_, int WEIGHT_LAYOUT_, bool MAKES_, bool BEGINS_, int RESIDENT_ = 1,
-          int NARROWEST_ = TOKENS_, bool PAIRED_ = false, bool COUPLED_ = false>
+          int NARROWEST_ = TOKENS_, bool PAIRED_ = false, bool COUPLED_ = false, bool HELPED_ = false>
 struct Shape {
     static constexpr int TOKENS = TOKENS_, BLOCKS = BLOCKS_, CHUNKS = CHUNKS_, TILES = TILES_;
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
@@ -42,6 +42,10 @@ struct Shape {
     static constexpr int PARTS = PAIRED ? 2 : BLOCKS, PART_ROWS = PAIRED ? WEIGHT_ROWS / 2 : WEIGHT_ROWS, APART = PAIRED ? PART_ROWS : 8;
     // A cluster of two blocks multiplies a tile, each every other chunk of it, and each finishes half of its tokens (pipeline/sm90_couples.cuh).
     static constexpr bool COUPLED = COUPLED_;
+    // Blocks that own no tile multiply a part of each (pipeline/sm90_helpers.cuh).
+    static constexpr bool HELPED = HELPED_;
+    // Of a warpgroup, in the ring.
+    static constexpr int HELP_TILES = COUPLED ? 1 : 2;
     // Couples begin with the tiles of two chunks, where these are brought into order in place.
     static constexpr int BEGUN = !BEGINS ? 0 : COUPLED && !NVFP4 && TILES == 2 * CHUNK ? 2 : 1;
     // The product is the accumulator times FACTOR, a power of two.
@@ -84,7 +88,8 @@ struct Shape {
     // What a warpgroup gets of the other block's sums: HANDED groups of four for each thread, as many as there is room for where results are
     // staged, others where tiles were.
     static constexpr int HANDED = BLOCKS * TOKENS / 16, STAGED = STAGING_GROUP_BYTES / (128 * 16), HANDS = (HANDED + STAGED - 1) / STAGED;
-    static constexpr int SHARED_BYTES = SUMS_BARRIERS + (COUPLED ? HANDS * (MULTIPLIERS + 1) * 8 : 0);
+    static constexpr int LEFT_BARRIERS = SUMS_BARRIERS + (COUPLED ? HANDS * (MULTIPLIERS + 1) * 8 : 0);
+    static constexpr int SHARED_BYTES = LEFT_BARRIERS + (HELPED ? 16 : 0);
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
@@ -99,6 +104,7 @@ struct Shape {
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(BEGUN < 2 || !NVFP4, "codes of one chunk lie where results are staged");
     static_assert(!COUPLED || (!VARIABLE && STAGED_BYTES == STAGING_GROUP_BYTES && TOKENS % 16 == 0 && HANDS <= 2), "halves of tiles that are handed over");
+    static_assert(!HELPED || (BLOCKS == 1 && TOGETHER && TILES == 2 * CHUNK && !VARIABLE && RESIDENT == 1), "sums of a helper fill half of the ring of tiles");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
 
@@ -124,11 +130,15 @@ struct Stages {
     // Of sums that the other block hands over, `hand` 0 or 1: there is room for them in the other block; they have arrived here.
     __device__ __forceinline__ u32 sums_room(u32 hand) const { return base + S::SUMS_BARRIERS + 8 * hand; }
     __device__ __forceinline__ u32 sums_full(u32 hand, u32 group) const { return sums_room(S::HANDS + hand * S::MULTIPLIERS + group); }
-    // Where they are: group `i` of four.
-    __device__ __forceinline__ u32 handed(u32 i, u32 group, u32 thread) const {
-        const u32 first = i < S::STAGED ? staging(group) : tile(0) + group * S::STAGED_BYTES;
+    // Where they are: group `i` of four; some where tiles were, from tile `free` on.
+    __device__ __forceinline__ u32 handed(u32 i, u32 group, u32 thread, u32 free) const {
+        const u32 first = i < S::STAGED ? staging(group) : tile(free) + group * S::STAGED_BYTES;
         return first + (i % S::STAGED * 128 + thread) * 16;
     }
+
+    // A helper has left the sums of a tile; those before have been released.
+    __device__ __forceinline__ u32 left() const { return base + S::LEFT_BARRIERS; }
+    __device__ __forceinline__ u32 left_before() const { return left() + 8; }
 
     // By one thread, before the roles part.
     __device__ __forceinline__ void init() const {
@@ -144,6 +154,10 @@ struct Stages {
         for (u32 stage = 0; stage < S::RAW; ++stage) {
             mbarrier_init_shared_b64(raw_full(stage), S::NVFP4 ? 1 + 32 : 1);
             mbarrier_init_shared_b64(raw_empty(stage), S::DECODERS * S::TURNS);
+        }
+        if constexpr (S::HELPED) {
+            mbarrier_init_shared_b64(left(), 4 * S::MULTIPLIERS);
+            mbarrier_init_shared_b64(left_before(), 1);
         }
         if constexpr (S::COUPLED) {
             for (u32 hand = 0; hand < S::HANDS; ++hand) {

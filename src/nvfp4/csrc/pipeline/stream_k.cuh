@@ -76,6 +76,9 @@ struct StreamKTeams {
 
     __device__ __forceinline__ int tile_of(int chunk) const { return chunk / chunks; }
 
+    // Where along K a chunk of a segment lies.
+    __device__ __forceinline__ int along_k(int chunk) const { return chunk; }
+
     // Takes the next segment, which is of `tile`.
     __device__ __forceinline__ void cut(Segment& segment, int tile) {
         segment.tile = tile;
