@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,9 @@ from nvfp4.backends.sm90.plan import (
     MAX_STACKED,
     MAX_TOKENS,
     RAW,
+    WHOLE_TILE,
     GemmPlan,
+    TilePart,
     likely_sizes,
     staged_plan,
     table_bytes,
@@ -34,6 +37,7 @@ from nvfp4.executors import parameters
 from nvfp4.executors.launch import TensorMapArray
 from nvfp4.problem import Format, Op, Problem
 
+sm90_plan = importlib.import_module("nvfp4.backends.sm90.plan")  # of which the package has a function by that name
 HOPPER = known("sm_90a")
 OPS = (Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM)
 # Products that sm90_decode_gemm.cu serves have tests of their own.
@@ -231,21 +235,58 @@ def test_tiles_of_a_stack_are_right_in_the_emulator(op, kind, out, tokens, block
     assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), made)
 
 
-def test_lists_of_many_sizes_have_tiles_of_their_own_widths():
-    """Whole tiles, each of them once; no block has much more to do than another."""
+def test_lists_of_many_sizes_have_tiles_of_their_own_widths(monkeypatch):
+    """Tiles, each of them once, whole or in two parts; no block has much more to do than another."""
     sizes = tuple((m, 4096, 7168) for m in (80, 176, 128, 72, 64, 248, 96, 160))
     problem = Problem(Op.GROUP_GEMM, 1024, 4096, 7168, a=LINEAR, b=LINEAR, groups=sizes)
     plan = BACKEND.plan(HOPPER, problem)
     assert [plan.width(m) for m, _, _ in sizes] == [80, 96, 128, 80, 64, 128, 96, 80]
     listed = tile_list(plan, problem, sizes)
     tiles = sum(-(-m // plan.width(m)) * 4096 // 128 for m, _, _ in sizes)
-    assert sorted(listed.order) == list(range(tiles))
-    assert len(listed.starts) == plan.grid + 1 == HOPPER.sms + 1
-    counts = [end - start for start, end in zip(listed.starts, listed.starts[1:], strict=False)]
-    assert (min(counts), max(counts), sum(counts)) == (2, 3, tiles)
-    # At most what the average block takes, and a tile.
+    starts, ends, whole = {}, {}, []
+    blocks = [listed.order[start:end] for start, end in zip(listed.starts, listed.starts[1:], strict=False)]
+    for block, taken in enumerate(blocks):
+        helping = [part for part in taken if part.begin]
+        assert list(taken[: len(helping)]) == helping  # before anything that this block waits for
+        ends |= {part.tile: (part.begin, part.place) for part in helping}
+        whole += [part.tile for part in taken if (part.begin, part.end) == (0, WHOLE_TILE)]
+        owned = [part for part in taken if part.end != WHOLE_TILE]
+        starts |= {part.tile: (part.end, part.place) for part in owned}
+        assert [part.place for part in owned] in ([], [block])
+    assert starts == ends
+    assert 20 < len(starts) < plan.grid
+    assert sorted([*whole, *starts]) == list(range(tiles))
+    assert len(blocks) == plan.grid == HOPPER.sms
+    # Less than with whole tiles, and at most what the average block takes, and a tile.
     alone = tile_list(replace(plan, grid=1), problem, sizes).time
     assert alone / plan.grid <= listed.time <= alone / plan.grid + tile_list(plan, problem, ((128, 128, 7168),)).time
+    monkeypatch.setattr(sm90_plan, "_WORTH", 0.0)
+    tile_list.cache_clear()
+    assert listed.time < 0.95 * tile_list(plan, problem, sizes).time
+    tile_list.cache_clear()
+
+
+def test_cuts_leave_no_block_with_more_than_the_goal():
+    loads, chunk = [10.0, 30.0, 12.0, 26.0, 14.0], 1.0
+    time, cuts = sm90_plan._cuts(loads, [chunk] * 5, 40)
+    assert time < 27
+    for owner, helper, left in cuts:
+        loads[owner] += sm90_plan._ADDING - left * chunk
+        loads[helper] += sm90_plan._HELPING + left * chunk
+    assert max(loads) <= time + 1e-9
+    assert {owner for owner, _, _ in cuts}.isdisjoint(helper for _, helper, _ in cuts)
+    assert sm90_plan._cuts([10.0, 11.0], [chunk] * 2, 40) == (11.0, [])  # not worth it
+    assert sm90_plan._cuts([10.0, 30.0], [chunk] * 2, WHOLE_TILE) == (
+        30.0,
+        [],
+    )  # more chunks than there are numbers for
+    assert sm90_plan._cuts([10.0, 30.0], [30.0] * 2, 1) == (30.0, [])  # nothing to cut
+
+
+def test_parts_of_tiles_are_written_as_the_kernel_reads_them():
+    word = TilePart(tile=1027, begin=5, end=62, place=143).word
+    assert word < 1 << 31
+    assert (word & 2047, word >> 11 & 63, word >> 17 & 63, word >> 23) == (1027, 5, 62, 143)
 
 
 @pytest.mark.parametrize("sizes", [(128, 384), (50, 40, 64, 60), (2048,)])

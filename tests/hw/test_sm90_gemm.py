@@ -9,7 +9,7 @@ import torch
 
 from nvfp4.backends.sm90 import BACKEND
 from nvfp4.backends.sm90.decode_gemm import DecodePlan
-from nvfp4.backends.sm90.plan import GemmPlan, staged_plan, tokens_of
+from nvfp4.backends.sm90.plan import GemmPlan, staged_plan, tile_list, tokens_of
 from nvfp4.check import inputs
 from nvfp4.check.run import fuzz, poison_outputs
 from nvfp4.check.verdict import Verdict, judge
@@ -201,6 +201,40 @@ def test_helpers_on_the_gpu(problem, shape):
     if what.compute != (9, 0):
         pytest.skip("for Hopper")
     helped(problem, shape, "gaussian", "cuda", what.arch)
+
+
+# Lists of groups with tiles that two blocks share: how many, blocks, the widest and the narrowest tile.
+CUT = [
+    (Op.GROUP_GEMM, LINEAR, "fp16", (30, 50), 264, 3072, (2, 4, 64, 32)),
+    (Op.GROUP_GEMM, BF16, "fp32", (40, 60, 20, 64), 128, 3072, (1, 3, 64, 32)),
+    (Op.GROUP_DUAL_GEMM, TILED, "bf16", (97, 112, 128, 64, 80), 64, 2304, (1, 2, 128, 64)),
+]
+
+
+def cut(case: tuple, distribution: str, device: str, arch: str) -> None:
+    op, a, out, rows, n, k, (cuts, grid, tokens, narrowest) = case
+    groups = tuple([(m, n, k) for m in rows])
+    problem = Problem(op, sum(rows), n, k, a=a, b=LINEAR, out_dtype=out, groups=groups)
+    plan = GemmPlan(arch, tokens, 1, 2, 8, grid, begins=True, narrowest=narrowest)
+    listed = tile_list(staged_plan(problem, plan), problem, groups)
+    assert sum(part.begin > 0 for part in listed.order) == cuts
+    repeated(problem, plan, distribution, device)
+
+
+@pytest.mark.parametrize("case", CUT, ids=str)
+def test_cut_tiles_in_the_emulator(case):
+    """With a distribution each, in turn."""
+    names = ["gaussian", "integers", "all-scales"]
+    cut(case, names[CUT.index(case) % len(names)], "cpu", FEW.arch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CUT, ids=str)
+def test_cut_tiles_on_the_gpu(case):
+    what = capability("cuda")
+    if what.compute != (9, 0):
+        pytest.skip("for Hopper")
+    cut(case, "gaussian", "cuda", what.arch)
 
 
 def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:

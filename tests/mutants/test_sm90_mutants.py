@@ -12,7 +12,7 @@ import torch
 
 from mutants.changing import STRICT, WRONG, Change, make, marked
 from nvfp4.backends.base import Operands
-from nvfp4.backends.sm90 import decode_gemm, gemm
+from nvfp4.backends.sm90 import decode_gemm, gemm, group_gemm
 from nvfp4.backends.sm90.launching import needs
 from nvfp4.backends.sm90.plan import GemmPlan, staged_plan
 from nvfp4.check import inputs
@@ -26,7 +26,7 @@ from nvfp4.problem import Format, Op, Problem
 
 KEPT = "counters"  # are not as they were found
 COUPLES, ROLES, STAGES = "pipeline/sm90_couples.cuh", "pipeline/sm90_roles.cuh", "pipeline/sm90_stages.cuh"
-HELPERS = "pipeline/sm90_helpers.cuh"
+HELPERS, LISTED = "pipeline/sm90_helpers.cuh", "pipeline/listed_tiles.cuh"
 
 DECODE, DECODE_STAGES = "pipeline/sm90_decode.cuh", "pipeline/sm90_decode_stages.cuh"
 
@@ -50,6 +50,13 @@ def decoded(problem: Problem) -> Case:
     return Case(problem, partial(decode_gemm.launches, plan, problem), lambda operands: decode_gemm.needs(plan))
 
 
+def listed(sizes: tuple[tuple[int, int, int], ...]) -> Case:
+    m, n, k = sum(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
+    problem = Problem(Op.GROUP_GEMM, m, n, k, a=NVFP4, b=NVFP4, groups=sizes)
+    plan = staged_plan(problem, GemmPlan("sm_90a", 64, 1, 2, 8, 2, begins=True, narrowest=32))
+    return Case(problem, partial(group_gemm.launches, plan, problem), partial(needs, plan, problem))
+
+
 NVFP4, BF16 = Format("nvfp4", "linear"), Format("bf16", "")
 CASES = {
     # Two tiles of five chunks, for two couples; sums that are handed over take both of the places where there is room.
@@ -58,6 +65,8 @@ CASES = {
     "shared": coupled(Problem(Op.GEMM, 60, 128, 2048, a=BF16, b=NVFP4, out_dtype="fp32"), 64),
     # Three tiles of six chunks, the last two of which two helpers multiply for three couples.
     "helped": coupled(Problem(Op.GEMM, 100, 300, 1536, a=NVFP4, b=NVFP4), 112, 8, 2),
+    # Three tiles of sixteen chunks for two blocks: one has a part of the other's first.
+    "cut": listed(((30, 128, 4096), (50, 128, 4096), (20, 128, 4096))),
     # Two pairs of tiles of five chunks, which three pairs of blocks share.
     "lying": decoded(Problem(Op.GEMM, 40, 300, 1280, a=BF16, b=NVFP4, out_dtype="fp32")),
 }
@@ -131,7 +140,14 @@ MUTANTS = (
         WRONG,
         "helped",
     ),
-    Mutant("counter of a helper kept", HELPERS, "st_relaxed_gpu_global_b32(counter, 0);", "{}", KEPT, "helped"),
+    Mutant(
+        "counter of a helper kept",
+        HELPERS,
+        "== COUPLE) st_relaxed_gpu_global_b32(counter, 0);",
+        "== COUPLE) {}",
+        KEPT,
+        "helped",
+    ),
     Mutant(
         "no wait for the other block's barriers",
         ROLES,
@@ -189,6 +205,32 @@ MUTANTS = (
         "no turn given", DECODE, "if (threadIdx.x < 128) barrier_arrive(TURN, S::MULTIPLIERS);", "", "deadlock", "lying"
     ),
     Mutant("a turn without giving tiles back", DECODE, "if (!first) release(before);", "", "deadlock", "lying"),
+    Mutant("nothing, cut", LISTED, "int entry, end;", "int entry, end ;", "^$", "cut"),
+    Mutant(
+        "no wait for a cut tile's end",
+        HELPERS,
+        "while (ld_acquire_gpu_global_b32(counter) == 0) {",
+        "while (false) {",
+        "race|uninit|wrong",
+        "cut",
+    ),
+    Mutant(
+        "a cut tile stored without its end",
+        ROLES,
+        "fetch_help<N, S>(workspace, place(), group, sums[0]);",
+        "",
+        "wrong|counters",
+        "cut",
+    ),
+    Mutant(
+        "the end of a cut tile stored",
+        ROLES,
+        "if (part.begin > 0) {",
+        "if (false) {",
+        "wrong|deadlock|race|spin",
+        "cut",
+    ),
+    Mutant("counter of a cut tile kept", HELPERS, "== S::MULTIPLIERS) st_relaxed", "== 7) st_relaxed", KEPT, "cut"),
     Mutant("another lane's bytes", "decode/memory_order.cuh", "% 4 * 0x11 + 0x40", "% 2 * 0x11 + 0x40", WRONG, "lying"),
 )
 

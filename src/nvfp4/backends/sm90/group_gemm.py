@@ -89,7 +89,7 @@ def _own_tiles(
     return (
         ScalarArray("i32", widths, room),
         ScalarArray("i32", tiles.starts, MAX_GRID + 1),
-        ScalarArray("i32", tiles.order, capacity(len(tiles.order))),
+        ScalarArray("i32", tuple(part.word for part in tiles.order), capacity(len(tiles.order))),
     )
 
 

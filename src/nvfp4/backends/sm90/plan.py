@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
 from itertools import accumulate, chain
 from statistics import NormalDist
+from typing import NamedTuple
 
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.device import Capability
@@ -57,7 +59,10 @@ MAX_GRID = 144
 """Multiprocessors of the largest Hopper chip: blocks that are told their tiles (`MAX_GRID` in sm90_group_gemm.cu)."""
 
 MAX_ORDER = 2048
-"""Tiles of one launch that blocks are told: their numbers are parameters."""
+"""Tiles of one launch, and parts of some, that blocks are told: their numbers are parameters."""
+
+WHOLE_TILE = 63
+"""In place of a number of stages of weights: to the end of K. With more than there are numbers for, no tile is cut."""
 
 MAX_LISTED = 32
 """Groups of one launch in the list form: their tensor maps are parameters."""
@@ -135,7 +140,7 @@ class GemmPlan:
             staging = 2 * self.tokens * 128
         if self.coupled:
             barriers += 24 * ceil_div(self.blocks * self.tokens, 64)
-        barriers += 16 if self.own else 0
+        barriers += 16 if self.own or self.narrowest else 0
         return activations + weights + staging + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
@@ -321,18 +326,39 @@ def estimate(plan: GemmPlan, problem: Problem) -> float:
     return (_stack_time if problem.stacked else _time)(plan, problem, tiles_of(plan, problem), chunks_along_k(problem))
 
 
+class TilePart(NamedTuple):
+    """What a block does of a tile of a list of groups.
+
+    Attributes:
+        tile: Its number as the kernel counts them: by group, within it by weights.
+        begin: The first stage of weights of this part. The end of a tile belongs to a helper, who leaves its sums.
+        end: Where its stages end, if not with K; the rest is the helper's.
+        place: Of a tile in two parts, the block that owns it.
+    """
+
+    tile: int
+    begin: int = 0
+    end: int = WHOLE_TILE
+    place: int = 0
+
+    @property
+    def word(self) -> int:
+        """An entry of the order as the kernel reads it (`ListedTiles` in csrc/pipeline/listed_tiles.cuh)."""
+        return self.tile | self.begin << 11 | self.end << 17 | self.place << 23
+
+
 @dataclass(frozen=True)
 class TileList:
     """Which tiles of a list of groups each block takes, and in which order.
 
     Attributes:
         starts: Block b takes those from ``order[starts[b]]`` up to ``order[starts[b + 1]]``.
-        order: Numbers of tiles as the kernel counts them: by group, within it by weights.
+        order: Tiles, or parts of them. A block first takes the ends of other blocks' tiles.
         time: Microseconds of the block that takes longest.
     """
 
     starts: tuple[int, ...]
-    order: tuple[int, ...]
+    order: tuple[TilePart, ...]
     time: float
 
 
@@ -344,6 +370,7 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: tuple[tuple[int, int, in
     the first find the weights in L2. Remembered, because launches with and without early weights are built alike.
     """
     chunks = max(1, ceil_div(max(k for _, _, k in groups), CHUNK * UNIT))
+    loops: dict[int, float] = {}  # of each tile
     alike: list[tuple[float, range]] = []
     first = 0
     for m, n, _ in groups:
@@ -351,6 +378,7 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: tuple[tuple[int, int, in
         loop = chunks * CHUNK * _unit_time(plan.blocks, width, problem.a.kind, plan.makes)
         count = ceil_div(m, width) * ceil_div(n, plan.rows(problem))
         alike.append((loop + _STORING * plan.blocks * width / 256, range(first, first + count)))
+        loops.update(dict.fromkeys(alike[-1][1], loop))
         first += count
     least = [(0.0, block) for block in range(plan.grid)]
     taken: list[list[int]] = [[] for _ in least]
@@ -359,8 +387,64 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: tuple[tuple[int, int, in
             busy, block = least[0]
             taken[block].append(tile)
             heapreplace(least, (busy + time, block))
-    starts = (0, *accumulate(len(tiles) for tiles in taken))
-    return TileList(starts, tuple(chain.from_iterable(taken)), max(least)[0])
+    loads = [busy for busy, _ in sorted(least, key=lambda each: each[1])]
+    time, cuts = _cuts(loads, [loops[tiles[0]] / chunks if tiles else 0.0 for tiles in taken], chunks)
+    parts = [[TilePart(tile) for tile in tiles] for tiles in taken]
+    for owner, helper, left in cuts:
+        whole = parts[owner].pop(0)
+        # Last, when the helper has long been done.
+        parts[owner].append(whole._replace(end=chunks - left, place=owner))
+        parts[helper].insert(0, TilePart(whole.tile, chunks - left, WHOLE_TILE, owner))
+    starts = (0, *accumulate(len(each) for each in parts))
+    return TileList(starts, tuple(chain.from_iterable(parts)), time)
+
+
+_ADDING = 2.0  # microseconds for what a helper has left of a tile of a list
+_HELPING = 2.5  # and for its leaving it
+_WORTH = 0.98  # of the time without, for which tiles are cut
+
+
+def _cuts(
+    loads: Sequence[float], chunk_times: Sequence[float], chunks: int
+) -> tuple[float, list[tuple[int, int, int]]]:
+    """Which blocks leave the end of their first tile to which others.
+
+    Args:
+        loads: Microseconds of each block, with whole tiles.
+        chunk_times: Those of a stage of weights of each block's first tile.
+        chunks: Stages of a tile.
+
+    Returns:
+        Microseconds of the block that then takes longest; and owner, helper and the stages left of each cut.
+    """
+    best: tuple[float, list[tuple[int, int, int]]] = max(loads), []
+    shortest, longest = sum(loads) / len(loads), best[0]
+    for _ in range(8 if chunks < WHOLE_TILE else 0):
+        goal = (shortest + longest) / 2
+        cuts = _cuts_for(goal, loads, chunk_times, chunks)
+        if cuts is None:
+            shortest = goal
+        else:
+            best, longest = (goal, cuts), goal
+    return best if best[0] <= _WORTH * max(loads) else (max(loads), [])
+
+
+def _cuts_for(
+    goal: float, loads: Sequence[float], chunk_times: Sequence[float], chunks: int
+) -> list[tuple[int, int, int]] | None:
+    """Cuts with which no block takes longer than `goal`; None, if none are found."""
+    room = sorted((goal - load, block) for block, load in enumerate(loads) if load <= goal)
+    cuts = []
+    for owner in sorted((block for block, load in enumerate(loads) if load > goal), key=lambda block: -loads[block]):
+        left = math.ceil((loads[owner] + _ADDING - goal) / chunk_times[owner])
+        needed = left * chunk_times[owner] + _HELPING
+        found = bisect_left(room, (needed, 0))
+        if left >= chunks or found == len(room):
+            return None
+        free, helper = room.pop(found)
+        insort(room, (free - needed, helper))
+        cuts.append((owner, helper, left))
+    return cuts
 
 
 def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[GemmPlan]:
@@ -375,7 +459,7 @@ def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[Gem
         )
         sizes = [(m, n) for m, n, _ in problem.groups if m and n]
         tiles = sum(ceil_div(m, plan.width(m)) * ceil_div(n, plan.rows(problem)) for m, n in sizes)
-        if widest <= most and tiles <= MAX_ORDER and len({plan.width(m) for m, _ in sizes}) > 1:
+        if widest <= most and tiles + MAX_GRID <= MAX_ORDER and len({plan.width(m) for m, _ in sizes}) > 1:
             yield plan
 
 

@@ -1,31 +1,56 @@
-// Whole tiles in an order that the host has chosen, for tiles that do not all take the same time. Nothing is shared.
+// Tiles in an order that the host has chosen, for tiles that do not all take the same time: most of them whole; of some the end of K is another block's.
 #pragma once
 
 #include "pipeline/stream_k.cuh"
 #include "ptx/types.cuh"
 
-// Of this block: tiles order[i] for i from starts[block] on, up to starts[block + 1], `chunks` of K each. Used as StreamK; positions are counted in
-// chunks of all tiles in this order.
+// An entry of the order, in fields from the lowest bit on: the tile, its first chunk and where its chunks end (WHOLE_TILE: with K), and, of one that two
+// blocks share, the place for sums of the second one. `TilePart` in backends/sm90/plan.py.
+constexpr u32 TILE_BITS = 11, CHUNK_BITS = 6, WHOLE_TILE = (1u << CHUNK_BITS) - 1;
+
+// Of this block: entries order[i] for i from starts[block] on, up to starts[block + 1], of tiles of `chunks` along K. First the ends of other blocks'
+// tiles, so that their sums are there long before they are asked for.
 struct ListedTiles {
     const int* order;
     int chunks;
-    int position, last;
+    int entry, end;
+    int position = 0;  // chunks of the first entry that are passed over: less than it has, or all
 
     // Loaded anew each time: the compiler would keep it in registers that multipliers lack.
     __device__ __forceinline__ ListedTiles(const int* order_of_tiles, const int* starts, int chunks_of_tile)
         : order(order_of_tiles), chunks(chunks_of_tile) {
         u32 block = blockIdx.x;
         asm volatile("" : "+r"(block));
-        position = starts[block] * chunks;
-        last = starts[block + 1] * chunks;
+        entry = starts[block];
+        end = starts[block + 1];
+    }
+
+    __device__ __forceinline__ Segment segment(int number) const {
+        const u32 word = static_cast<u32>(order[number]), first = word >> TILE_BITS & WHOLE_TILE, last = word >> (TILE_BITS + CHUNK_BITS) & WHOLE_TILE;
+        return {static_cast<int>(word & ((1u << TILE_BITS) - 1)), static_cast<int>(first), last == WHOLE_TILE ? chunks : static_cast<int>(last)};
+    }
+    __device__ __forceinline__ int place(int number) const { return order[number] >> (TILE_BITS + 2 * CHUNK_BITS); }
+
+    // Whether this block's entry `turn` is the end of another block's tile, and the place for its sums.
+    __device__ __forceinline__ bool help(u32 turn, int& place_of_sums) const {
+        const int number = entry + static_cast<int>(turn);
+        if (number >= end || segment(number).begin == 0) return false;
+        place_of_sums = place(number);
+        return true;
     }
 
     __device__ __forceinline__ int along_k(int chunk) const { return chunk; }
 
-    __device__ __forceinline__ bool next(Segment& segment) {
-        if (position >= last) return false;
-        segment = {order[position / chunks], position % chunks, chunks};
-        position += segment.end - segment.begin;
+    __device__ __forceinline__ bool next(Segment& taken) {
+        if (entry >= end) return false;
+        taken = segment(entry++);
+        if (position == taken.end - taken.begin) {
+            if (entry >= end) return false;
+            taken = segment(entry++);
+            position = 0;
+        }
+        taken.begin += position;
+        position = 0;
         return true;
     }
 };

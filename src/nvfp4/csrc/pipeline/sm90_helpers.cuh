@@ -54,6 +54,12 @@ struct HelpedTiles {
         return {static_cast<int>(first + number * apart), static_cast<int>(begin), static_cast<int>(begin + each)};
     }
 
+    // Whether this block leaves sums for an owner at its turn `number`, and of which tile.
+    __device__ __forceinline__ bool help(u32 number, int& tile) const {
+        tile = segment(number).tile;
+        return helps && number < tiles;
+    }
+
     // The position may have been set before, to a chunk of the first tile or to its end.
     __device__ __forceinline__ bool next(Segment& taken) {
         if (position >= last) return false;
@@ -82,11 +88,12 @@ __device__ __forceinline__ float4* sums_of_tile(const Workspace& workspace, int 
     return reinterpret_cast<float4*>(workspace.sums) + static_cast<i64>(tile) * (WORKSPACE_GROUPS * S::TOKENS / 8 * 128);
 }
 
-// Warpgroup `group` of a helper leaves its sums for the owner.
-template <class S>
-__device__ __forceinline__ void leave_for_owner(const Stages<S>& stages, const Workspace& workspace, int tile, u32 group, const float (&sums)[S::TOKENS / 2]) {
-    constexpr int FOURS = S::TOKENS / 8;
+// Warpgroup `group` of a helper leaves its sums of N tokens for the owner. It has left those of `turn` tiles before.
+template <int N, class S>
+__device__ __forceinline__ void leave_for_owner(const Stages<S>& stages, const Workspace& workspace, int tile, u32 turn, u32 group, const float (&sums)[N / 2]) {
+    constexpr int FOURS = N / 8;
     float4* to = sums_of_tile<S>(workspace, tile) + group * FOURS * 128 + threadIdx.x % 128;
+    wait_barrier(stages.left_before(), turn % 2 ^ 1);
 #pragma unroll
     for (int i = 0; i < FOURS; ++i) __stcg(to + i * 128, make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]));
     __syncwarp();
@@ -96,13 +103,34 @@ __device__ __forceinline__ void leave_for_owner(const Stages<S>& stages, const W
 // Says of all sums of a helper that they are there. Another thread does, as that takes until they have arrived.
 template <class S, class Work>
 __device__ __forceinline__ void release_sums(const Stages<S>& stages, Work work, const Workspace& workspace) {
-    if (!work.helps) return;
-    Segment segment;
-    for (u32 turn = 0; work.next(segment); ++turn) {
+    int tile;
+    for (u32 turn = 0; work.help(turn, tile); ++turn) {
         wait_barrier(stages.left(), turn % 2);
-        red_release_gpu_global_add_u32(workspace.counters + segment.tile, 1);
+        red_release_gpu_global_add_u32(workspace.counters + tile, 1);
         mbarrier_arrive_shared_b64(stages.left_before());
     }
+}
+
+// Adds what was left for N tokens, and gives the counter back, without the ring: for warpgroup `group` of a block that has other tiles to load.
+template <int N, class S>
+__device__ __forceinline__ void fetch_help(const Workspace& workspace, int tile, u32 group, float (&sums)[N / 2]) {
+    constexpr int FOURS = N / 8, AHEAD = 8;  // on their way at once
+    u32* counter = workspace.counters + tile;
+    if (threadIdx.x % 128 == 0) {
+        while (ld_acquire_gpu_global_b32(counter) == 0) {
+        }
+    }
+    barrier_sync(1 + group, 128);
+    const float4* from = sums_of_tile<S>(workspace, tile) + group * FOURS * 128 + threadIdx.x % 128;
+#pragma unroll
+    for (int first = 0; first < FOURS; first += AHEAD) {
+        float4 parts[AHEAD];
+#pragma unroll
+        for (int i = first; i < first + AHEAD && i < FOURS; ++i) parts[i - first] = __ldcg(from + i * 128);
+#pragma unroll
+        for (int i = first; i < first + AHEAD && i < FOURS; ++i) add_part(sums, i, parts[i - first]);
+    }
+    if (threadIdx.x % 128 == 0 && atom_relaxed_gpu_global_add_u32(counter, 1) == S::MULTIPLIERS) st_relaxed_gpu_global_b32(counter, 0);
 }
 
 // An owner's part of its helper's sums, as soon as they are there, to the ring, as if they were tiles of another chunk at `place`: of each warpgroup
@@ -153,8 +181,7 @@ __device__ __forceinline__ void multiply_helped(Multiplier& multiplier, Work wor
         float sums[1][TOKENS / 2];
         multiplier.template multiply<TOKENS>(sums, segment);
         if (work_of_block().helps) {
-            wait_barrier(stages.left_before(), turn % 2 ^ 1);
-            leave_for_owner(stages, workspace, tile, group, sums[0]);
+            leave_for_owner<TOKENS>(stages, workspace, tile, turn, group, sums[0]);
         } else if constexpr (S::COUPLED) {
             const u32 free = multiplier.place.first_tile() ^ CHUNK;
             const int rank = static_cast<int>(cluster_ctarank());

@@ -444,29 +444,45 @@ struct SameWidth {
     __device__ __forceinline__ int operator()(int) const { return S::TOKENS; }
 };
 
-// A whole tile of `width` rows of activations, which are at least N. Each width has code of its own.
-template <int N, class S, class Store>
-__device__ __forceinline__ void multiply_tile(Multiplier<S>& multiplier, const Segment& segment, int width, Store store) {
+// A tile of `width` rows of activations, which are at least N, or a part of it. Each width has code of its own. `finish(constant N, segment, sums)`
+// does the rest.
+template <int N, class S, class Finish>
+__device__ __forceinline__ void multiply_tile(Multiplier<S>& multiplier, const Segment& segment, int width, Finish finish) {
     if constexpr (N < S::TOKENS) {
         if (width > N) {
-            multiply_tile<N + WIDTH_STEP>(multiplier, segment, width, store);
+            multiply_tile<N + WIDTH_STEP>(multiplier, segment, width, finish);
             return;
         }
     }
     float sums[S::BLOCKS][N / 2];
     multiplier.template multiply<N>(sums, segment);
-    store(Count<N>(), segment.tile, sums);
+    finish(Count<N>(), segment, sums);
 }
 
-// Whole tiles of many widths, one after another: see `run_roles`.
+// Tiles of many widths, one after another: see `run_roles`.
 template <class S, class Work, class Width, class Store>
-__device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work work, Width width_of, Store store) {
-    Segment segment;
-    while (true) {
-        auto left = work();
-        left.position += multiplier.done();
-        if (!left.next(segment)) break;
-        multiply_tile<S::NARROWEST>(multiplier, segment, width_of(segment.tile), store);
+__device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work work, const Workspace& workspace, u32 group, Width width_of, Store store) {
+    for (int turn = 0;; ++turn) {
+        Segment segment;
+        bool whole;
+        {
+            const auto listed = work();
+            if (listed.entry + turn >= listed.end) break;
+            segment = listed.segment(listed.entry + turn);
+            whole = segment.end - segment.begin == listed.chunks;
+        }
+        const auto place = [&] { return work().place(work().entry + turn); };
+        multiply_tile<S::NARROWEST>(multiplier, segment, width_of(segment.tile), [&](auto count, const Segment& part, auto& sums) {
+            constexpr int N = decltype(count)::VALUE;
+            if (!whole) {
+                if (part.begin > 0) {
+                    leave_for_owner<N>(multiplier.stages, workspace, place(), static_cast<u32>(turn), group, sums[0]);
+                    return;
+                }
+                fetch_help<N, S>(workspace, place(), group, sums[0]);
+            }
+            store(count, part.tile, sums);
+        });
     }
 }
 
@@ -533,8 +549,8 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
             if constexpr (S::TOGETHER) share.depart();
         } else if (role >= 2) {
             if constexpr (S::ARRANGES) arrange_tiles<S>(stages, work(), role - 2);
-            if constexpr (S::HELPED) {
-                if (threadIdx.x == S::THREADS - 32) release_sums(stages, work(), helped_sums(workspace));
+            if constexpr (S::LEAVES) {
+                if (threadIdx.x == S::THREADS - 32) release_sums(stages, work(), S::HELPED ? helped_sums(workspace) : workspace);
             }
         }
         load(FIRST, ALL_CHUNKS);
@@ -566,7 +582,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                 store(count, tile, from, begin, end, sum, group);
             });
         } else if constexpr (S::VARIABLE) {
-            multiply_listed(multiplier, work, width_of, [&](auto count, int tile, auto& sum) {
+            multiply_listed(multiplier, work, workspace, static_cast<u32>(group), width_of, [&](auto count, int tile, auto& sum) {
                 store(count, tile, 0, 0, decltype(count)::VALUE, sum, group);
             });
         } else if constexpr (S::ROOMY) {

@@ -58,8 +58,8 @@ struct Shape {
     // Registers of a thread, dealt out anew after the launch: 504 over three warpgroups, or 240 of each of two blocks. Multipliers of narrow
     // tiles leave more to the loaders, some of which arrange or decode.
     static constexpr bool NARROW = RESIDENT == 1 && BLOCKS * TOKENS <= 128;
-    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : NARROW ? 88 : 56;
-    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : NARROW ? 208 : 224;
+    static constexpr int LOAD_REGISTERS = RESIDENT == 2 ? 48 : VARIABLE ? 72 : NARROW ? 88 : 56;
+    static constexpr int MULTIPLY_REGISTERS = RESIDENT == 2 ? 96 : VARIABLE ? 216 : NARROW ? 208 : 224;
     static constexpr int ARRANGERS = 2;  // warps
     // So many of them decode a tile, 32 rows each, and so many tiles at once.
     static constexpr int DECODERS = (TOKENS + 31) / 32, TURNS = DECODES ? ARRANGERS / DECODERS : 1;
@@ -89,7 +89,8 @@ struct Shape {
     // staged, others where tiles were.
     static constexpr int HANDED = BLOCKS * TOKENS / 16, STAGED = STAGING_GROUP_BYTES / (128 * 16), HANDS = (HANDED + STAGED - 1) / STAGED;
     static constexpr int LEFT_BARRIERS = SUMS_BARRIERS + (COUPLED ? HANDS * (MULTIPLIERS + 1) * 8 : 0);
-    static constexpr int SHARED_BYTES = LEFT_BARRIERS + (HELPED ? 16 : 0);
+    static constexpr bool LEAVES = HELPED || VARIABLE;  // sums for other blocks to add
+    static constexpr int SHARED_BYTES = LEFT_BARRIERS + (LEAVES ? 16 : 0);
 
     static_assert(TOKENS % 8 == 0 && TOKENS >= 8 && TOKENS <= 144, "TOKENS");
     static_assert(CHUNKS >= 2 && CHUNKS <= 4, "CHUNKS");
@@ -155,7 +156,7 @@ struct Stages {
             mbarrier_init_shared_b64(raw_full(stage), S::NVFP4 ? 1 + 32 : 1);
             mbarrier_init_shared_b64(raw_empty(stage), S::DECODERS * S::TURNS);
         }
-        if constexpr (S::HELPED) {
+        if constexpr (S::LEAVES) {
             mbarrier_init_shared_b64(left(), 4 * S::MULTIPLIERS);
             mbarrier_init_shared_b64(left_before(), 1);
         }
