@@ -85,6 +85,17 @@ PROBLEMS: tuple[Problem, ...] = (
     Problem(Op.GROUP_DUAL_GEMM, 90, 136, 320, 1, BF16, LINEAR, "fp32", stacked=7, tokens=20),
 )
 
+SHARED: tuple[tuple[Problem, int], ...] = (
+    # For Hopper, and plans for so many multiprocessors: couples and blocks with helpers, lists with cut tiles.
+    (Problem(Op.GEMM, 60, 640, 8192, 1, LINEAR, LINEAR, "fp16"), 16),
+    (Problem(Op.GEMM, 60, 390, 1600, 1, LINEAR, LINEAR, "fp16"), 7),
+    (Problem(Op.DUAL_GEMM, 60, 195, 1600, 1, BF16, LINEAR, "bf16"), 7),
+    (
+        Problem(Op.GROUP_GEMM, 100, 136, 1536, 1, LINEAR, LINEAR, groups=tuple([(m, 136, 1536) for m in (30, 50, 20)])),
+        12,
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -131,14 +142,12 @@ class Result:
 
 def cases(names: Iterable[str], ops: Iterable[str], what: Capability) -> list[Case]:
     """The cases that the backends take on a device."""
-    wanted = set(ops)
-    return [
-        Case(name, problem, sms)
-        for name in names
-        for sms in SMS[name]
-        for problem in PROBLEMS
-        if (not wanted or problem.op.value in wanted) and not backends.get(name).refuse(what, problem)
-    ]
+    planned = {name: [(problem, sms) for sms in SMS[name] for problem in PROBLEMS] for name in names}
+    if "sm90" in planned:
+        planned["sm90"] += SHARED
+    found = [Case(name, problem, sms) for name in planned for problem, sms in planned[name]]
+    taken = [case for case in found if not backends.get(case.backend).refuse(what, case.problem)]
+    return [case for case in taken if not ops or any(op in (case.problem.op.value, case.name) for op in ops)]
 
 
 def child(skip: int, names: list[str], ops: list[str]) -> None:
@@ -257,7 +266,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tool", nargs="*", choices=TOOLS, default=list(TOOLS))
     parser.add_argument("--backend", nargs="*", choices=BACKENDS, default=list(BACKENDS))
-    parser.add_argument("--case", nargs="*", choices=[op.value for op in Op], default=[], help="only these operations")
+    parser.add_argument("--case", nargs="*", default=[], help="only these operations, or cases as `--list` names them")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for each tool")
     parser.add_argument("--log", type=Path, help="a folder for the tools' full output")
     parser.add_argument("--list", metavar="ARCH", help="print the cases that run on an architecture, and stop")
@@ -281,6 +290,8 @@ def main() -> None:
     if options.log is not None:
         options.log.mkdir(parents=True, exist_ok=True)
     wanted = cases(options.backend, options.case, capability("cuda"))
+    if not wanted:
+        sys.exit(f"sanitize: no case is called {' or '.join(options.case)}; --list sm_90a names them")
     with ThreadPoolExecutor(len(options.tool)) as pool:
         futures = {tool: pool.submit(sanitize, tool, len(wanted), options) for tool in options.tool}
         results = {tool: future.result() for tool, future in futures.items()}

@@ -8,10 +8,12 @@ import pytest
 
 from nvfp4 import backends
 from nvfp4.backends.operands import aligned
+from nvfp4.backends.sm90.plan import tile_list
 from nvfp4.check import inputs
 from nvfp4.device import known
 
 ROOT = Path(__file__).resolve().parents[2]
+HOPPER = known("sm_90a")
 
 OUTPUT = """========= COMPUTE-SANITIZER
 @@case sm80/one
@@ -80,3 +82,20 @@ def test_operations_can_be_chosen(script):
     what = known("sm_90a")
     assert {case.problem.op.value for case in script.cases(["sm80"], ["dual_gemm"], what)} == {"dual_gemm"}
     assert script.cases(["sm90"], ["gemm"], known("sm_80")) == []
+
+
+def test_hopper_has_cases_with_helpers_and_with_cut_tiles(script):
+    plans = [
+        case.plan(HOPPER) for case in script.cases(["sm90"], [], HOPPER) if (case.problem, case.sms) in script.SHARED
+    ]
+    assert [(plan.own > 0, plan.coupled) for plan in plans[:3]] == [(True, True), (True, False), (True, False)]
+    problem = script.SHARED[3][0]
+    assert any(part.begin for part in tile_list(plans[3], problem, problem.groups).order)
+
+
+def test_cases_are_found_by_operation_and_by_name(script):
+    every = script.cases(["sm80", "sm90"], [], HOPPER)
+    assert script.cases(["sm80", "sm90"], [every[-1].name], HOPPER) == [every[-1]]
+    some = script.cases(["sm80", "sm90"], ["gemv", every[-1].name], HOPPER)
+    assert 1 < len(some) < len(every)
+    assert script.cases(["sm80", "sm90"], ["gem"], HOPPER) == []
