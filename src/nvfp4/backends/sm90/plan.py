@@ -212,7 +212,8 @@ _STORING = 4.5  # for each tile of 256 x 128 results
 _COUPLED = 1.3  # for what two blocks of a cluster hand each other
 _COUPLES = 1.3  # for what couples of a tile hand over, and as much again for 256 x 128 sums
 _HELPED = 1.5  # for adding what a helper has left
-_LEAVING = 2.0  # until a helper is at its next tile, for 256 x 128 sums
+_LEAVING = 0.6  # until a helper is at its next tile
+_LEFT = 0.8  # and for 256 x 128 sums that it leaves
 _TOGETHER = 1.0  # until all blocks have made all activations, more than a block takes for those that it begins with
 
 
@@ -250,7 +251,7 @@ def _time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
         team = COUPLE if plan.coupled else 1
         chunk = CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes)
         each = ceil_div(tiles, plan.grid - team * tiles)
-        helping = each * ((chunks - team * plan.own) * chunk + _LEAVING * size)
+        helping = each * ((chunks - team * plan.own) * chunk + _LEAVING + _LEFT * size)
         storing = _STORING * size / team + (_COUPLED if plan.coupled else 0.0)
         return _START + max(plan.own * chunk, helping) + _HELPED + storing
     if plan.coupled:
