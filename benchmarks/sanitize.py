@@ -88,8 +88,8 @@ PROBLEMS: tuple[Problem, ...] = (
 SHARED: tuple[tuple[Problem, int], ...] = (
     # For Hopper, and plans for so many multiprocessors: couples and blocks with helpers, lists with cut tiles.
     (Problem(Op.GEMM, 60, 640, 8192, 1, LINEAR, LINEAR, "fp16"), 16),
-    (Problem(Op.GEMM, 60, 390, 1600, 1, LINEAR, LINEAR, "fp16"), 7),
-    (Problem(Op.DUAL_GEMM, 60, 195, 1600, 1, BF16, LINEAR, "bf16"), 7),
+    (Problem(Op.GEMM, 60, 390, 2624, 1, LINEAR, LINEAR, "fp16"), 7),
+    (Problem(Op.DUAL_GEMM, 60, 195, 2560, 1, BF16, LINEAR, "bf16"), 7),
     (
         Problem(Op.GROUP_GEMM, 100, 136, 1536, 1, LINEAR, LINEAR, groups=tuple([(m, 136, 1536) for m in (30, 50, 20)])),
         12,
