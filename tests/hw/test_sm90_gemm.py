@@ -145,26 +145,9 @@ def repeated(problem: Problem, plan: GemmPlan, distribution: str, device: str) -
         assert verdict.ok, verdict
 
 
-def coupled(problem: Problem, shape: tuple[int, int, int, str], distribution: str, device: str, arch: str) -> None:
+def coupled(shape: tuple[int, int, int, str]) -> GemmPlan:
     tokens, blocks, couples, how = shape
-    plan = GemmPlan(arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", begins=how == "begins", coupled=True)
-    repeated(problem, plan, distribution, device)
-
-
-@pytest.mark.parametrize(("problem", "shape"), COUPLED, ids=str)
-def test_couples_in_the_emulator(problem, shape):
-    """With a distribution each, in turn."""
-    names = ["gaussian", "integers", "all-scales"]
-    coupled(problem, shape, names[COUPLED.index((problem, shape)) % len(names)], "cpu", FEW.arch)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("problem", "shape"), COUPLED, ids=str)
-def test_couples_on_the_gpu(problem, shape):
-    what = capability("cuda")
-    if what.compute != (9, 0):
-        pytest.skip("for Hopper")
-    coupled(problem, shape, "gaussian", "cuda", what.arch)
+    return GemmPlan(FEW.arch, tokens, blocks, 2, 8, 2 * couples, how == "makes", begins=how == "begins", coupled=True)
 
 
 # Owners of tiles, blocks or couples, and helpers: a tile for each helper, or several; most stages of weights theirs,
@@ -179,26 +162,9 @@ HELPED = [
 ]
 
 
-def helped(problem: Problem, shape: tuple[int, int, bool, int], distribution: str, device: str, arch: str) -> None:
+def helped(shape: tuple[int, int, bool, int]) -> GemmPlan:
     tokens, grid, couples, own = shape
-    plan = GemmPlan(arch, tokens, 1, 2, 8, grid, begins=True, coupled=couples, own=own)
-    repeated(problem, plan, distribution, device)
-
-
-@pytest.mark.parametrize(("problem", "shape"), HELPED, ids=str)
-def test_helpers_in_the_emulator(problem, shape):
-    """With a distribution each, in turn."""
-    names = ["gaussian", "integers", "all-scales"]
-    helped(problem, shape, names[HELPED.index((problem, shape)) % len(names)], "cpu", FEW.arch)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(("problem", "shape"), HELPED, ids=str)
-def test_helpers_on_the_gpu(problem, shape):
-    what = capability("cuda")
-    if what.compute != (9, 0):
-        pytest.skip("for Hopper")
-    helped(problem, shape, "gaussian", "cuda", what.arch)
+    return GemmPlan(FEW.arch, tokens, 1, 2, 8, grid, begins=True, coupled=couples, own=own)
 
 
 # Lists of groups with tiles that two blocks share: how many, blocks, the widest and the narrowest tile.
@@ -209,30 +175,40 @@ CUT = [
 ]
 
 
-def cut(case: tuple, distribution: str, device: str, arch: str) -> None:
+def cut(case: tuple) -> tuple[Problem, GemmPlan]:
     op, a, out, rows, n, k, (cuts, grid, tokens, narrowest) = case
     groups = tuple([(m, n, k) for m in rows])
     problem = Problem(op, sum(rows), n, k, a=a, b=LINEAR, out_dtype=out, groups=groups)
-    plan = GemmPlan(arch, tokens, 1, 2, 8, grid, begins=True, narrowest=narrowest)
+    plan = GemmPlan(FEW.arch, tokens, 1, 2, 8, grid, begins=True, narrowest=narrowest)
     listed = tile_list(staged_plan(problem, plan), problem, groups)
     assert sum(part.begin > 0 for part in listed.order) == cuts
-    repeated(problem, plan, distribution, device)
+    return problem, plan
 
 
-@pytest.mark.parametrize("case", CUT, ids=str)
-def test_cut_tiles_in_the_emulator(case):
-    """With a distribution each, in turn."""
-    names = ["gaussian", "integers", "all-scales"]
-    cut(case, names[CUT.index(case) % len(names)], "cpu", FEW.arch)
+# Each with a distribution for the emulator, in turn.
+SHARING = [
+    pytest.param(problem, plan, ("gaussian", "integers", "all-scales")[i % 3], id=f"{kind}-{problem}-{i}")
+    for kind, planned in (
+        ("couples", [(problem, coupled(shape)) for problem, shape in COUPLED]),
+        ("helpers", [(problem, helped(shape)) for problem, shape in HELPED]),
+        ("cut", [cut(case) for case in CUT]),
+    )
+    for i, (problem, plan) in enumerate(planned)
+]
+
+
+@pytest.mark.parametrize(("problem", "plan", "distribution"), SHARING)
+def test_shared_tiles_in_the_emulator(problem, plan, distribution):
+    repeated(problem, plan, distribution, "cpu")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", CUT, ids=str)
-def test_cut_tiles_on_the_gpu(case):
+@pytest.mark.parametrize(("problem", "plan", "distribution"), SHARING)
+def test_shared_tiles_on_the_gpu(problem, plan, distribution):
     what = capability("cuda")
     if what.compute != (9, 0):
         pytest.skip("for Hopper")
-    cut(case, "gaussian", "cuda", what.arch)
+    repeated(problem, replace(plan, arch=what.arch), "gaussian", "cuda")
 
 
 def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:

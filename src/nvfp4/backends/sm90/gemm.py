@@ -10,7 +10,7 @@ from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel, reciprocal
-from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan, chunks_along_k, tiles_of
+from nvfp4.backends.sm90.plan import THREADS, GemmPlan, chunks_along_k, tiles_of
 from nvfp4.executors.launch import Launch, Pointer, Scalar, ScalarArray
 from nvfp4.problem import Op, Problem
 
@@ -46,7 +46,7 @@ def launches(
         kernel=gemm_kernel(plan, problem, name, f"nvfp4_sm90_{name}", constants),
         grid=(plan.grid, 1, 1),
         block=(THREADS, 1, 1),
-        cluster=(COUPLE if plan.coupled else 1, 1, 1),
+        cluster=(plan.team, 1, 1),
         shared_bytes=plan.shared_bytes,
         args=(
             activation_maps(plan, (activations,), (operand,)),
@@ -65,7 +65,7 @@ def launches(
 
 def _deal(plan: GemmPlan, problem: Problem) -> ScalarArray:
     """`StreamKDeal`, or `HelpedDeal` (csrc/pipeline/sm90_helpers.cuh)."""
-    chunks, tiles, team = chunks_along_k(problem), tiles_of(plan, problem), COUPLE if plan.coupled else 1
+    chunks, tiles, team = chunks_along_k(problem), tiles_of(plan, problem), plan.team
     values: tuple[int, ...]
     if plan.own:
         helpers = plan.grid - team * tiles

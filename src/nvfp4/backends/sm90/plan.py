@@ -58,10 +58,11 @@ MOST_WIDTHS = 5
 MAX_GRID = 144
 """Multiprocessors of the largest Hopper chip: blocks that are told their tiles (`MAX_GRID` in sm90_group_gemm.cu)."""
 
-MAX_ORDER = 2048
+_TILE_BITS, _CHUNK_BITS = 11, 6  # of an entry of the order (`ListedTiles` in csrc/pipeline/listed_tiles.cuh)
+MAX_ORDER = 1 << _TILE_BITS
 """Tiles of one launch, and parts of some, that blocks are told: their numbers are parameters."""
 
-WHOLE_TILE = 63
+WHOLE_TILE = (1 << _CHUNK_BITS) - 1
 """In place of a number of stages of weights: to the end of K. With more than there are numbers for, no tile is cut."""
 
 MAX_LISTED = 32
@@ -110,6 +111,11 @@ class GemmPlan:
     narrowest: int = 0
     coupled: bool = False
     own: int = 0
+
+    @property
+    def team(self) -> int:
+        """Blocks that multiply a tile together: a couple, or one."""
+        return COUPLE if self.coupled else 1
 
     def rows(self, problem: Problem) -> int:
         """Rows of each matrix in a tile."""
@@ -248,11 +254,10 @@ def _time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
     """Microseconds of a launch on an H200; fitted to products of 16 to 2048 tokens."""
     size = plan.blocks * plan.tokens / 256
     if plan.own:
-        team = COUPLE if plan.coupled else 1
         chunk = CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes)
-        each = ceil_div(tiles, plan.grid - team * tiles)
-        helping = each * ((chunks - team * plan.own) * chunk + _LEAVING + _LEFT * size)
-        storing = _STORING * size / team + (_COUPLED if plan.coupled else 0.0)
+        each = ceil_div(tiles, plan.grid - plan.team * tiles)
+        helping = each * ((chunks - plan.team * plan.own) * chunk + _LEAVING + _LEFT * size)
+        storing = _STORING * size / plan.team + (_COUPLED if plan.coupled else 0.0)
         return _START + max(plan.own * chunk, helping) + _HELPED + storing
     if plan.coupled:
         parts = plan.grid // (COUPLE * tiles)
@@ -345,7 +350,8 @@ class TilePart(NamedTuple):
     @property
     def word(self) -> int:
         """An entry of the order as the kernel reads it (`ListedTiles` in csrc/pipeline/listed_tiles.cuh)."""
-        return self.tile | self.begin << 11 | self.end << 17 | self.place << 23
+        end = self.end | self.place << _CHUNK_BITS
+        return self.tile | (self.begin | end << _CHUNK_BITS) << _TILE_BITS
 
 
 @dataclass(frozen=True)
@@ -371,25 +377,26 @@ def tile_list(plan: GemmPlan, problem: Problem, groups: tuple[tuple[int, int, in
     the first find the weights in L2. Remembered, because launches with and without early weights are built alike.
     """
     chunks = max(1, ceil_div(max(k for _, _, k in groups), CHUNK * UNIT))
-    loops: dict[int, float] = {}  # of each tile
-    alike: list[tuple[float, range]] = []
+    alike: list[tuple[float, float, range]] = []  # all of its time, its loop's, and the tiles
     first = 0
     for m, n, _ in groups:
         width = plan.width(m)
         loop = chunks * CHUNK * _unit_time(plan.blocks, width, problem.a.kind, plan.makes)
         count = ceil_div(m, width) * ceil_div(n, plan.rows(problem))
-        alike.append((loop + _STORING * plan.blocks * width / 256, range(first, first + count)))
-        loops.update(dict.fromkeys(alike[-1][1], loop))
+        alike.append((loop + _STORING * plan.blocks * width / 256, loop, range(first, first + count)))
         first += count
     least = [(0.0, block) for block in range(plan.grid)]
     taken: list[list[int]] = [[] for _ in least]
-    for time, tiles in sorted(alike, key=lambda group: -group[0]):
+    chunk_times = [0.0] * plan.grid  # of each block's first tile
+    for time, loop, tiles in sorted(alike, key=lambda group: -group[0]):
         for tile in tiles:
             busy, block = least[0]
+            if not taken[block]:
+                chunk_times[block] = loop / chunks
             taken[block].append(tile)
             heapreplace(least, (busy + time, block))
     loads = [busy for busy, _ in sorted(least, key=lambda each: each[1])]
-    time, cuts = _cuts(loads, [loops[tiles[0]] / chunks if tiles else 0.0 for tiles in taken], chunks)
+    time, cuts = _cuts(loads, chunk_times, chunks)
     parts = [[TilePart(tile) for tile in tiles] for tiles in taken]
     for owner, helper, left in cuts:
         whole = parts[owner].pop(0)
