@@ -143,8 +143,8 @@ MUTANTS = (
     Mutant(
         "counter of a helper kept",
         HELPERS,
-        "== COUPLE) st_relaxed_gpu_global_b32(counter, 0);",
-        "== COUPLE) {}",
+        "leave_counter(counter, 1, COUPLE);",
+        "",
         KEPT,
         "helped",
     ),
@@ -230,7 +230,7 @@ MUTANTS = (
         "wrong|deadlock|race|spin",
         "cut",
     ),
-    Mutant("counter of a cut tile kept", HELPERS, "== S::MULTIPLIERS) st_relaxed", "== 7) st_relaxed", KEPT, "cut"),
+    Mutant("counter of a cut tile kept", HELPERS, "leave_counter(counter, 1, S::MULTIPLIERS)", "leave_counter(counter, 1, 7)", KEPT, "cut"),
     Mutant("another lane's bytes", "decode/memory_order.cuh", "% 4 * 0x11 + 0x40", "% 2 * 0x11 + 0x40", WRONG, "lying"),
 )
 

@@ -130,7 +130,7 @@ __device__ __forceinline__ void fetch_help(const Workspace& workspace, int tile,
 #pragma unroll
         for (int i = first; i < first + AHEAD && i < FOURS; ++i) add_part(sums, i, parts[i - first]);
     }
-    if (threadIdx.x % 128 == 0 && atom_relaxed_gpu_global_add_u32(counter, 1) == S::MULTIPLIERS) st_relaxed_gpu_global_b32(counter, 0);
+    if (threadIdx.x % 128 == 0) leave_counter(counter, 1, S::MULTIPLIERS);
 }
 
 // An owner's part of its helper's sums, as soon as they are there, to the ring, as if they were tiles of another chunk at `place`: of each warpgroup
@@ -167,7 +167,11 @@ __device__ __forceinline__ void add_help(const Stages<S>& stages, const Position
     }
     if (threadIdx.x > 0) return;
     u32* counter = workspace.counters + tile;
-    if (!S::COUPLED || atom_relaxed_gpu_global_add_u32(counter, 1) == COUPLE) st_relaxed_gpu_global_b32(counter, 0);
+    if constexpr (S::COUPLED) {
+        leave_counter(counter, 1, COUPLE);
+    } else {
+        st_relaxed_gpu_global_b32(counter, 0);
+    }
 }
 
 // As `multiply_and_store` (pipeline/stream_k_loop.cuh).

@@ -206,10 +206,11 @@ __device__ __forceinline__ void leave_sums(const float (&sums)[BLOCKS][REGISTERS
     }
 }
 
-// Of `count` that have counted at a counter, one has seen that all have; the last one leaves it as it was found. Orders nothing.
-__device__ __forceinline__ void leave_counter(u32* counter, u32 count) {
-    if (atom_relaxed_gpu_global_add_u32(counter, 1) == 2 * count - 1) st_relaxed_gpu_global_b32(counter, 0);
+// Of `leaving` that have seen that all `count` have counted at a counter, one goes on; the last one leaves it as it was found. Orders nothing.
+__device__ __forceinline__ void leave_counter(u32* counter, u32 count, u32 leaving) {
+    if (atom_relaxed_gpu_global_add_u32(counter, 1) == count + leaving - 1) st_relaxed_gpu_global_b32(counter, 0);
 }
+__device__ __forceinline__ void leave_counter(u32* counter, u32 count) { leave_counter(counter, count, count); }
 
 // Waits until every part of a shared tile is there. Whoever has waited calls `depart_from_sums` later.
 __device__ __forceinline__ void await_sums(const Workspace& workspace, const Sharers& sharers, int warpgroup, u32 number) {
