@@ -230,7 +230,14 @@ MUTANTS = (
         "wrong|deadlock|race|spin",
         "cut",
     ),
-    Mutant("counter of a cut tile kept", HELPERS, "leave_counter(counter, 1, S::MULTIPLIERS)", "leave_counter(counter, 1, 7)", KEPT, "cut"),
+    Mutant(
+        "counter of a cut tile kept",
+        HELPERS,
+        "leave_counter(counter, 1, S::MULTIPLIERS)",
+        "leave_counter(counter, 1, 7)",
+        KEPT,
+        "cut",
+    ),
     Mutant("another lane's bytes", "decode/memory_order.cuh", "% 4 * 0x11 + 0x40", "% 2 * 0x11 + 0x40", WRONG, "lying"),
 )
 
