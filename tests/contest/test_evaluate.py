@@ -174,23 +174,45 @@ def test_a_mean_under_the_speed_of_light_is_a_fault(monkeypatch):
 
 
 class Busy:
-    """A worker whose device goes on working after everything that was due."""
+    """A worker whose device takes so long for samples, and goes on working after everything that was due."""
 
-    def __init__(self, tail):
-        self.tail = tail
+    def __init__(self, tail=0.0, times=()):
+        self.tail, self.times = tail, iter(times)
 
     def command(self, name, **arguments):
         assert name == "sample"
-        return {"digests": [], "notes": [], "ns": 1e3, "wall": 1e-3, "tail": self.tail}
+        return {"digests": [], "notes": [], "ns": next(self.times, 1e3), "wall": 1e-3, "tail": self.tail}
+
+
+def series_of(worker, monkeypatch):
+    options = Options(device="cpu", mode="leaderboard", cases=SMALL[:1], seed=1)
+    under_way = module._Run(SUBMISSIONS / "honest.py", GEMM, options, Report(), lambda text: None)
+    monkeypatch.setattr(under_way, "worker", lambda: worker)
+    series = module._Series(under_way, SMALL[0], [1, 2], 1)
+    monkeypatch.setattr(series, "_judge", lambda *arguments: None)
+    return series
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "caught"),
+    [
+        ((1e3, 1e3, 1e3, 1e3), (3e3, 3e3, 3e3), True),
+        ((1e3, 1e3, 1e3, 2e4), (3e3, 3e3, 3e3), True),  # a busy machine: the mean is twice as long as new inputs
+        ((1e3, 1e3, 1e3, 1e3), (3e3, 1.2e3, 3e3), False),  # and here it was busy later
+    ],
+)
+def test_who_is_slower_with_new_inputs_remembers_results(monkeypatch, known, new, caught):
+    series = series_of(Busy(times=known + new), monkeypatch)
+    for _ in known:
+        series.take(probe=False)
+    said = series.remembers()
+    assert (said is not None) == caught
+    assert not caught or "3.00 us when all inputs are new, 1.00 us" in said
 
 
 @pytest.mark.parametrize(("tail", "caught"), [(1e-3, True), (1e-5, False)])
 def test_work_on_the_side_is_noticed_when_it_repeats(monkeypatch, tail, caught):
-    options = Options(device="cpu", mode="leaderboard", cases=SMALL[:1], seed=1)
-    under_way = module._Run(SUBMISSIONS / "honest.py", GEMM, options, Report(), lambda text: None)
-    monkeypatch.setattr(under_way, "worker", lambda: Busy(tail))
-    series = module._Series(under_way, SMALL[0], [1, 2], 1)
-    monkeypatch.setattr(series, "_judge", lambda *arguments: None)
+    series = series_of(Busy(tail), monkeypatch)
     for _ in range(2):
         series.take(probe=False)
     if caught:
