@@ -27,6 +27,7 @@ from nvfp4.problem import Format, Op, Problem
 KEPT = "counters"  # are not as they were found
 COUPLES, ROLES, STAGES = "pipeline/sm90_couples.cuh", "pipeline/sm90_roles.cuh", "pipeline/sm90_stages.cuh"
 HELPERS, LISTED = "pipeline/sm90_helpers.cuh", "pipeline/listed_tiles.cuh"
+ACTIVATIONS = "pipeline/sm90_activations.cuh"
 
 DECODE, DECODE_STAGES = "pipeline/sm90_decode.cuh", "pipeline/sm90_decode_stages.cuh"
 
@@ -112,6 +113,16 @@ MUTANTS = (
         "while (ld_acquire_gpu_global_b32(workspace.counters + tile) == 0) {",
         "while (false) {",
         "race|uninit|wrong",
+        "helped",
+    ),
+    Mutant("its sums not fenced", HELPERS, "fence_proxy_async_global();", "", "missing-proxy-fence", "helped"),
+    Mutant("activations not fenced", ACTIVATIONS, "fence_proxy_async_global();", "", "missing-proxy-fence", "helped"),
+    Mutant(
+        "activations before all blocks have made them",
+        ACTIVATIONS,
+        "while (ld_acquire_gpu_global_b32(arrived) < blocks) {",
+        "while (false) {",
+        "race",
         "helped",
     ),
     Mutant(

@@ -136,6 +136,7 @@ class Launch:
         self.checked = config.checks.initialisation or config.checks.races
         self.async_access: Any = self.native.function("async_access")
         self.async_accesses: Any = self.native.function("async_accesses")
+        self.global_async_read: Any = self.native.function("global_async_read")
         self.pointers: dict[int, tuple[Any, Any, int]] = {}
         self.report = Report(kernel.entry.name, compile_seconds=kernel.seconds)
         self.findings = Findings(self)
@@ -226,7 +227,7 @@ class Launch:
         self.sync: NDArray[np.uint32] | None = None
         padded = -(-self.cluster_count // 16) * 16
         if "$global_sync" in self.kernel.uses and self.checks.races and self.cluster_count > 1:
-            self.sync = np.zeros(SYNC_OBJECTS * padded, np.uint32)
+            self.sync = np.zeros(SYNC_OBJECTS * 2 * padded, np.uint32)
             c["sync"] = self.sync.ctypes.data
         c["cluster_count"] = padded
         self.padded_clusters = padded
@@ -275,7 +276,7 @@ class Launch:
             queue=np.zeros((total, 4096), QUEUE.dtype) if uses_cp_async else None,
             ctas=np.zeros(n, CTA.dtype),
             warps=np.zeros(total, WARP.dtype),
-            known=np.zeros(self.padded_clusters, np.uint32) if self.sync is not None else None,
+            known=np.zeros(2 * self.padded_clusters, np.uint32) if self.sync is not None else None,
             words=registers.data.cast("I"),
             longs=registers.data.cast("Q"),
             vectors=clocks.reshape(total, 4, self.components),

@@ -192,6 +192,14 @@ class Findings:
                 "release in the writer (__threadfence() and an atomic, or .release) and acquire in "
                 "the reader, or use another launch",
             )
+        if kind == Fault.GLOBAL_PROXY_FENCE:
+            return (
+                "missing-proxy-fence",
+                f"{name} goes through the async proxy to global memory, {self.launch.space.describe(a)}, which cluster "
+                f"{b} wrote through the generic proxy, {self.describe(other)}, without a fence.proxy.async since",
+                "fence.proxy.async.global after the writes, before they are released, or in the reader, after it has "
+                "acquired them",
+            )
         return self._rest(kind, name, a, b, c, d, other)
 
     def _async(self, kind: Fault, name: str, a: int, b: int, c: int, d: int, other: int) -> tuple[str, str, str]:

@@ -144,9 +144,12 @@ def _activemask(e: Emitter, i: Instruction) -> None:
 
 def _fence(e: Emitter, i: Instruction) -> None:
     if i.has("proxy"):
-        kind = i.parts[i.parts.index("proxy") + 1]
+        kind, *space = i.parts[i.parts.index("proxy") + 1 :]
         if kind.startswith("async"):
-            e.do("call void @fence_proxy_async(ptr %ctx, ptr %w)")
+            if "global" not in space:
+                e.do("call void @fence_proxy_async(ptr %ctx, ptr %w)")
+            if not space or "global" in space:
+                e.do("call void @fence_proxy_async_global(ptr %ctx, ptr %w)")
         return
     e.do("call void @fence_memory(ptr %ctx, ptr %w)")
 

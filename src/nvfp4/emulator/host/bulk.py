@@ -74,6 +74,8 @@ def _bulk(call: HostCall) -> bool:
         if remote:
             rank, offset = call.locate(src, size, "the source", lane)
             call.access(_words(offset, size), rank, "the source", call.pipe(BULK), call.tick_pipe(BULK), False)
+        elif call.watched(call.buffer(src, size, "the source", False, lane)):
+            call.global_read(np.array([[src, src + size]], np.int64), lane)
         for rank in ranks:
             offset = call.shared_address(dst) & 0xFFFFFF
             call.locate((rank << 24) + offset, size, "the destination", lane)

@@ -462,6 +462,19 @@ class HostCall:
             )
         return found
 
+    def watched(self, buffer: Buffer) -> bool:
+        """Whether who reads a buffer must be checked: this launch has written to it, or not all of it has a value."""
+        row = self.launch.table[buffer.index]
+        return self.launch.checked and bool(int(row["flags"]) & 2 or row["init"])
+
+    def global_read(self, spans: Spans, lane: int) -> None:
+        """Check bytes of a watched buffer that an asynchronous engine will read: they have values, and writes of this
+        launch are ordered before, and fenced."""
+        if len(spans):
+            held = np.ascontiguousarray(spans, np.int64)
+            warp = self.launch.warp_address(self.index)
+            self.launch.global_async_read(self.launch.address, warp, held.ctypes.data, len(held), self.number, lane)
+
     def global_write(self, buffer: Buffer, spans: Spans) -> None:
         """Mark device bytes as written by this cluster."""
         row = self.launch.table[buffer.index]
@@ -475,7 +488,7 @@ class HostCall:
             row["written"] += np.uint64(b - a)
             if stamp is not None:
                 part = stamp[a >> 2 : (b + 3) >> 2]
-                part["wclock"], part["wactor"], part["wmask"], part["flags"] = 0, int(self.warp["self"]), 15, 0
+                part["wclock"], part["wactor"], part["wmask"], part["flags"] = 0, int(self.warp["self"]), 15, 2
                 part["cluster"], part["gclock"], part["winstr"] = (
                     int(head["cluster_number"]) + 1,
                     int(head["gclock"]),

@@ -96,6 +96,8 @@ def _tensor(call: HostCall) -> bool:
             )
         span = plan.global_span
         buffer = call.buffer(span[0], span[1] - span[0], "the tensor", False, lane) if span else None
+        if buffer is not None and call.watched(buffer):
+            call.global_read(plan.global_spans, lane)
         for r in ranks:
             b_rank = barrier >> 24
             if multicast:

@@ -8,6 +8,8 @@ copies them back.
 
 Between clusters one clock per cluster suffices: a release to global memory (a fence and a strong write, or
 ``.release``) publishes it in one of SYNC_OBJECTS vectors, chosen by the address; a strong read takes that vector.
+Each has a second half: what of it the async proxy sees, because a warp of the writing or of the reading cluster has
+executed ``fence.proxy.async`` since.
 """
 
 # mypy: ignore-errors
@@ -56,6 +58,15 @@ def fence_proxy_async(ctx: Context, w: Warp) -> None:
 
 
 @native
+def fence_proxy_async_global(ctx: Context, w: Warp) -> None:
+    head = ctx.ctas + w.cta.cluster_first
+    head.fenced = head.gclock
+    head.gclock += 1
+    if ctx.sync:
+        merge(head.known + ctx.cluster_count, head.known, ctx.cluster_count)
+
+
+@native
 def fence_tcgen05_after(ctx: Context, w: Warp) -> None:
     merge(w.tvc, w.vc, w.cta.components)
     merge(w.tvc, w.rvc, w.cta.components)
@@ -79,10 +90,11 @@ def sync_release(ctx: Context, w: Warp, a: u64, ordered: u32) -> None:
     if ctx.sync == 0:
         return
     n = ctx.cluster_count
-    vector = ctx.sync + ((a >> 2) % SYNC_OBJECTS) * n
-    merge(vector, head.known, n)
+    vector = ctx.sync + ((a >> 2) % SYNC_OBJECTS) * (2 * n)
+    merge(vector, head.known, 2 * n)
     own = w.cta.cluster_number
     vector[own] = max(vector[own], head.gclock)
+    vector[n + own] = max(vector[n + own], head.fenced)
     head.gclock += 1
 
 
@@ -96,7 +108,7 @@ def sync_acquire(ctx: Context, w: Warp, a: u64) -> None:
     if ctx.sync == 0:
         return
     n = ctx.cluster_count
-    merge(head.known, ctx.sync + ((a >> 2) % SYNC_OBJECTS) * n, n)
+    merge(head.known, ctx.sync + ((a >> 2) % SYNC_OBJECTS) * (2 * n), 2 * n)
 
 
 @native

@@ -152,6 +152,7 @@ class Fault(IntEnum):
     MBARRIER_UNORDERED = 26
     TCGEN05_FENCE = 27
     LANE_RACE = 28
+    GLOBAL_PROXY_FENCE = 29
 
 
 class Atom(IntEnum):
@@ -226,7 +227,7 @@ GCELL = struct(
     wclock: u32
     wactor: u16
     wmask: u8
-    flags: u8           # 1 atomic
+    flags: u8           # 1 atomic, 2 through the async proxy
     cluster: u32        # launch-wide number of the writing cluster, plus one
     gclock: u32         # that cluster's clock towards other clusters
     winstr: u32
@@ -329,7 +330,10 @@ CTA = struct(
     sync: P[u32]
     gclock: u32          # cluster's clock for other clusters (in the cluster's first CTA)
     sync_used: u32
-    known: P[u32]        # per cluster: up to which gclock its writes are known here
+    # Per cluster: up to which gclock its writes are known here; behind that, up to which the async proxy sees them
+    known: P[u32]
+    fenced: u32          # the same of this cluster's own writes and the async proxy
+    unused: u32
     """,
 )
 WARP = struct(

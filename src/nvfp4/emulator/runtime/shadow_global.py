@@ -41,6 +41,43 @@ def global_read_check(ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64,
 
 
 @native
+def global_proxy_check(ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64, instruction: u32, lane: u32) -> None:
+    """What the async proxy reads must have been fenced since threads wrote it: by a warp of their cluster before they
+    released it, or by one of the reader's since that knows of it."""
+    first = offset >> 2
+    bm = byte_mask(offset, bytes)
+    head = ctx.ctas + w.cta.cluster_first
+    for i in range((bytes + 3) >> 2):
+        cell = pointer(GCell, b.cells) + (first + i)
+        if cell.cluster and (cell.wmask & bm) and (cell.flags & 2) == 0:
+            who = u64(cell.cluster - 1)
+            fenced = head.fenced
+            if cell.cluster != w.cta.cluster_number + 1:
+                # Where nothing orders the two, that is said already.
+                if head.known == 0 or head.known[who] < cell.gclock:
+                    continue
+                fenced = head.known[ctx.cluster_count + who]
+            if unlikely(fenced < cell.gclock):
+                place = b.va + ((first + i) << 2)
+                fault(ctx, w, F_GLOBAL_PROXY_FENCE, instruction, lane, cell.winstr, place, who, 0, 0)
+                break
+
+
+@native
+def global_async_read(ctx: Context, w: Warp, spans: P[u64], n: u64, instruction: u32, lane: u32) -> None:
+    """The copy engine reads ``n`` pieces of one buffer, each from ``spans[2 i]`` up to ``spans[2 i + 1]``."""
+    b = find_buffer(ctx, spans[0])
+    if b == 0 or ((b.flags & 2) == 0 and b.init == 0):
+        return
+    for i in range(n):
+        offset = spans[2 * i] - b.va
+        bytes = spans[2 * i + 1] - spans[2 * i]
+        global_read_check(ctx, w, b, offset, bytes, instruction, lane)
+        if (ctx.checks & CK_PROXY) and b.cells:
+            global_proxy_check(ctx, w, b, offset, bytes, instruction, lane)
+
+
+@native
 def global_write_check(
     ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64, instruction: u32, lane: u32, atomic: u32
 ) -> None:
