@@ -68,14 +68,15 @@ def _bulk(call: HostCall) -> bool:
         if masked:
             mask = call.value(operands[4], lane) & 0xFFFF
             ranks = [r for r in range(16) if mask >> r & 1]
-        source = call.memory(
-            src if not remote else (1 << 56) | call.shared_address(src), size, "the source", False, lane
-        )
         if remote:
+            source = call.memory((1 << 56) | call.shared_address(src), size, "the source", False, lane)
             rank, offset = call.locate(src, size, "the source", lane)
             call.access(_words(offset, size), rank, "the source", call.pipe(BULK), call.tick_pipe(BULK), False)
-        elif call.watched(call.buffer(src, size, "the source", False, lane)):
-            call.global_read(np.array([[src, src + size]], np.int64), lane)
+        else:
+            buffer = call.buffer(src, size, "the source", False, lane)
+            source = buffer.bytes[src - buffer.va :][:size]
+            if call.watched(buffer):
+                call.global_read(np.array([[src, src + size]], np.int64), lane)
         for rank in ranks:
             offset = call.shared_address(dst) & 0xFFFFFF
             call.locate((rank << 24) + offset, size, "the destination", lane)

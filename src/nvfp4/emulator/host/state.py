@@ -468,12 +468,11 @@ class HostCall:
         return self.launch.checked and bool(int(row["flags"]) & 2 or row["init"])
 
     def global_read(self, spans: Spans, lane: int) -> None:
-        """Check bytes of a watched buffer that an asynchronous engine will read: they have values, and writes of this
-        launch are ordered before, and fenced."""
-        if len(spans):
-            held = np.ascontiguousarray(spans, np.int64)
-            warp = self.launch.warp_address(self.index)
-            self.launch.global_async_read(self.launch.address, warp, held.ctypes.data, len(held), self.number, lane)
+        """Check bytes, at least one, of a watched buffer that an asynchronous engine will read: they have values, and
+        writes of this launch are ordered before, and fenced."""
+        held = np.ascontiguousarray(spans, np.int64)
+        warp = self.launch.warp_address(self.index)
+        self.launch.global_async_read(self.launch.address, warp, held.ctypes.data, len(held), self.number, lane)
 
     def global_write(self, buffer: Buffer, spans: Spans) -> None:
         """Mark device bytes as written by this cluster."""

@@ -333,7 +333,6 @@ CTA = struct(
     # Per cluster: up to which gclock its writes are known here; behind that, up to which the async proxy sees them
     known: P[u32]
     fenced: u32          # the same of this cluster's own writes and the async proxy
-    unused: u32
     """,
 )
 WARP = struct(

@@ -65,10 +65,9 @@ def global_proxy_check(ctx: Context, w: Warp, b: Buffer, offset: u64, bytes: u64
 
 @native
 def global_async_read(ctx: Context, w: Warp, spans: P[u64], n: u64, instruction: u32, lane: u32) -> None:
-    """The copy engine reads ``n`` pieces of one buffer, each from ``spans[2 i]`` up to ``spans[2 i + 1]``."""
+    """The copy engine reads ``n`` pieces of one buffer, each from ``spans[2 i]`` up to ``spans[2 i + 1]``, all of which
+    lie in it."""
     b = find_buffer(ctx, spans[0])
-    if b == 0 or ((b.flags & 2) == 0 and b.init == 0):
-        return
     for i in range(n):
         offset = spans[2 * i] - b.va
         bytes = spans[2 * i + 1] - spans[2 * i]
