@@ -98,6 +98,14 @@ MUTANTS = (
         "static_cast<int>(COUPLE) * chunk",
         WRONG,
     ),
+    Mutant("codes under a tile that is made", ROLES, "if (last_waits && part >= OTHERS) continue;", "", "race"),
+    Mutant(
+        "nobody waits for codes to be read",
+        ROLES,
+        "if (last_waits) {\n        barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);",
+        "if (last_waits) {",
+        "race",
+    ),
     Mutant("nothing, helped", HELPERS, "bool helps;", "bool helps ;", "^$", "helped"),
     Mutant(
         "sums before they are left",

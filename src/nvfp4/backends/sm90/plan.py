@@ -87,9 +87,10 @@ class GemmPlan:
         makes: Each block makes its tiles of activations for itself: decodes NVFP4, or brings 16-bit values into order.
             Else all of them make all, before they multiply.
         raw: Stages of NVFP4 activations as they lie (256 elements along K each): `RAW`, if each block decodes its own;
-            1, if it begins with some.
+            as many as it begins with, 1 or 2.
         resident: Blocks that share a multiprocessor: 1 or, of stacks, with few tokens, 2.
-        begins: Each block makes the tiles of its first stage of weights for itself, beside what all of them make.
+        begins: Each block makes the tiles of its first stages of weights (`begun`) for itself, beside what all of them
+            make.
         narrowest: Of a list of groups, whose tiles have the width that suits each: the narrowest, in steps of
             `WIDTH_STEP` from `tokens`, which is the widest. 0: all have `tokens` rows of A.
         coupled: The two blocks of a cluster multiply the same tile, each every other stage of weights, and hand each
@@ -117,6 +118,11 @@ class GemmPlan:
         """Blocks that multiply a tile together: a couple, or one."""
         return COUPLE if self.coupled else 1
 
+    @property
+    def begun(self) -> int:
+        """Stages of weights whose tiles of activations a block makes for itself beside what all of them make."""
+        return 1 + (self.coupled and self.tiles == 2 * CHUNK) if self.begins else 0
+
     def rows(self, problem: Problem) -> int:
         """Rows of each matrix in a tile."""
         return _BLOCK_ROWS * self.blocks // problem.op.matrices
@@ -139,8 +145,7 @@ class GemmPlan:
         # What a block begins with lies where results are staged at the end.
         tiles = self.tiles + (self.raw if self.makes else 0)
         activations = tiles * self.tokens * _ROW_BYTES + self.raw * self.tokens * _ROW_SCALES_BYTES
-        begun = 1 + (self.coupled and self.tiles == 2 * CHUNK) if self.begins else 0
-        barriers = 16 * self.chunks + 24 * self.tiles + 16 * max(self.raw, begun)
+        barriers = 16 * self.chunks + 24 * self.tiles + 16 * max(self.raw, self.begun)
         staging = STAGING_BYTES if self.tokens <= MAX_TOKENS else STAGING_BYTES // 2
         if self.resident == 2:
             staging = 2 * self.tokens * 128
@@ -562,7 +567,7 @@ def _uniform(capability: Capability, problem: Problem, most: int) -> Iterator[Ge
 
 def staged_plan(problem: Problem, plan: GemmPlan) -> GemmPlan:
     """The plan with as many stages of NVFP4 activations as it needs."""
-    return replace(plan, raw=0 if problem.a.kind != "nvfp4" else RAW if plan.makes else int(plan.begins))
+    return replace(plan, raw=0 if problem.a.kind != "nvfp4" else RAW if plan.makes else plan.begun)
 
 
 def plan(capability: Capability, problem: Problem) -> GemmPlan:

@@ -250,18 +250,27 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, 
     constexpr u32 EACH = S::NVFP4 ? S::DECODERS : S::VARIABLE ? S::TOKENS / WIDTH_STEP : S::TOKENS % 16 == 0 ? 2 : 1;
     constexpr u32 PARTS = CHUNK * EACH, WARPS = 4 * S::MULTIPLIERS;
     wait_barrier(stages.raw_full(stage), 0);
+    // Codes of a second chunk lie in the rows of its last tile, which is decoded when the others have been.
+    const bool last_waits = S::NVFP4 && S::BEGUN == 2 && stage == 1;
+    constexpr u32 OTHERS = (CHUNK - 1) * EACH;
 #pragma unroll
     for (u32 first = 0; first < PARTS; first += WARPS) {
         const u32 part = first + warp, unit = part / EACH, inside = part % EACH;
         if (PARTS % WARPS != 0 && part >= PARTS) continue;
         if constexpr (S::NVFP4) {
             const u32 row = inside * 32 + threadIdx.x % 32;
+            if (last_waits && part >= OTHERS) continue;
             if ((S::VARIABLE || S::TOKENS % 32 != 0) && row >= width) continue;
-            RowDecoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), row).decode(0, 0, unit, unit * S::TILE_BYTES);
+            RowDecoder(stages.tile(stage * CHUNK), stages.raw_tile(stage), stages.raw_scales(stage), row).decode(0, 0, unit, unit * S::TILE_BYTES);
         } else {
             if (S::VARIABLE && inside * WIDTH_STEP >= width) continue;
             arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
         }
+    }
+    if (last_waits) {
+        barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
+        const u32 row = warp * 32 + threadIdx.x % 32;
+        if (row < width) RowDecoder(stages.tile(stage * CHUNK), stages.raw_tile(stage), stages.raw_scales(stage), row).decode(0, 0, CHUNK - 1, (CHUNK - 1) * S::TILE_BYTES);
     }
     fence_proxy_async_shared_cta();
     barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
@@ -517,7 +526,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     if (EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.prefetch();
     Segment first{};
-    Operands<S::PARTS> first_operands;
+    Operands<S::PARTS> first_operands{};
     u32 begun = 0;  // chunks that the block begins with
     if constexpr (S::BEGINS) {
         auto all = work();

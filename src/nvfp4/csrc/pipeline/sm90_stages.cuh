@@ -46,8 +46,8 @@ struct Shape {
     static constexpr bool HELPED = HELPED_;
     // Of a warpgroup, in the ring.
     static constexpr int HELP_TILES = COUPLED ? 1 : 2;
-    // Couples begin with the tiles of two chunks, where these are brought into order in place.
-    static constexpr int BEGUN = !BEGINS ? 0 : COUPLED && !NVFP4 && TILES == 2 * CHUNK ? 2 : 1;
+    // Couples, for which a chunk takes half as long as it is deep, begin with the tiles of two.
+    static constexpr int BEGUN = !BEGINS ? 0 : COUPLED && TILES == 2 * CHUNK ? 2 : 1;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -103,7 +103,6 @@ struct Shape {
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
-    static_assert(BEGUN < 2 || !NVFP4, "codes of one chunk lie where results are staged");
     static_assert(!COUPLED || (!VARIABLE && STAGED_BYTES == STAGING_GROUP_BYTES && TOKENS % 16 == 0 && HANDS <= 2), "halves of tiles that are handed over");
     static_assert(!HELPED || (BLOCKS == 1 && TOGETHER && TILES == 2 * CHUNK && !VARIABLE && RESIDENT == 1), "sums of a helper fill half of the ring of tiles");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
@@ -114,7 +113,10 @@ struct Stages {
     u32 base;  // 1024-byte aligned
 
     __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILE + stage * S::TILE_BYTES; }
-    __device__ __forceinline__ u32 raw_tile(u32 stage) const { return base + S::RAW_TILE + stage * S::TILE_BYTES; }
+    // Of a second chunk that a block begins with: where the last of its tiles will be.
+    __device__ __forceinline__ u32 raw_tile(u32 stage) const {
+        return S::BEGUN == 2 && stage == 1 ? tile(S::TILES - 1) : base + S::RAW_TILE + stage * S::TILE_BYTES;
+    }
     __device__ __forceinline__ u32 raw_scales(u32 stage) const { return base + S::RAW_SCALES + stage * S::RAW_SCALES_BYTES; }
     __device__ __forceinline__ u32 codes(u32 stage) const { return base + S::CODES + stage * S::CODES_BYTES; }
     __device__ __forceinline__ u32 scales(u32 stage) const { return base + S::SCALES + stage * S::SCALES_BYTES; }
