@@ -133,13 +133,14 @@ COUPLED = [
 ]
 
 
-def repeated(problem: Problem, plan: GemmPlan, distribution: str, device: str) -> None:
+def repeated(problem: Problem, plan: GemmPlan | DecodePlan, distribution: str, device: str) -> None:
     """The plan is right, on a GPU again and again."""
+    plan = staged_plan(problem, plan) if isinstance(plan, GemmPlan) else plan
     operands, outputs = poison_outputs(inputs.make(problem, distribution, 15, device))
     for _ in range(1 if device == "cpu" else 20):
         for out in operands.out:
             out.fill_(float("nan"))
-        BACKEND.run(staged_plan(problem, plan), problem, operands)
+        BACKEND.run(plan, problem, operands)
         verdict = judge(problem, operands, outputs)
         assert verdict.ok, verdict
 
@@ -184,6 +185,24 @@ def cut(case: tuple) -> tuple[Problem, GemmPlan]:
     return problem, plan
 
 
+# Tiles that two clusters share, or two blocks, halves of K of one stage of weights or of several; rows and tokens that
+# end within tiles, in the first half of tokens, or where the second begins; and behind whole tiles, with a cluster that
+# has no part. With: tokens, neighbours, stages; clusters, whole tiles of each, and how many share the others.
+HALVED = [
+    (Problem(Op.GEMM, 250, 260, 1024, a=BF16, b=SCALED, out_dtype="bf16"), (256, 2, 5, 2), (4, 0, 0)),
+    (Problem(Op.GEMM, 70, 130, 512, l=2, a=FP16, b=TILED, out_dtype="fp32"), (160, 2, 4, 2), (4, 0, 0)),
+    (Problem(Op.DUAL_GEMM, 312, 72, 1536, a=BF16, b=LINEAR), (208, 2, 5, 2), (4, 0, 0)),
+    (Problem(Op.GEMM, 24, 130, 2880, a=FP16, b=SCALED_TILED), (48, 1, 7, 4), (4, 0, 0)),
+    (Problem(Op.GEMM, 130, 900, 512, a=BF16, b=LINEAR), (144, 2, 5, 2), (3, 1, 2)),
+]
+
+
+def halved(shape: tuple[int, int, int, int], dealt: tuple[int, int, int]) -> DecodePlan:
+    tokens, share, stages, chunks = shape
+    clusters, rounds, sharers = dealt
+    return DecodePlan(FEW.arch, tokens, share, False, stages, chunks, clusters * share, rounds, sharers, halved=True)
+
+
 # Each with a distribution for the emulator, in turn.
 SHARING = [
     pytest.param(problem, plan, ("gaussian", "integers", "all-scales")[i % 3], id=f"{kind}-{problem}-{i}")
@@ -191,6 +210,7 @@ SHARING = [
         ("couples", [(problem, coupled(shape)) for problem, shape in COUPLED]),
         ("helpers", [(problem, helped(shape)) for problem, shape in HELPED]),
         ("cut", [cut(case) for case in CUT]),
+        ("halves", [(problem, halved(shape, dealt)) for problem, shape, dealt in HALVED]),
     )
     for i, (problem, plan) in enumerate(planned)
 ]

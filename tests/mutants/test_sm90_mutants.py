@@ -30,6 +30,7 @@ HELPERS, LISTED = "pipeline/sm90_helpers.cuh", "pipeline/listed_tiles.cuh"
 ACTIVATIONS = "pipeline/sm90_activations.cuh"
 
 DECODE, DECODE_STAGES = "pipeline/sm90_decode.cuh", "pipeline/sm90_decode_stages.cuh"
+HALVES = "pipeline/sm90_decode_halves.cuh"
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def coupled(problem: Problem, tokens: int, grid: int = 4, own: int = 0) -> Case:
     return Case(problem, partial(gemm.launches, plan, problem), partial(needs, plan, problem))
 
 
-def decoded(problem: Problem) -> Case:
-    plan = decode_gemm.DecodePlan("sm_90a", 48, 2, False, 5, 2, 6)
+def decoded(problem: Problem, clusters: int, halved: bool = False) -> Case:
+    plan = decode_gemm.DecodePlan("sm_90a", 48, 2, False, 5, 2, 2 * clusters, halved=halved)
     return Case(problem, partial(decode_gemm.launches, plan, problem), lambda operands: decode_gemm.needs(plan))
 
 
@@ -69,7 +70,9 @@ CASES = {
     # Three tiles of sixteen chunks for two blocks: one has a part of the other's first.
     "cut": listed(((30, 128, 4096), (50, 128, 4096), (20, 128, 4096))),
     # Two pairs of tiles of five chunks, which three pairs of blocks share.
-    "lying": decoded(Problem(Op.GEMM, 40, 300, 1280, a=BF16, b=NVFP4, out_dtype="fp32")),
+    "lying": decoded(Problem(Op.GEMM, 40, 300, 1280, a=BF16, b=NVFP4, out_dtype="fp32"), 3),
+    # Two pairs of tiles of four chunks, each of which two pairs of blocks share.
+    "halved": decoded(Problem(Op.GEMM, 40, 300, 1024, a=BF16, b=NVFP4, out_dtype="fp32"), 4, True),
 }
 
 
@@ -220,10 +223,54 @@ MUTANTS = (
         "race|mbarrier",
         "lying",
     ),
-    Mutant(
-        "no turn given", DECODE, "if (threadIdx.x < 128) barrier_arrive(TURN, S::MULTIPLIERS);", "", "deadlock", "lying"
-    ),
+    Mutant("no turn given", DECODE, "if (goes_first()) barrier_arrive(TURN, S::MULTIPLIERS);", "", "deadlock", "lying"),
     Mutant("a turn without giving tiles back", DECODE, "if (!first) release(before);", "", "deadlock", "lying"),
+    Mutant("nothing, halved", HALVES, "constexpr u32 HANDED = 4,", "constexpr u32 HANDED = 5,", "^$", "halved"),
+    Mutant(
+        "no wait for the other half",
+        HALVES,
+        "while (ld_acquire_gpu_global_b32(counter) == 0) {",
+        "while (false) {",
+        "race|uninit|wrong",
+        "halved",
+    ),
+    Mutant("the other half not fenced", HALVES, "fence_proxy_async_global();", "", "missing-proxy-fence", "halved"),
+    Mutant("counter of a half kept", HALVES, "st_relaxed_gpu_global_b32(counter, 0);", "", KEPT, "halved"),
+    Mutant(
+        "a half before it has left",
+        HALVES,
+        "wait_barrier(stages.left(), 0);\n    red",
+        "red",
+        "race|uninit",
+        "halved",
+    ),
+    Mutant(
+        "a half before it has come",
+        HALVES,
+        "wait_barrier(stages.part_full(number), 0);",
+        "",
+        "race|uninit",
+        "halved",
+    ),
+    Mutant(
+        "a half over tiles that are read",
+        DECODE_STAGES,
+        "for (u32 i = 0; i < S::TILES; ++i, tile.advance()) wait_barrier(stages.tile_empty",
+        "for (u32 i = 0; i < 0; ++i, tile.advance()) wait_barrier(stages.tile_empty",
+        "race",
+        "halved",
+    ),
+    Mutant(
+        "sums handed over onto tiles that are read",
+        HALVES,
+        "wait_barrier(stages.left(), 0);  // nor",
+        "// nor",
+        "race",
+        "halved",
+    ),
+    Mutant("handed sums read too soon", HALVES, "barrier_sync(HANDED, THREADS);", "", "race|uninit|deadlock", "halved"),
+    Mutant("the same half of the tokens", HALVES, "half * (S::TILE_BYTES / 16)", "0", WRONG, "halved"),
+    Mutant("both finish the same rows", HALVES, "half, half_of_block<S>());", "half, group);", "race|wrong", "halved"),
     Mutant("nothing, cut", LISTED, "int entry, end;", "int entry, end ;", "^$", "cut"),
     Mutant(
         "no wait for a cut tile's end",

@@ -55,6 +55,7 @@ class DecodePlan:
         grid: Thread blocks: with stream-K at most as many as fit at once, as they wait for one another.
         rounds: Whole tiles that each cluster takes before the rest is shared.
         sharers: The clusters that share the rest; 0 for all of them.
+        halved: Two clusters share each tile, each half of its K, and each finishes the rows of a warpgroup.
     """
 
     arch: str
@@ -66,13 +67,14 @@ class DecodePlan:
     grid: int
     rounds: int = 0
     sharers: int = 0
+    halved: bool = False
 
     @property
     def shared_bytes(self) -> int:
         """Dynamic shared memory (`SHARED_BYTES` in csrc/pipeline/sm90_decode_stages.cuh, and the alignment)."""
         weights = self.chunks * (CODES_BYTES + SCALES_BYTES + _WIDE_SCALES_BYTES)
         activations = self.tiles * self.tokens * 2 * UNIT
-        barriers = 24 * self.chunks + 16 * self.tiles
+        barriers = 24 * self.chunks + 16 * self.tiles + (24 if self.halved else 0)
         return activations + weights + STAGING_BYTES + barriers + ALIGNMENT_BYTES
 
     def describe(self) -> str:
@@ -81,7 +83,8 @@ class DecodePlan:
         stages = f"{self.chunks} stages of weights, {self.tiles} of activations as they lie"
         cluster = f"clusters of {self.share}, " if self.share > 1 else ""
         first = f"{self.rounds} rounds of tiles, then " if self.rounds else ""
-        grid = f"{first}{'tiles in turn' if self.whole else 'stream-K'} over {self.grid} blocks"
+        dealt = "tiles in turn" if self.whole else "halves of tiles" if self.halved else "stream-K"
+        grid = f"{first}{dealt} over {self.grid} blocks"
         return f"WGMMA m64n{self.tokens}k16, {tile}, {stages}, {cluster}{grid} [{self.arch}]"
 
 
@@ -108,6 +111,7 @@ def launches(
         "TOKENS": plan.tokens,
         "SHARE": plan.share,
         "WHOLE": int(plan.whole),
+        "HALVED": int(plan.halved),
         "TILES": plan.tiles,
         "CHUNKS": plan.chunks,
         "BF16": int(problem.a.kind == "bf16"),
@@ -181,6 +185,7 @@ def serves(problem: Problem) -> bool:
 
 
 _AGAIN = 1.2  # microseconds for storing each whole tile but the last
+_HALVED = 0.6  # of what handing over takes otherwise
 
 
 def estimate(plan: DecodePlan, problem: Problem) -> float:
@@ -196,6 +201,7 @@ def estimate(plan: DecodePlan, problem: Problem) -> float:
     if shared == 2 and 2 * (busiest - plan.rounds * chunks) > chunks:
         loop *= APART
     hand_over = shared * (0.6 + 2.6 * size + (0.3 + 0.9 * size) * min(4.0, max(1.0, clusters / left)))
+    hand_over *= _HALVED if plan.halved else 1.0
     silu = 1.0 if problem.op.dual else 0.0
     return 5.5 + loop + hand_over + _AGAIN * (ceil_div(busiest, chunks) - 1) + silu
 
@@ -216,11 +222,21 @@ def plans(capability: Capability, problem: Problem) -> list[DecodePlan]:
         if (wide and share == 1) or not _may_cut(problem, tokens, tiles):
             continue
         # Clusters that wait for one another have to fit at once: those of two do, in the two multiprocessors of a TPC.
-        found += [replace(plan, whole=False, grid=clusters * share) for clusters in grids(tiles, chunks, most)]
+        found += [
+            replace(plan, whole=False, grid=clusters * share, halved=_may_halve(plan, tiles, chunks, clusters))
+            for clusters in grids(tiles, chunks, most)
+        ]
         rounds, left = divmod(tiles, most)
         if wide and rounds and left:
             found += [
-                replace(plan, whole=False, rounds=rounds, sharers=sharers) for sharers in grids(left, chunks, most)
+                replace(
+                    plan,
+                    whole=False,
+                    rounds=rounds,
+                    sharers=sharers,
+                    halved=_may_halve(plan, left, chunks, sharers),
+                )
+                for sharers in grids(left, chunks, most)
             ]
     return found
 
@@ -240,6 +256,11 @@ def _may_cut(problem: Problem, tokens: int, tiles: int) -> bool:
     """Whether blocks may share so many tiles."""
     exact = tiles * chunks_along_k(problem) ** 2 < 1 << 32  # the kernel divides by a reciprocal
     return exact and tokens not in (224, 240)  # ptxas spills
+
+
+def _may_halve(plan: DecodePlan, tiles: int, chunks: int, clusters: int) -> bool:
+    """Whether two of so many clusters share each of so many tiles, and can finish the rows of a warpgroup each."""
+    return plan.tokens > _NARROW and plan.tokens % 16 == 0 and clusters == 2 * tiles and chunks % 2 == 0
 
 
 def plan(capability: Capability, problem: Problem) -> tuple[float, DecodePlan]:

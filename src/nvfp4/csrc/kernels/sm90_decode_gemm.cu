@@ -15,11 +15,11 @@
 #include "pipeline/sm90_decode.cuh"
 #include "pipeline/tiling.cuh"
 
-// Constants: PLAN_MATRICES (1 or 2), PLAN_TOKENS, PLAN_SHARE, PLAN_WHOLE, PLAN_TILES, PLAN_CHUNKS (of the rings), PLAN_BF16
+// Constants: PLAN_MATRICES (1 or 2), PLAN_TOKENS, PLAN_SHARE, PLAN_WHOLE, PLAN_HALVED, PLAN_TILES, PLAN_CHUNKS (of the rings), PLAN_BF16
 // (activations, else fp16), PLAN_B_LAYOUT, PLAN_OUT, and PLAN_EARLY_WEIGHTS: weights are not written by the kernel before in the queue,
 // and may be read before it has ended.
 constexpr bool EARLY_WEIGHTS = PLAN_EARLY_WEIGHTS;
-using S = DecodeShape<PLAN_TOKENS, PLAN_MATRICES, PLAN_SHARE, PLAN_WHOLE, PLAN_TILES, PLAN_CHUNKS, PLAN_BF16, PLAN_B_LAYOUT>;
+using S = DecodeShape<PLAN_TOKENS, PLAN_MATRICES, PLAN_SHARE, PLAN_WHOLE, PLAN_TILES, PLAN_CHUNKS, PLAN_BF16, PLAN_B_LAYOUT, PLAN_HALVED>;
 constexpr int CLUSTER_ROWS = S::SHARE * S::ROWS;  // of a matrix
 constexpr int BAND = 8;                           // tiles of tokens
 static_assert(PLAN_OUT >= OUT_FP16 && PLAN_OUT <= OUT_FP32, "output");
@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     }
     __syncthreads();
 
-    const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sums_of_tile, u32 group) {
+    const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sums_of_tile, u32 group, u32 rows) {
         const DecodeItem o = describe(tile);
         constexpr int COLUMNS = 64 / S::MATRICES;
         float scale[S::MATRICES];
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
         for (int i = 0; i < S::MATRICES; ++i) scale[i] = S::FACTOR * tensor_scale(b_tensor_scale.of[i], b_tensor_stride, o.batch);
         store_tile_transposed<decltype(count)::VALUE, PLAN_OUT, STAGING_TOKENS, COLUMNS>(
             out + static_cast<i64>(o.batch) * m * n * OUT_BYTES<PLAN_OUT>, o.token + from, o.token + begin, min(o.token + end, m),
-            o.row + static_cast<int>(group) * COLUMNS, n, stages.staging(group), 1 + group, [&](int i) {
+            o.row + static_cast<int>(rows) * COLUMNS, n, stages.staging(group), 1 + group, [&](int i) {
                 if constexpr (S::MATRICES == 1) return sums_of_tile[i] * scale[0];
                 return silu_of_pair(sums_of_tile, i, [&](float sum) { return sum * scale[0]; }, [&](float sum) { return sum * scale[1]; });
             });

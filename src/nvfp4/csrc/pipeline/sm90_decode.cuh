@@ -21,6 +21,7 @@
 #pragma once
 
 #include "mma/wgmma.cuh"
+#include "pipeline/sm90_decode_halves.cuh"
 #include "pipeline/sm90_decode_stages.cuh"
 #include "pipeline/stream_k_loop.cuh"
 #include "ptx/elect.cuh"
@@ -71,21 +72,26 @@ struct DecodingMultiplier {
         }
     }
 
-    // The first warpgroup multiplies the last chunk of a segment before the second one does: sums then leave while the matrix unit is busy, and not all at
-    // once. Comes before that chunk. The unit before it is waited for, and its tile, `before`, is given back, as the first warpgroup may need the place; the
+    // One warpgroup, the first unless tiles are HALVED, multiplies the last chunk of a segment before the other one does: sums then leave while the matrix
+    // unit is busy, and not all at once.
+    static __device__ __forceinline__ bool goes_first() {
+        return S::HALVED ? leaves_sums<S>(threadIdx.x / 128) : threadIdx.x < 128;
+    }
+
+    // Comes before that chunk. The unit before it is waited for, and its tile, `before`, is given back, as the other warpgroup may need the place; the
     // `first` chunk has none before.
     __device__ __forceinline__ void await_turn(bool& first, u32 before) const {
-        if (threadIdx.x < 128) return;
+        if (goes_first()) return;
         wgmma_wait_group_sync_aligned<0>();
         if (!first) release(before);
         first = true;
         barrier_sync(TURN, S::MULTIPLIERS);
     }
 
-    // Behind the last instruction. As the ring has no room for two chunks, the first warpgroup does not come here again before the second one has
+    // Behind the last instruction. As the ring has no room for two chunks, this warpgroup does not come here again before the other one has
     // been at the barrier.
     __device__ __forceinline__ void leave_turn() const {
-        if (threadIdx.x < 128) barrier_arrive(TURN, S::MULTIPLIERS);
+        if (goes_first()) barrier_arrive(TURN, S::MULTIPLIERS);
     }
 
     // How many chunks so far.
@@ -99,6 +105,7 @@ struct DecodingMultiplier {
 #pragma unroll
         for (int i = 0; i < N / 2; ++i) sums[i] = 0.0f;
         int left = segment.end - segment.begin;
+        if (S::HALVED) __builtin_assume(left > 0);  // else there are sums that no instruction has written, and ptxas waits for each that does
         chunks += left;
         u32 a[2][4][4];
         OrderedWeights unread;  // of the unit after next, until that is decoded
@@ -149,7 +156,7 @@ struct DecodingMultiplier {
 
 // What follows in a kernel once its barriers are there, and each thread of a cluster has arrived at the cluster's barrier: the roles.
 // `work_of_block` and `split` compute a DecodeWork and the same as `multiply_and_store` (pipeline/stream_k_loop.cuh) takes it; `store` is as there, with
-// the warpgroup behind.
+// the warpgroup behind, and the one that has multiplied these rows.
 template <class S, bool EARLY_WEIGHTS, class Work, class Split, class Describe, class Store>
 __device__ __forceinline__ void run_decode(const DecodeStages<S>& stages, Work work_of_block, Split split, const Workspace& workspace,
                                            const DecodeSource<S::MATRICES>& source, const TensorMap* activations, Describe describe,
@@ -166,9 +173,19 @@ __device__ __forceinline__ void run_decode(const DecodeStages<S>& stages, Work w
         if (role == 0) {
             await_neighbours();
             if (EARLY_WEIGHTS) griddepcontrol_wait();
-            if (first_lane) load_tiles(stages, work, activations, describe);
+            if (first_lane) {
+                load_tiles(stages, work, activations, describe);
+                if constexpr (S::HALVED) {
+                    if (work.position < work.last) load_other_half(stages, workspace);
+                }
+            }
         } else {
-            if (role == 1 && first_lane) load_more_raw(stages, work, source, describe);
+            if (role == 1 && first_lane) {
+                load_more_raw(stages, work, source, describe);
+                if constexpr (S::HALVED) {
+                    if (work.position < work.last) announce_sums(stages, workspace);
+                }
+            }
             if (role >= 2) widen_scales(stages, work, role - 2);
             __syncwarp();
             await_neighbours();
@@ -181,9 +198,28 @@ __device__ __forceinline__ void run_decode(const DecodeStages<S>& stages, Work w
         const u32 group = warp / 4;
         DecodingMultiplier<S> multiplier(stages);
         const auto finish = [&](auto count, int tile, int from, int begin, int end, auto& sums) {
-            store(count, tile, from, begin, end, sums[0], group);
+            store(count, tile, from, begin, end, sums[0], group, group);
         };
-        if constexpr (S::WHOLE) {
+        if constexpr (S::HALVED) {
+#pragma unroll 1
+            while (true) {
+                Segment segment;
+                {
+                    auto range = split();
+                    range.position += multiplier.done();
+                    if (!range.next(segment)) break;
+                }
+                float sums[1][S::TOKENS / 2];
+                multiplier.template multiply<S::TOKENS>(sums, segment);
+                if (segment.end - segment.begin == split().chunks) {
+                    finish(Count<S::TOKENS>(), segment.tile, 0, 0, S::TOKENS, sums);
+                } else {
+                    finish_half(stages, workspace, sums[0], group, [&](auto count, int from, int begin, int end, auto& half, u32 rows) {
+                        store(count, segment.tile, from, begin, end, half[0], group, rows);
+                    });
+                }
+            }
+        } else if constexpr (S::WHOLE) {
             const DecodeWork work = work_of_block();
 #pragma unroll 1
             for (int tile = work.tile; tile < work.whole; tile += work.step) {

@@ -11,10 +11,12 @@
 #include "ptx/mbarrier.cuh"
 #include "ptx/mbarrier_cluster.cuh"
 
-template <int TOKENS_, int MATRICES_, int SHARE_, bool WHOLE_, int TILES_, int CHUNKS_, bool BF16_, int WEIGHT_LAYOUT_>
+template <int TOKENS_, int MATRICES_, int SHARE_, bool WHOLE_, int TILES_, int CHUNKS_, bool BF16_, int WEIGHT_LAYOUT_, bool HALVED_ = false>
 struct DecodeShape {
     static constexpr int TOKENS = TOKENS_, MATRICES = MATRICES_, SHARE = SHARE_;
     static constexpr bool WHOLE = WHOLE_;  // tiles, dealt out in turn; else the last of them, or all, are shared evenly
+    // Two clusters share each tile, each half of its K, and each finishes the rows of a warpgroup (pipeline/sm90_decode_halves.cuh).
+    static constexpr bool HALVED = HALVED_;
     static constexpr int TILES = TILES_, CHUNKS = CHUNKS_;  // of the rings
     static constexpr int WEIGHT_LAYOUT = WEIGHT_LAYOUT_;
     static constexpr bool BF16 = BF16_;
@@ -37,11 +39,13 @@ struct DecodeShape {
     static constexpr int WIDE = SCALES + CHUNKS * WEIGHT_SCALES_BYTES;
     static constexpr int STAGING = WIDE + CHUNKS * WIDE_BYTES;
     static constexpr int BARRIERS = STAGING + 2 * STAGING_GROUP_BYTES;
-    static constexpr int SHARED_BYTES = BARRIERS + 24 * CHUNKS + 16 * TILES;
+    static constexpr int LEFT_BARRIERS = BARRIERS + 24 * CHUNKS + 16 * TILES;
+    static constexpr int SHARED_BYTES = LEFT_BARRIERS + (HALVED ? 24 : 0);
 
     static_assert(TOKENS % (8 * SHARE) == 0 && TOKENS >= 8 * SHARE && TOKENS <= 256, "TOKENS");
     static_assert(MATRICES == 1 || (MATRICES == 2 && WEIGHT_LAYOUT == SCALES_LINEAR), "tiles of scales hold 128 rows");
     static_assert(TILES >= CHUNK && TILES < 2 * CHUNK && CHUNKS >= 2, "one warpgroup may be a chunk ahead, not two");
+    static_assert(!HALVED || (!WHOLE && TOKENS % 16 == 0), "halves of tokens are whole eights");
     static_assert(SHARED_BYTES <= 226 * 1024, "shared memory of a block, less the alignment");
 };
 
@@ -59,6 +63,9 @@ struct DecodeStages {
     __device__ __forceinline__ u32 raw_empty(u32 i) const { return raw_full(2 * S::CHUNKS + i); }
     __device__ __forceinline__ u32 tile_full(u32 i) const { return raw_full(3 * S::CHUNKS + i); }
     __device__ __forceinline__ u32 tile_empty(u32 i) const { return tile_full(S::TILES + i); }
+    // HALVED: the sums of one warpgroup have left; those of half of the tokens that another block has left are here.
+    __device__ __forceinline__ u32 left() const { return base + S::LEFT_BARRIERS; }
+    __device__ __forceinline__ u32 part_full(u32 half) const { return left() + 8 + 8 * half; }
 
     // By one thread, before the roles part.
     __device__ __forceinline__ void init() const {
@@ -70,6 +77,10 @@ struct DecodeStages {
         for (u32 i = 0; i < S::TILES; ++i) {
             mbarrier_init_shared_b64(tile_full(i), 1);
             mbarrier_init_shared_b64(tile_empty(i), S::MULTIPLY_WARPS * S::SHARE);
+        }
+        if constexpr (S::HALVED) {
+            mbarrier_init_shared_b64(left(), S::MULTIPLY_WARPS / 2);
+            for (u32 half = 0; half < 2; ++half) mbarrier_init_shared_b64(part_full(half), 1);
         }
         fence_mbarrier_init_release_cluster();
     }
@@ -160,10 +171,10 @@ __device__ __forceinline__ void widen_scales(const DecodeStages<S>& stages, cons
 }
 
 // Returns when all blocks of the cluster are done with this one's tiles: a block must not leave while a neighbour still arrives at its
-// barriers. `tile` is the next that would be loaded, as soon as its barrier has completed that phase. One thread.
+// barriers, and HALVED the ring is used once more. `tile` is the next that would be loaded, as soon as its barrier has completed that phase. One thread.
 template <class S>
 __device__ __forceinline__ void await_releases(const DecodeStages<S>& stages, Ring<S::TILES> tile) {
-    if constexpr (S::SHARE == 1) return;
+    if constexpr (S::SHARE == 1 && !S::HALVED) return;
 #pragma unroll 1
     for (u32 i = 0; i < S::TILES; ++i, tile.advance()) wait_barrier(stages.tile_empty(tile.index), tile.parity);
 }
