@@ -151,20 +151,24 @@ def coupled(shape: tuple[int, int, int, str]) -> GemmPlan:
 
 
 # Owners of tiles, blocks or couples, and helpers: a tile for each helper, or several; most stages of weights theirs,
-# or an owner's; rows, tokens and K that end within tiles and stages. With: tokens, grid, couples, stages of an owner.
+# or an owner's; rows, tokens and K that end within tiles and stages. With: tokens, grid, couples, stages of an owner,
+# blocks of weights.
 HELPED = [
-    (Problem(Op.GEMM, 121, 264, 1024, a=LINEAR, b=LINEAR), (128, 4, False, 3)),
-    (Problem(Op.GEMM, 100, 264, 1088, a=TILED, b=TILED, out_dtype="bf16"), (112, 8, True, 1)),
-    (Problem(Op.GEMM, 75, 136, 576, l=2, a=BF16, b=SCALED_TILED, out_dtype="fp32"), (40, 10, False, 1)),
-    (Problem(Op.GEMM, 9, 264, 2048, a=FP16, b=SCALED), (16, 8, True, 3)),
-    (Problem(Op.DUAL_GEMM, 100, 72, 1536, a=LINEAR, b=LINEAR, out_dtype="fp32"), (56, 5, False, 4)),
-    (Problem(Op.DUAL_GEMM, 64, 136, 1280, a=BF16, b=LINEAR), (64, 8, True, 2)),
+    (Problem(Op.GEMM, 121, 264, 1024, a=LINEAR, b=LINEAR), (128, 4, False, 3, 1)),
+    (Problem(Op.GEMM, 100, 264, 1088, a=TILED, b=TILED, out_dtype="bf16"), (112, 8, True, 1, 1)),
+    (Problem(Op.GEMM, 75, 136, 576, l=2, a=BF16, b=SCALED_TILED, out_dtype="fp32"), (40, 10, False, 1, 1)),
+    (Problem(Op.GEMM, 9, 264, 2048, a=FP16, b=SCALED), (16, 8, True, 3, 1)),
+    (Problem(Op.DUAL_GEMM, 100, 72, 1536, a=LINEAR, b=LINEAR, out_dtype="fp32"), (56, 5, False, 4, 1)),
+    (Problem(Op.DUAL_GEMM, 64, 136, 1280, a=BF16, b=LINEAR), (64, 8, True, 2, 1)),
+    (Problem(Op.GEMM, 121, 264, 1024, a=LINEAR, b=TILED, out_dtype="bf16"), (128, 3, False, 2, 2)),
+    (Problem(Op.GEMM, 50, 700, 1536, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (56, 8, False, 1, 2)),
+    (Problem(Op.DUAL_GEMM, 100, 136, 1536, a=LINEAR, b=TILED), (104, 3, False, 4, 2)),
 ]
 
 
-def helped(shape: tuple[int, int, bool, int]) -> GemmPlan:
-    tokens, grid, couples, own = shape
-    return GemmPlan(FEW.arch, tokens, 1, 2, 8, grid, begins=True, coupled=couples, own=own)
+def helped(shape: tuple[int, int, bool, int, int]) -> GemmPlan:
+    tokens, grid, couples, own, blocks = shape
+    return GemmPlan(FEW.arch, tokens, blocks, 2, 8, grid, begins=blocks == 1, coupled=couples, own=own)
 
 
 # Lists of groups with tiles that two blocks share: how many, blocks, the widest and the narrowest tile.

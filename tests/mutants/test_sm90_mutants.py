@@ -47,6 +47,11 @@ def coupled(problem: Problem, tokens: int, grid: int = 4, own: int = 0) -> Case:
     return Case(problem, partial(gemm.launches, plan, problem), partial(needs, plan, problem))
 
 
+def helped_blocks(problem: Problem, tokens: int) -> Case:
+    plan = GemmPlan("sm_90a", tokens, 2, 2, 8, 3, own=4)
+    return Case(problem, partial(gemm.launches, plan, problem), partial(needs, plan, problem))
+
+
 def decoded(problem: Problem, clusters: int, halved: bool = False) -> Case:
     plan = decode_gemm.DecodePlan("sm_90a", 48, 2, False, 5, 2, 2 * clusters, halved=halved)
     return Case(problem, partial(decode_gemm.launches, plan, problem), lambda operands: decode_gemm.needs(plan))
@@ -67,6 +72,8 @@ CASES = {
     "shared": coupled(Problem(Op.GEMM, 60, 128, 2048, a=BF16, b=NVFP4, out_dtype="fp32"), 64),
     # Three tiles of six chunks, the last two of which two helpers multiply for three couples.
     "helped": coupled(Problem(Op.GEMM, 100, 300, 1536, a=NVFP4, b=NVFP4), 112, 8, 2),
+    # Two tiles of six chunks, the last two of which a helper multiplies for two blocks, with two blocks of weights.
+    "doubled": helped_blocks(Problem(Op.GEMM, 40, 500, 1536, a=NVFP4, b=NVFP4), 48),
     # Three tiles of sixteen chunks for two blocks: one has a part of the other's first.
     "cut": listed(((30, 128, 4096), (50, 128, 4096), (20, 128, 4096))),
     # Two pairs of tiles of five chunks, which three pairs of blocks share.
@@ -121,8 +128,8 @@ MUTANTS = (
     Mutant(
         "no wait for a helper",
         HELPERS,
-        "while (ld_acquire_gpu_global_b32(workspace.counters + tile) == 0) {",
-        "while (false) {",
+        "tile;\n    while (ld_acquire_gpu_global_b32(counter) == 0) {",
+        "tile;\n    while (false) {",
         "race|uninit|wrong",
         "helped",
     ),
@@ -152,6 +159,25 @@ MUTANTS = (
         "race|uninit",
         "helped",
     ),
+    Mutant("nothing, doubled", HELPERS, "bool helps;", "bool helps ;", "^$", "doubled"),
+    Mutant(
+        "sums of both blocks in the same place",
+        HELPERS,
+        "for (u32 b = 0; b < S::BLOCKS; ++b, ++place.count) {",
+        "for (u32 b = 0; b < S::BLOCKS; ++b) {",
+        "race|wrong|deadlock|mbarrier",
+        "doubled",
+    ),
+    Mutant(
+        "those of the second block over tiles that are read",
+        HELPERS,
+        "wait_barrier(stages.tile_empty(to), place.tile_parity() ^ 1);",
+        "if (b == 0) wait_barrier(stages.tile_empty(to), place.tile_parity() ^ 1);",
+        "race",
+        "doubled",
+    ),
+    Mutant("one block's sums left", HELPERS, "b * WORKSPACE_GROUPS * FOURS + i", "i", "race|wrong|uninit", "doubled"),
+    Mutant("counter of two blocks kept", HELPERS, "st_relaxed_gpu_global_b32(counter, 0);", "", KEPT, "doubled"),
     Mutant("the same half of its sums", HELPERS, "sums += cluster_ctarank() * FOURS;", "", WRONG, "helped"),
     Mutant("handed over into its sums", HELPERS, "multiplier.place.first_tile() ^ CHUNK", "0", "race|wrong", "helped"),
     Mutant(
@@ -275,8 +301,8 @@ MUTANTS = (
     Mutant(
         "no wait for a cut tile's end",
         HELPERS,
-        "while (ld_acquire_gpu_global_b32(counter) == 0) {",
-        "while (false) {",
+        "        while (ld_acquire_gpu_global_b32(counter) == 0) {",
+        "        while (false) {",
         "race|uninit|wrong",
         "cut",
     ),

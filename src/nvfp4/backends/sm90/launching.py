@@ -39,7 +39,7 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     if plan.own:
         # Of each tile sums, and a counter of its own behind that for activations (csrc/pipeline/sm90_helpers.cuh).
         tiles = tiles_of(plan, problem)
-        sums = Piece((tiles * plan.tokens * 128,), torch.float32)
+        sums = Piece((tiles * plan.blocks * plan.tokens * 128,), torch.float32)
         pieces = [sums, Piece((plan.grid * _WARPGROUPS + 1 + tiles,), torch.int32, zeroed=True)]
     else:
         registers = plan.blocks * plan.tokens // (4 if plan.coupled else 2)

@@ -223,8 +223,9 @@ _STORING = 4.5  # for each tile of 256 x 128 results
 _COUPLED = 1.3  # for what two blocks of a cluster hand each other
 _COUPLES = 1.3  # for what couples of a tile hand over, and as much again for 256 x 128 sums
 _HELPED = 1.5  # for adding what a helper has left
+_HELPED_TWICE = 0.3  # and of a second block of weights, which comes behind the last product
 _LEAVING = 0.6  # until a helper is at its next tile
-_LEFT = 0.8  # and for 256 x 128 sums that it leaves
+_LEFT = 2.0  # and for 256 x 128 sums that it leaves; a quarter of it for half of them
 _TOGETHER = 1.0  # until all blocks have made all activations, more than a block takes for those that it begins with
 
 
@@ -261,9 +262,11 @@ def _time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
     if plan.own:
         chunk = CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes)
         each = ceil_div(tiles, plan.grid - plan.team * tiles)
-        helping = each * ((chunks - plan.team * plan.own) * chunk + _LEAVING + _LEFT * size)
+        helping = each * ((chunks - plan.team * plan.own) * chunk + _LEAVING + _LEFT * size**2)
         storing = _STORING * size / plan.team + (_COUPLED if plan.coupled else 0.0)
-        return _START + max(plan.own * chunk, helping) + _HELPED + storing
+        storing += _HELPED_TWICE if plan.blocks == 2 else 0.0
+        start = _START + (0.0 if plan.begins else _TOGETHER)
+        return start + max(plan.own * chunk, helping) + _HELPED + storing
     if plan.coupled:
         parts = plan.grid // (COUPLE * tiles)
         chunks = ceil_div(chunks, COUPLE)
@@ -306,10 +309,12 @@ def helped_plans(plan: GemmPlan, problem: Problem, sms: int) -> Iterator[GemmPla
 
     Of how much an owner leaves to its helper, what the model finds best.
     """
+    if plan.blocks == 2 and plan.tokens > _helped_tokens(problem):
+        return
     tiles, chunks = tiles_of(plan, problem), chunks_along_k(problem)
     for team in (1, COUPLE):
         helpers = min(sms - team * tiles, tiles) // team * team
-        if helpers < 1 or chunks <= team or (team == COUPLE and plan.tokens % 16):
+        if helpers < 1 or chunks <= team or (team == COUPLE and (plan.tokens % 16 or plan.blocks == 2)):
             continue
         grid, most = team * tiles + helpers, (chunks - 1) // team
         each = ceil_div(tiles, helpers)
@@ -317,6 +322,13 @@ def helped_plans(plan: GemmPlan, problem: Problem, sms: int) -> Iterator[GemmPla
         near = {min(max(1, even + more), most) for more in range(6)}
         owned = (replace(plan, grid=grid, coupled=team == COUPLE, own=own) for own in near)
         yield min(owned, key=lambda found: _time(found, problem, tiles, chunks))
+
+
+def _helped_tokens(problem: Problem) -> int:
+    """Most tokens of tiles with two blocks of weights for whose helpers and owners ptxas has registers."""
+    if problem.out_dtype == "fp32":
+        return 96
+    return 112 if problem.a.kind == "bf16" and problem.b.scale_layout == "tiled" else MAX_TOKENS
 
 
 def chunks_along_k(problem: Problem) -> int:
@@ -555,11 +567,10 @@ def _uniform(capability: Capability, problem: Problem, most: int) -> Iterator[Ge
                 continue
             for grid in grids(tiles_of(plan, problem), chunks, capability.sms):
                 yield from _ways(problem, replace(plan, grid=grid))
-            if problem.groups or blocks * tokens > MAX_TOKENS:
+            if problem.groups:
                 continue
-            if blocks == 1:
-                yield from helped_plans(replace(plan, begins=True), problem, capability.sms)
-            if tokens % 16:
+            yield from helped_plans(replace(plan, begins=blocks == 1), problem, capability.sms)
+            if tokens % 16 or blocks * tokens > MAX_TOKENS:
                 continue
             for grid in couple_grids(tiles_of(plan, problem), chunks, capability.sms):
                 yield from _ways(problem, replace(plan, grid=grid, coupled=True))

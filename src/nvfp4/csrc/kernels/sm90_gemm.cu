@@ -41,10 +41,15 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
     begin_block(stages);
 
     const int units = k / UNIT;
-    const Tiling<BAND> tiling{(n + ROWS - 1) / ROWS, (m + TOKENS - 1) / TOKENS};
+    const auto tiling = [&] {
+        int rows = n, tokens = m;
+        // Computed anew where it is asked for, as there are no registers to keep it in.
+        if constexpr (S::HELPED && BLOCKS == 2 && !S::CROWDED) asm volatile("" : "+r"(rows), "+r"(tokens));
+        return Tiling<BAND>{(rows + ROWS - 1) / ROWS, (tokens + TOKENS - 1) / TOKENS};
+    };
     const Activations all{a_data, a_scales, operand, static_cast<u32>(m), static_cast<u32>(units)};
     const auto operands = [&](int tile) {
-        const TileIndex index = tiling.at(tile);
+        const TileIndex index = tiling().at(tile);
         Operands<BLOCKS> o;
 #pragma unroll
         for (int b = 0; b < BLOCKS; ++b) {
@@ -65,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, 1)
 
     const auto share = activation_share<S::NVFP4, A_LAYOUT>(static_cast<u32>(l * m) * units * HALVES, counters, [&](u32&) { return all; });
     const auto store = [&](auto count, int tile, int from, int begin, int end, auto& sum, int group) {
-        const TileIndex index = tiling.at(tile);
+        const TileIndex index = tiling().at(tile);
         const float scale_a = tensor_scale(a_tensor_scale, a_tensor_stride, index.batch);
         const float scale_b = tensor_scale(b_tensor_scale, b_tensor_stride, index.batch);
         const int token = index.y * TOKENS;

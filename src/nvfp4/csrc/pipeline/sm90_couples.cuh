@@ -69,13 +69,9 @@ __device__ __forceinline__ void add_handed_sums(const Stages<S>& stages, u32 gro
     const u32 thread = threadIdx.x % 128;
 #pragma unroll
     for (int i = 0; i < S::HANDED; ++i) {
-        const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
+        const int hand = i / S::STAGED;
         if (i % S::STAGED == 0) wait_barrier_cluster(stages.sums_full(hand, group), 0);
-        const u32x4 part = ld_shared_v4_b32(stages.handed(i, group, thread, free));
-        kept[block][first] += __uint_as_float(part.x);
-        kept[block][first + 1] += __uint_as_float(part.y);
-        kept[block][first + 2] += __uint_as_float(part.z);
-        kept[block][first + 3] += __uint_as_float(part.w);
+        add_shared_part(kept[i % S::BLOCKS], i / S::BLOCKS, stages.handed(i, group, thread, free));
     }
 }
 

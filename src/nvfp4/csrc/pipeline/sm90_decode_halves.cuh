@@ -105,13 +105,7 @@ __device__ __forceinline__ void finish_half(const DecodeStages<S>& stages, const
     const u32 number = leaves ? 1 : 0, part = stages.tile(number) + lane * 16;
     wait_barrier(stages.part_full(number), 0);
 #pragma unroll
-    for (int i = 0; i < COUNT; i += 4) {
-        const u32x4 four = ld_shared_v4_b32(part + i / 4 * 2048);
-        half[0][i] += __uint_as_float(four.x);
-        half[0][i + 1] += __uint_as_float(four.y);
-        half[0][i + 2] += __uint_as_float(four.z);
-        half[0][i + 3] += __uint_as_float(four.w);
-    }
+    for (int i = 0; i < COUNT / 4; ++i) add_shared_part(half[0], i, part + i * 2048);
     const int from = static_cast<int>(number) * HALF;
     store(Count<HALF>(), from, from, from + HALF, half, half_of_block<S>());
 }

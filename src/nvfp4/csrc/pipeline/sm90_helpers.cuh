@@ -7,7 +7,7 @@
 //   helper    | chunks own .. of its first tile | leaves the sums | chunks of its second tile | leaves the sums |
 //
 // What a helper leaves in device memory the copy engine brings to where an owner's last tiles but four of activations were, while the last four are
-// multiplied. So nobody waits but for a helper's last tile, and nobody but helpers leaves sums. All blocks must be resident together.
+// multiplied; of a second block of weights to where these were. So nobody waits but for a helper's last tile, and nobody but helpers leaves sums. All blocks must be resident together.
 #pragma once
 
 #include "pipeline/sm90_couples.cuh"
@@ -78,24 +78,37 @@ __device__ __forceinline__ bool exchanges(const HelpedTiles<TEAM>& work) {
 }
 __device__ __forceinline__ bool exchanges(const CoupledStreamK&) { return true; }
 
-// Of each tile the sums of its helper: of a warpgroup TOKENS / 8 fours of each thread, 128 apart; and a counter, which is zero before the launch
-// and after it. Counters lie behind that of activations (pipeline/sm90_activations.cuh).
+// Of each tile the sums of its helper: of a weight block and a warpgroup TOKENS / 8 fours of each thread, 128 apart; and a counter, which is zero
+// before the launch and after it. Counters lie behind that of activations (pipeline/sm90_activations.cuh).
 __device__ __forceinline__ Workspace helped_sums(const Workspace& workspace) {
     return {workspace.sums, workspace.counters + WORKSPACE_GROUPS * grid_blocks() + 1};
 }
 template <class S>
 __device__ __forceinline__ float4* sums_of_tile(const Workspace& workspace, int tile) {
-    return reinterpret_cast<float4*>(workspace.sums) + static_cast<i64>(tile) * (WORKSPACE_GROUPS * S::TOKENS / 8 * 128);
+    return reinterpret_cast<float4*>(workspace.sums) + static_cast<i64>(tile) * (S::BLOCKS * WORKSPACE_GROUPS * S::TOKENS / 8 * 128);
+}
+
+// A thread's number in its warpgroup; not known before it is asked for, where registers are few. (With linear scales it is better kept.)
+template <class S>
+__device__ __forceinline__ u32 thread_that_adds() {
+    return (S::CROWDED && S::WEIGHT_LAYOUT == SCALES_TILED ? thread_of_block() : threadIdx.x) % 128;
 }
 
 // Warpgroup `group` of a helper leaves its sums of N tokens for the owner. It has left those of `turn` tiles before.
 template <int N, class S>
-__device__ __forceinline__ void leave_for_owner(const Stages<S>& stages, const Workspace& workspace, int tile, u32 turn, u32 group, const float (&sums)[N / 2]) {
+__device__ __forceinline__ void leave_for_owner(const Stages<S>& stages, const Workspace& workspace, int tile, u32 turn, u32 group,
+                                                const float (&sums)[S::BLOCKS][N / 2]) {
     constexpr int FOURS = N / 8;
-    float4* to = sums_of_tile<S>(workspace, tile) + group * FOURS * 128 + threadIdx.x % 128;
     wait_barrier(stages.left_before(), turn % 2 ^ 1);
+    float4* to = sums_of_tile<S>(workspace, tile) + group * FOURS * 128 + thread_that_adds<S>();
 #pragma unroll
-    for (int i = 0; i < FOURS; ++i) __stcg(to + i * 128, make_float4(sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]));
+    for (int b = 0; b < S::BLOCKS; ++b) {
+#pragma unroll
+        for (int i = 0; i < FOURS; ++i) {
+            const float* four = sums[b] + 4 * i;
+            __stcg(to + (b * WORKSPACE_GROUPS * FOURS + i) * 128, make_float4(four[0], four[1], four[2], four[3]));
+        }
+    }
     __syncwarp();
     if (elect_sync()) mbarrier_arrive_shared_b64(stages.left());
 }
@@ -133,44 +146,43 @@ __device__ __forceinline__ void fetch_help(const Workspace& workspace, int tile,
     if (threadIdx.x % 128 == 0) leave_counter(counter, 1, S::MULTIPLIERS);
 }
 
-// An owner's part of its helper's sums, as soon as they are there, to the ring, as if they were tiles of another chunk at `place`: of each warpgroup
-// those of HELP_TILES. For the thread that loads tiles.
+// An owner's part of its helper's sums, as soon as they are there, to the ring, as if they were tiles of further chunks from `place` on, one for each
+// weight block: of each warpgroup those of HELP_TILES. Gives the counter back. For the thread that loads tiles.
 template <class S>
-__device__ __forceinline__ void load_help(const Stages<S>& stages, const Position<S>& place, const Workspace& workspace, int tile) {
+__device__ __forceinline__ void load_help(const Stages<S>& stages, Position<S> place, const Workspace& workspace, int tile) {
     constexpr u32 FOURS = S::TILE_BYTES / 16;
-    while (ld_acquire_gpu_global_b32(workspace.counters + tile) == 0) {
+    u32* counter = workspace.counters + tile;
+    while (ld_acquire_gpu_global_b32(counter) == 0) {
     }
     fence_proxy_async_global();
     const float4* sums = sums_of_tile<S>(workspace, tile);
     if (S::COUPLED) sums += cluster_ctarank() * FOURS;
-    for (u32 i = 0; i < S::MULTIPLIERS * S::HELP_TILES; ++i) {
-        const u32 to = place.first_tile() + i, full = stages.tile_full(to);
-        wait_barrier(stages.tile_empty(to), place.tile_parity() ^ 1);
-        mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
-        cp_async_bulk_shared_global_mbarrier(stages.tile(to), sums + i * (S::COUPLED ? COUPLE : 1) * FOURS, S::TILE_BYTES, full);
+#pragma unroll 1
+    for (u32 b = 0; b < S::BLOCKS; ++b, ++place.count) {
+#pragma unroll 1
+        for (u32 i = 0; i < S::MULTIPLIERS * S::HELP_TILES; ++i, sums += (S::COUPLED ? COUPLE : 1) * FOURS) {
+            const u32 to = place.first_tile() + i, full = stages.tile_full(to);
+            wait_barrier(stages.tile_empty(to), place.tile_parity() ^ 1);
+            mbarrier_arrive_expect_tx_shared_b64(full, S::TILE_BYTES);
+            cp_async_bulk_shared_global_mbarrier(stages.tile(to), sums, S::TILE_BYTES, full);
+        }
     }
-}
-
-// Adds it, and gives the counter back. For warpgroup `group`.
-template <class S, int REGISTERS>
-__device__ __forceinline__ void add_help(const Stages<S>& stages, const Position<S>& place, const Workspace& workspace, int tile, u32 group,
-                                         float (&sums)[1][REGISTERS]) {
-    const u32 first = place.first_tile() + group * S::HELP_TILES, from = stages.tile(first) + threadIdx.x % 128 * 16;
-    for (u32 i = 0; i < S::HELP_TILES; ++i) wait_barrier(stages.tile_full(first + i), place.tile_parity());
-#pragma unroll
-    for (int i = 0; i < REGISTERS / 4; ++i) {
-        const u32x4 part = ld_shared_v4_b32(from + i * 128 * 16);
-        sums[0][4 * i] += __uint_as_float(part.x);
-        sums[0][4 * i + 1] += __uint_as_float(part.y);
-        sums[0][4 * i + 2] += __uint_as_float(part.z);
-        sums[0][4 * i + 3] += __uint_as_float(part.w);
-    }
-    if (threadIdx.x > 0) return;
-    u32* counter = workspace.counters + tile;
     if constexpr (S::COUPLED) {
         leave_counter(counter, 1, COUPLE);
     } else {
         st_relaxed_gpu_global_b32(counter, 0);
+    }
+}
+
+// Adds it. For warpgroup `group`.
+template <class S, int REGISTERS>
+__device__ __forceinline__ void add_help(const Stages<S>& stages, Position<S> place, u32 group, float (&sums)[S::BLOCKS][REGISTERS]) {
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; ++b, ++place.count) {
+        const u32 first = place.first_tile() + group * S::HELP_TILES, from = stages.tile(first) + thread_that_adds<S>() * 16;
+        for (u32 i = 0; i < S::HELP_TILES; ++i) wait_barrier(stages.tile_full(first + i), place.tile_parity());
+#pragma unroll
+        for (int i = 0; i < REGISTERS / 4; ++i) add_shared_part(sums[b], i, from + i * 128 * 16);
     }
 }
 
@@ -182,20 +194,20 @@ __device__ __forceinline__ void multiply_helped(Multiplier& multiplier, Work wor
     for (u32 turn = 0; turn < work_of_block().tiles; ++turn) {
         const Segment segment = work_of_block().segment(turn);
         const int tile = segment.tile;
-        float sums[1][TOKENS / 2];
+        float sums[S::BLOCKS][TOKENS / 2];
         multiplier.template multiply<TOKENS>(sums, segment);
         if (work_of_block().helps) {
-            leave_for_owner<TOKENS>(stages, workspace, tile, turn, group, sums[0]);
+            leave_for_owner<TOKENS>(stages, workspace, tile, turn, group, sums);
         } else if constexpr (S::COUPLED) {
             const u32 free = multiplier.place.first_tile() ^ CHUNK;
             const int rank = static_cast<int>(cluster_ctarank());
             float kept[1][HALF / 2];
             hand_over_sums<S>(stages, group, sums, kept, free);
-            add_help(stages, multiplier.place, workspace, tile, group, kept);
+            add_help(stages, multiplier.place, group, kept);
             add_handed_sums<S>(stages, group, kept, free);
             store(Count<HALF>(), tile, rank * HALF, rank * HALF, (rank + 1) * HALF, kept);
         } else {
-            add_help(stages, multiplier.place, workspace, tile, group, sums);
+            add_help(stages, multiplier.place, group, sums);
             store(Count<TOKENS>(), tile, 0, 0, TOKENS, sums);
         }
     }

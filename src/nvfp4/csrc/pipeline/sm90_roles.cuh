@@ -277,13 +277,6 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, 
     if (threadIdx.x < CHUNK) mbarrier_arrive_shared_b64(stages.tile_full(stage * CHUNK + threadIdx.x));
 }
 
-// threadIdx.x, read anew: what is computed from it is not kept in registers that multipliers lack.
-__device__ __forceinline__ u32 thread_of_block() {
-    u32 thread;
-    asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
-    return thread;
-}
-
 // One multiplier warpgroup's way through the rings.
 template <class S>
 struct Multiplier {
@@ -485,7 +478,7 @@ __device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work 
             constexpr int N = decltype(count)::VALUE;
             if (!whole) {
                 if (part.begin > 0) {
-                    leave_for_owner<N>(multiplier.stages, workspace, place(), static_cast<u32>(turn), group, sums[0]);
+                    leave_for_owner<N>(multiplier.stages, workspace, place(), static_cast<u32>(turn), group, sums);
                     return;
                 }
                 fetch_help<N, S>(workspace, place(), group, sums[0]);

@@ -44,7 +44,7 @@ struct Shape {
     static constexpr bool COUPLED = COUPLED_;
     // Blocks that own no tile multiply a part of each (pipeline/sm90_helpers.cuh).
     static constexpr bool HELPED = HELPED_;
-    // Of a warpgroup, in the ring.
+    // Of a warpgroup, and a block of weights, in the ring.
     static constexpr int HELP_TILES = COUPLED ? 1 : 2;
     // Couples, for which a chunk takes half as long as it is deep, begin with the tiles of two.
     static constexpr int BEGUN = !BEGINS ? 0 : COUPLED && TILES == 2 * CHUNK ? 2 : 1;
@@ -104,7 +104,8 @@ struct Shape {
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(!COUPLED || (!VARIABLE && STAGED_BYTES == STAGING_GROUP_BYTES && TOKENS % 16 == 0 && HANDS <= 2), "halves of tiles that are handed over");
-    static_assert(!HELPED || (BLOCKS == 1 && TOGETHER && TILES == 2 * CHUNK && !VARIABLE && RESIDENT == 1), "sums of a helper fill half of the ring of tiles");
+    static_assert(!HELPED || (TOGETHER && TILES == 2 * CHUNK && !VARIABLE && RESIDENT == 1), "sums of a helper fill half of the ring of tiles, or all of it");
+    static_assert(!HELPED || !COUPLED || BLOCKS == 1, "couples hand over sums through half of the ring");
     static_assert(SHARED_BYTES <= 226 * 1024 / RESIDENT, "shared memory of a block, less the alignment");
 };
 

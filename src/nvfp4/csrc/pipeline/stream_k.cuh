@@ -12,6 +12,7 @@
 
 #include "ptx/barrier.cuh"
 #include "ptx/flag.cuh"
+#include "ptx/ld.cuh"
 #include "ptx/types.cuh"
 
 // A part of one tile.
@@ -31,6 +32,13 @@ __device__ __forceinline__ int grid_blocks() {
     int blocks;
     asm volatile("mov.u32 %0, %nctaid.x;" : "=r"(blocks));
     return blocks;
+}
+
+// threadIdx.x, read anew: what is computed from it is not kept in registers that multipliers lack.
+__device__ __forceinline__ u32 thread_of_block() {
+    u32 thread;
+    asm volatile("mov.u32 %0, %tid.x;" : "=r"(thread));
+    return thread;
 }
 
 // How many chunks each team gets: `each`, and one more the first `extra` teams.
@@ -234,6 +242,13 @@ __device__ __forceinline__ void add_part(float (&sums)[COUNT], int group, const 
     sums[4 * group + 1] += part.y;
     sums[4 * group + 2] += part.z;
     sums[4 * group + 3] += part.w;
+}
+
+// The same of four that lie in shared memory.
+template <int COUNT>
+__device__ __forceinline__ void add_shared_part(float (&sums)[COUNT], int group, u32 address) {
+    const u32x4 part = ld_shared_v4_b32(address);
+    add_part(sums, group, make_float4(__uint_as_float(part.x), __uint_as_float(part.y), __uint_as_float(part.z), __uint_as_float(part.w)));
 }
 
 // Adds the other sharers' parts of the groups of `share` to this block's, which are in registers.
