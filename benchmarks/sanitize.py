@@ -86,7 +86,8 @@ PROBLEMS: tuple[Problem, ...] = (
 )
 
 SHARED: tuple[tuple[Problem, int], ...] = (
-    # For Hopper, and plans for so many multiprocessors: couples and blocks with helpers, lists with cut tiles.
+    # For Hopper, and plans for so many multiprocessors: couples and blocks with helpers, lists with cut tiles, helpers
+    # for two blocks of weights, whole tiles and then halves.
     (Problem(Op.GEMM, 60, 640, 8192, 1, LINEAR, LINEAR, "fp16"), 16),
     (Problem(Op.GEMM, 60, 390, 2624, 1, LINEAR, LINEAR, "fp16"), 7),
     (Problem(Op.DUAL_GEMM, 60, 195, 2560, 1, BF16, LINEAR, "bf16"), 7),
@@ -94,6 +95,8 @@ SHARED: tuple[tuple[Problem, int], ...] = (
         Problem(Op.GROUP_GEMM, 100, 136, 1536, 1, LINEAR, LINEAR, groups=tuple([(m, 136, 1536) for m in (30, 50, 20)])),
         12,
     ),
+    (Problem(Op.GEMM, 60, 760, 2048, 1, LINEAR, LINEAR, "bf16"), 5),
+    (Problem(Op.GEMM, 200, 760, 2048, 1, BF16, LINEAR, "bf16"), 4),
 )
 
 

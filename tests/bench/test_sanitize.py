@@ -84,13 +84,15 @@ def test_operations_can_be_chosen(script):
     assert script.cases(["sm90"], ["gemm"], known("sm_80")) == []
 
 
-def test_hopper_has_cases_with_helpers_and_with_cut_tiles(script):
+def test_hopper_has_cases_of_every_way_of_sharing_tiles(script):
     plans = [
         case.plan(HOPPER) for case in script.cases(["sm90"], [], HOPPER) if (case.problem, case.sms) in script.SHARED
     ]
     assert [(plan.own > 0, plan.coupled) for plan in plans[:3]] == [(True, True), (True, False), (True, False)]
     problem = script.SHARED[3][0]
     assert any(part.begin for part in tile_list(plans[3], problem, problem.groups).order)
+    assert (plans[4].own > 0, plans[4].blocks) == (True, 2)
+    assert (plans[5].rounds, plans[5].halved) == (1, True)
 
 
 def test_cases_are_found_by_operation_and_by_name(script):
