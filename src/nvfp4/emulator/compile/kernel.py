@@ -17,6 +17,7 @@ from ..runtime.native import runtime
 from . import access, bits, convert, floating, integer, matrix, moves, warp
 from .emitter import CodegenError, Emitter, KernelLayout, Unsupported
 from .flow import Block, Flow, build_flow, operand_registers
+from .outline import Outlines
 
 __all__ = ["CompiledKernel", "classify", "compile_kernel", "unsupported_opcodes"]
 
@@ -172,6 +173,7 @@ class _Kernel:
         self.flow = build_flow(module, entry, classify)
         self.layout = _layout(module, self.flow, entry, globals_)
         self.helpers: dict[str, str] = {}
+        self.outlines = Outlines()
         self.declared: set[str] = set()
         self.functions: list[str] = []
         self.instructions: list[Instruction] = []
@@ -297,7 +299,8 @@ class _Kernel:
         handler = _handler(i)
         if handler is None:
             raise Unsupported
-        handler(e, i)
+        if not self.outlines.call(e, i, handler):
+            handler(e, i)
         e.end_instruction()
         return False
 
