@@ -28,9 +28,9 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 def problems(a: Format, b: Format, narrow: str = "bf16") -> list[Problem]:
     return [
         Problem(Op.GEMV, 50, 1, 80, 2, b, a, "fp32"),
-        Problem(Op.GEMV, 150, 3, 560, 1, b, a, narrow),
+        Problem(Op.GEMV, 90, 3, 304, 1, b, a, narrow),
         Problem(Op.GEMV, 50, 1, 80, 2, b, a, "fp32", bias="fp32"),
-        Problem(Op.GEMV, 150, 3, 560, 2, b, a, "fp16", bias="fp16"),
+        Problem(Op.GEMV, 90, 3, 304, 2, b, a, "fp16", bias="fp16"),
         Problem(Op.GEMM, 50, 70, 208, 2, a, b, "fp16"),
         Problem(Op.GEMM, 10, 130, 48, 1, a, b, "fp32"),
         Problem(Op.DUAL_GEMM, 33, 70, 112, 1, a, b, narrow),
