@@ -89,6 +89,12 @@ _ADDS_CARRY = ("add", "sub", "addc", "subc", "mad", "madc")
 
 def reads_writes(i: Instruction) -> tuple[list[str], list[str]]:
     """Registers that an instruction reads, and those that it writes (accumulators of wgmma are both)."""
+    if i.effects is None:
+        i.effects = _effects(i)
+    return i.effects
+
+
+def _effects(i: Instruction) -> tuple[list[str], list[str]]:
     n = destination_count(i)
     writes: list[str] = []
     reads: list[str] = []

@@ -150,6 +150,8 @@ class Instruction:
     guard: str | None = None
     guard_negated: bool = False
     text: str = ""
+    # What it reads and writes (compile/effects.py), once somebody has asked: every pass over a kernel does.
+    effects: tuple[list[str], list[str]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def base(self) -> str:
