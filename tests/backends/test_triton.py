@@ -41,9 +41,10 @@ def problems(a: Format, b: Format, narrow: str = "bf16") -> list[Problem]:
     ]
 
 
-def judge(target: Target, cases: list[Problem]) -> None:
-    for problem in cases:
-        for distribution in DISTRIBUTIONS:
+def judge(target: Target, cases: list[Problem], one: int | None = None) -> None:
+    """With all distributions; or with one of them, which is another for each problem and each number `one`."""
+    for i, problem in enumerate(cases):
+        for distribution in DISTRIBUTIONS if one is None else [DISTRIBUTIONS[(i + one) % len(DISTRIBUTIONS)]]:
             outcome = run_case(Case(problem, distribution, 0), target)
             assert outcome.ok, f"{outcome.case}: {outcome.refusal or outcome.verdict}"
 
@@ -55,9 +56,8 @@ def test_interpreted_kernels_are_right(pair: int) -> None:
 
     The interpreter has no bfloat16 arithmetic, so the pair with bf16 activations is for GPUs.
     """
-    program = (
-        f"from tests.backends.test_triton import *; judge(Target('cpu', 'triton'), problems(*PAIRS[{pair}], 'fp16'))"
-    )
+    call = f"judge(Target('cpu', 'triton'), problems(*PAIRS[{pair}], 'fp16'), {pair})"
+    program = f"from tests.backends.test_triton import *; {call}"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -92,6 +92,7 @@ def test_the_command_says_that_ours_were_not_timed_before(b200: Environment, mon
     monkeypatch.setattr(command, "benchmark_problems", lambda op: (SMALL[Op(op)],) if Op(op) in SMALL else ())
     path = tmp_path / "b200.jsonl"
     arguments = ["bench", "--all", "--backend", "sm100", "--peer", "cublas-nvfp4", "--samples", "2"]
+    arguments += ["--protocol", "event-pair"]  # one call a sample
     result = CliRunner().invoke(app, [*arguments, "--scale-layout", "tiled", "--record", str(path)])
     assert result.exit_code == 0, result.output
     assert result.output.count("nvfp4/sm100") >= len(SMALL)

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nvfp4.check import run as check_run
-from nvfp4.cli import app, output
+from nvfp4.cli import app, main, output
 from nvfp4.errors import InputError
 from nvfp4.problem import Op, Problem
 
@@ -27,6 +27,20 @@ def _json(*arguments: str, code: int = 0):
 def _shell(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from nvfp4.cli import main; main()", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """The command in this process, to its end: exit code and standard error."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["nvfp4", *arguments])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, capsys.readouterr().err
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -88,13 +102,13 @@ def test_check_reports_counts_and_is_reproducible():
     assert data == _json(*arguments)
 
 
-def test_check_in_worker_processes():
+def test_check_in_worker_processes(ended):
     arguments = ("check", "--op", "gemv", "--seeds", "3", "--backend", "torch_ops", "--size", "48,96")
     done = _shell(*arguments, "--device", "cpu", "--jobs", "2", "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["summary"]
     assert (row["right"], row["wrong"]) == (3, 0)
-    assert _shell(*arguments, "--jobs", "0").returncode == 2
+    assert ended(*arguments, "--jobs", "0")[0] == 2
 
 
 def test_check_prints_the_command_that_repeats_a_failure(monkeypatch):
@@ -175,11 +189,18 @@ def test_doctor_finds_this_machine_in_order():
         (("check", "--size", "big"), "384,2048"),
     ],
 )
-def test_bad_input_ends_with_one_message_and_code_2(arguments, said):
-    result = _shell(*arguments)
+def test_bad_input_ends_with_one_message_and_code_2(arguments, said, ended):
+    code, errors = ended(*arguments)
+    assert code == 2
+    assert "Traceback" not in errors
+    assert said in " ".join(errors.split())
+
+
+def test_bad_input_ends_a_process_likewise():
+    result = _shell("solve", "--op", "gem")
     assert result.returncode == 2, result.stderr + result.stdout
     assert "Traceback" not in result.stderr
-    assert said in " ".join(result.stderr.split())
+    assert "gemv, gemm, dual_gemm, group_gemm" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
@@ -271,13 +292,13 @@ def test_emulate_reports_what_is_out_of_bounds_with_its_line(ptx):
     assert "Traceback" not in result.stderr
 
 
-def test_emulate_lists_kernels_and_refuses_malformed_files(ptx, tmp_path):
+def test_emulate_lists_kernels_and_refuses_malformed_files(ptx, tmp_path, ended):
     assert _json("emulate", str(ptx), "--list") == {"entries": ["scale"], "unsupported": []}
     broken = tmp_path / "broken.ptx"
     broken.write_text(ptx.read_text().replace("ret;", "frobnicate.b32;"))
-    result = _shell("emulate", str(broken), "--arg", "1")
-    assert result.returncode == 1
-    assert "frobnicate" in result.stderr
+    code, errors = ended("emulate", str(broken), "--arg", "1")
+    assert code == 1
+    assert "frobnicate" in errors
 
 
 def test_emulate_a_triton_nvfp4_gemm_for_blackwell(tmp_path, monkeypatch):
@@ -318,17 +339,17 @@ def test_emulate_a_triton_nvfp4_gemm_for_blackwell(tmp_path, monkeypatch):
         assert np.array_equal(saved["arg4"], values["a"] @ values["b"].T)
 
 
-def test_files_that_cannot_be_written_are_named(tmp_path):
+def test_files_that_cannot_be_written_are_named(tmp_path, ended):
     nowhere = tmp_path / "none" / "file"
     for command in (
         ("contest", "bundle", "nvfp4_gemv", "--strategy", "sm80", "-o"),
         ("ladder", "gemv", "--emulate", "--shape", "30x1024", "--counters"),
     ):
-        result = _shell(*command, str(nowhere))
-        assert result.returncode == 2
-        assert result.stderr.count("error:") == 1
-        assert str(nowhere) in result.stderr.replace("\n", "")
-        assert "Traceback" not in result.stderr
+        code, errors = ended(*command, str(nowhere))
+        assert code == 2
+        assert errors.count("error:") == 1
+        assert str(nowhere) in errors.replace("\n", "")
+        assert "Traceback" not in errors
 
 
 def test_brackets_in_errors_are_shown(capsys):

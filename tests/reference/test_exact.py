@@ -214,19 +214,18 @@ def test_mismatched_k_is_refused() -> None:
         products(Rows(operand(2, 32)), Rows(operand(2, 64)))
 
 
-@pytest.mark.parametrize("m", [1, 128])
-def test_full_size_fits_in_two_gigabytes(m: int) -> None:
-    program = f"""
+def test_full_size_fits_in_two_gigabytes() -> None:
+    program = """
 import re, torch
 from nvfp4 import reference
 from nvfp4.tensor import NVFP4Tensor
 def operand(rows):
     codes = torch.randint(0, 256, (rows, 8192), dtype=torch.uint8)
     return NVFP4Tensor(codes, torch.randint(0, 127, (rows, 1024), dtype=torch.uint8), scale_layout="linear")
-a, b = operand({m}), operand(7168)
+a, b = operand(128), operand(7168)
 out = reference.gemm(a, b)
 row = out.value[-1, -5:]
-want = (a[{m - 1}].dequantize(torch.float64) * b[7163:].dequantize(torch.float64)).sum(1)
+want = (a[127].dequantize(torch.float64) * b[7163:].dequantize(torch.float64)).sum(1)
 assert torch.allclose(row, want, rtol=1e-9), (row, want)
 # Not getrusage: what the parent had at the fork counts there.
 print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read()).group(1)) // 1024)
