@@ -67,7 +67,7 @@ def test_large_products_have_wide_tiles_and_few_tokens_shares_of_k():
     assert (few.tokens, few.whole) == (64, False)
 
 
-@pytest.mark.parametrize("tokens", [48, 128, 208, 256])
+@pytest.mark.parametrize("tokens", [32, 64, 112, 128, 144, 208, 256])
 @pytest.mark.parametrize(("a", "out"), [(BF16, "bf16"), (FP16, "fp16"), (FP16, "fp32")])
 @pytest.mark.parametrize("op", [Op.GEMM, Op.DUAL_GEMM])
 def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(op, a, out, tokens, tmp_path):

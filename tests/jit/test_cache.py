@@ -127,10 +127,10 @@ def hash_of(code: bytes) -> str:
     return hashlib.sha256(code).hexdigest()
 
 
-def test_processes_share_a_cache(tmp_path):
+def test_eight_processes_share_a_cache(tmp_path):
     context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(4), context.Queue()
-    processes = [context.Process(target=_compile_many, args=(str(tmp_path), barrier, results)) for _ in range(4)]
+    barrier, results = context.Barrier(8), context.Queue()
+    processes = [context.Process(target=_compile_many, args=(str(tmp_path), barrier, results)) for _ in range(8)]
     for process in processes:
         process.start()
     answers = [results.get(timeout=120) for _ in processes]
