@@ -253,6 +253,9 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, 
     // Codes of a second chunk lie in the rows of its last tile, which is decoded when the others have been.
     const bool last_waits = S::NVFP4 && S::BEGUN == 2 && stage == 1;
     constexpr u32 OTHERS = (CHUNK - 1) * EACH;
+    const auto decode = [&](u32 row, u32 unit) {
+        RowDecoder(stages.tile(stage * CHUNK), stages.raw_tile(stage), stages.raw_scales(stage), row).decode(0, 0, unit, unit * S::TILE_BYTES);
+    };
 #pragma unroll
     for (u32 first = 0; first < PARTS; first += WARPS) {
         const u32 part = first + warp, unit = part / EACH, inside = part % EACH;
@@ -261,7 +264,7 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, 
             const u32 row = inside * 32 + threadIdx.x % 32;
             if (last_waits && part >= OTHERS) continue;
             if ((S::VARIABLE || S::TOKENS % 32 != 0) && row >= width) continue;
-            RowDecoder(stages.tile(stage * CHUNK), stages.raw_tile(stage), stages.raw_scales(stage), row).decode(0, 0, unit, unit * S::TILE_BYTES);
+            decode(row, unit);
         } else {
             if (S::VARIABLE && inside * WIDTH_STEP >= width) continue;
             arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
@@ -270,7 +273,7 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, 
     if (last_waits) {
         barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
         const u32 row = warp * 32 + threadIdx.x % 32;
-        if (row < width) RowDecoder(stages.tile(stage * CHUNK), stages.raw_tile(stage), stages.raw_scales(stage), row).decode(0, 0, CHUNK - 1, (CHUNK - 1) * S::TILE_BYTES);
+        if (row < width) decode(row, CHUNK - 1);
     }
     fence_proxy_async_shared_cta();
     barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
