@@ -36,14 +36,23 @@ def shared_tiles(grid: int, registers: int, more_counters: int = 0) -> tuple[Pie
 
 def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
     """Memory beside the operands: sums and counters of shared tiles, and what all blocks make of activations."""
+    pieces: list[Piece]
     if plan.own:
         # Of each tile sums, and a counter of its own behind that for activations (csrc/pipeline/sm90_helpers.cuh).
         tiles = tiles_of(plan, problem)
         sums = Piece((tiles * plan.blocks * plan.tokens * 128,), torch.float32)
         pieces = [sums, Piece((plan.grid * _WARPGROUPS + 1 + tiles,), torch.int32, zeroed=True)]
+    elif plan.coupled:
+        # What each block leaves for other couples of its tile (`CoupleShare` in csrc/pipeline/sm90_couples.cuh): fours of sums.
+        groups, couples = plan.tokens // 16, plan.grid // (plan.team * tiles_of(plan, problem))
+        left_out = groups // couples if groups % couples == 0 else 0
+        fours = plan.grid * plan.blocks * _WARPGROUPS * 128 * 2 * (groups - left_out)
+        pieces = [
+            Piece((4 * fours,), torch.float32, zeroed=True),
+            Piece((plan.grid * _WARPGROUPS + 1,), torch.int32, zeroed=True),
+        ]
     else:
-        registers = plan.blocks * plan.tokens // (4 if plan.coupled else 2)
-        pieces = [*shared_tiles(plan.grid, registers, more_counters=1)]
+        pieces = [*shared_tiles(plan.grid, plan.blocks * plan.tokens // 2, more_counters=1)]
     if not plan.makes:
         kind = torch.bfloat16 if problem.a.kind == "bf16" else torch.float16
         shapes = [(problem.m, problem.k)] if problem.tokens else [tuple(x.shape) for x in operands.a]

@@ -83,12 +83,22 @@ struct RowDecoder {
         for (u32 i = 0; i < 8; ++i) pieces[i] = tile + row * 128 + (i * 16 ^ swizzle);
     }
 
-    // Unit `unit` of a chunk; `chunk`, `chunk_scales` and `tile` are distances from the first ones.
-    __device__ __forceinline__ void decode(u32 chunk, u32 chunk_scales, u32 unit, u32 tile) const {
-        const u32 packed = ld_shared_b32(scales + chunk_scales + 4 * unit);
-        const u32x4 low = ld_shared_v4_b32(codes + chunk + chunk_offset(unit, 0, swizzle));
-        const u32x4 high = ld_shared_v4_b32(codes + chunk + chunk_offset(unit, 1, swizzle));
-        const u32 s01 = e4m3x2_to_f16x2(packed), s23 = e4m3x2_to_f16x2(packed >> 16);
+    // What a lane has of a unit, as it lies.
+    struct Raw {
+        u32 scales;
+        u32x4 low, high;
+    };
+
+    // Of unit `unit` of a chunk; `chunk` and `chunk_scales` are distances from the first one's.
+    __device__ __forceinline__ Raw read(u32 chunk, u32 chunk_scales, u32 unit) const {
+        return {ld_shared_b32(scales + chunk_scales + 4 * unit), ld_shared_v4_b32(codes + chunk + chunk_offset(unit, 0, swizzle)),
+                ld_shared_v4_b32(codes + chunk + chunk_offset(unit, 1, swizzle))};
+    }
+
+    // To the tile that is so far from the first one.
+    __device__ __forceinline__ void write(const Raw& raw, u32 tile) const {
+        const u32x4 &low = raw.low, &high = raw.high;
+        const u32 s01 = e4m3x2_to_f16x2(raw.scales), s23 = e4m3x2_to_f16x2(raw.scales >> 16);
         // Not by HMUL2 itself, as elsewhere: it takes half of a register, the compiler copies halves to registers of their own.
         const u32 both[4] = {prmt_b32<0x1010>(s01, s01), prmt_b32<0x3232>(s01, s01), prmt_b32<0x1010>(s23, s23), prmt_b32<0x3232>(s23, s23)};
 #pragma unroll

@@ -2,13 +2,14 @@
 // its tokens through their shared memory. So two blocks share a tile without a trip through L2, at which both would wait.
 //
 // Each block finishes TOKENS / 2 tokens, of block `rank` of the cluster those from rank * TOKENS / 2 on. If several couples share a tile, the blocks
-// of one rank share these tokens by way of device memory, as blocks do elsewhere (pipeline/stream_k_loop.cuh). A couple's range lies within
-// one tile.
+// of one rank share these tokens by way of device memory (pipeline/arriving_sums.cuh). A couple's range lies within one tile.
 //
 // What is handed over lies where results are staged later, which is free as soon as the first tiles are made, and, of more than that, where
 // tiles of activations were, which is free when all of them are multiplied.
 #pragma once
 
+#include "mma/wgmma.cuh"
+#include "pipeline/arriving_sums.cuh"
 #include "pipeline/sm90_stages.cuh"
 #include "pipeline/stream_k_loop.cuh"
 #include "ptx/barrier_cluster.cuh"
@@ -31,9 +32,63 @@ struct CoupledStreamK : DealtStreamK<COUPLE, true> {
     __device__ __forceinline__ int along_k(int chunk) const { return static_cast<int>(COUPLE) * chunk + static_cast<int>(cluster_ctarank()); }
 };
 
-// The other block may hand over the first sums: for one thread, when nothing else will be written where they go, and all barriers are there.
+// Which of its tile's couples a block belongs to, and which tokens of its half it finishes, in groups of eight of GROUPS. In one register, as it is found
+// before there is anything to multiply: that takes divisions.
+template <int GROUPS>
+struct CoupleShare {
+    u32 packed;
+
+    __device__ __forceinline__ CoupleShare(const CoupledStreamK& work, int tile) {
+        const Sharers all = work.sharers(tile);
+        const Share share(all, GROUPS);
+        packed = static_cast<u32>(all.index | all.count << 8 | share.begin << 16 | share.end << 20 | (GROUPS % all.count == 0) << 24);
+        asm volatile("" : "+r"(packed));
+    }
+
+    __device__ __forceinline__ int index() const { return static_cast<int>(packed & 0xFF); }
+    __device__ __forceinline__ int couples() const { return static_cast<int>(packed >> 8 & 0xFF); }
+    __device__ __forceinline__ int begin() const { return static_cast<int>(packed >> 16 & 0xF); }
+    __device__ __forceinline__ int end() const { return static_cast<int>(packed >> 20 & 0xF); }
+    __device__ __forceinline__ int count() const { return end() - begin(); }
+    __device__ __forceinline__ bool has(int group) const { return group >= begin() && group < end(); }
+
+    // Groups of a half that a block has no room for where it leaves the others: its own, if all have equally many.
+    __device__ __forceinline__ int left_out() const { return packed >> 24 ? count() : 0; }
+
+    // Where the block of that rank in couple `index` of the tile leaves group `group` of half `half` for another one: fours of EACH weight block.
+    template <int EACH>
+    __device__ __forceinline__ u32x4* place(float* sums, int couple, int rank, u32 warpgroup, int half, int group) const {
+        const int room = GROUPS - left_out(), block = (CoupledStreamK::team() - index() + couple) * static_cast<int>(COUPLE) + rank;
+        const int before = ((block * WORKSPACE_GROUPS + static_cast<int>(warpgroup)) * 2 + half) * room + group;
+        return reinterpret_cast<u32x4*>(sums) + static_cast<i64>(before) * (EACH * 128) + threadIdx.x % 128;
+    }
+};
+
+// The same where work is dealt out otherwise.
+struct NoShare {};
+template <class S, class Work>
+__device__ __forceinline__ auto couple_share(const Work& work, int tile) {
+    if constexpr (S::COUPLED && !S::HELPED) {
+        return CoupleShare<S::TOKENS / 16>(work, tile);
+    } else {
+        return NoShare{};
+    }
+}
+
+// Groups of four sums of a thread that the other block hands over with the first ones, `count` groups of tokens of each weight block.
 template <class S>
-__device__ __forceinline__ void offer_room(const Stages<S>& stages) {
+__device__ __forceinline__ u32 handed_first(const NoShare&) {
+    return min(S::HANDED, S::STAGED);
+}
+template <class S, int GROUPS>
+__device__ __forceinline__ u32 handed_first(const CoupleShare<GROUPS>& share) {
+    return share.couples() == 1 ? min(S::HANDED, S::STAGED) : S::BLOCKS * share.count();
+}
+
+// The other block may hand over the first sums: for one thread, when nothing else will be written where they go, and all barriers are there.
+template <class S, class Share>
+__device__ __forceinline__ void offer_room(const Stages<S>& stages, const Share& share) {
+    for (u32 group = 0; group < S::MULTIPLIERS; ++group) mbarrier_arrive_expect_tx_shared_b64(stages.sums_full(0, group), handed_first<S>(share) * 128 * 16);
     mbarrier_arrive_shared_cluster_b64(mapa_shared_cluster_u32(stages.sums_room(0), cluster_ctarank() ^ 1));
 }
 
@@ -75,36 +130,85 @@ __device__ __forceinline__ void add_handed_sums(const Stages<S>& stages, u32 gro
     }
 }
 
-// As `multiply_and_store` (pipeline/stream_k_loop.cuh), for a block of a couple.
-template <class S, class Multiplier, class Work, class Store>
-__device__ __forceinline__ void multiply_in_couple(Multiplier& multiplier, Work work_of_block, const Workspace& workspace, u32 group, Store store) {
-    constexpr int HALF = S::TOKENS / 2, REGISTERS = HALF / 2, GROUPS = HALF / 8;
-    Segment segment;
-    work_of_block().next(segment);
-    float kept[S::BLOCKS][REGISTERS];
-    {
-        float sums[S::BLOCKS][S::TOKENS / 2];
-        multiplier.template multiply<S::TOKENS>(sums, segment);
-        hand_over_sums<S>(multiplier.stages, group, sums, kept);
+// Of a tile that several couples share: hands the other block of this one what it finishes, leaves what other couples' blocks do in device memory, and
+// adds up what this block does, `few`: the first groups of its half. All at once, so that one latency is waited for.
+template <class S, int MOST>
+__device__ __forceinline__ void exchange_in_couples(const Stages<S>& stages, const CoupleShare<S::TOKENS / 16>& share, const Workspace& workspace, u32 group,
+                                                    const float (&sums)[S::BLOCKS][S::TOKENS / 2], float (&few)[S::BLOCKS][4 * MOST]) {
+    constexpr int GROUPS = S::TOKENS / 16;
+    const int rank = static_cast<int>(cluster_ctarank());
+    const u32 other = static_cast<u32>(rank) ^ 1, mine = stages.staging(group) + threadIdx.x % 128 * 16;
+    const u32 to = mapa_shared_cluster_u32(mine, other), full = mapa_shared_cluster_u32(stages.sums_full(0, group), other);
+    u32x4* left[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) left[half] = share.template place<S::BLOCKS>(workspace.sums, share.index(), rank, group, half, 0);
+#pragma unroll
+    for (int g = 0; g < GROUPS; ++g) {
+        if (share.has(g)) continue;
+        const int place = g - (g >= share.end() ? share.left_out() : 0);
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; ++b) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) leave_arriving(left[half] + (place * S::BLOCKS + b) * 128, sums[b] + 4 * (half * GROUPS + g));
+        }
     }
-    add_handed_sums<S>(multiplier.stages, group, kept);
+    float kept[S::BLOCKS][4 * GROUPS];
+    wait_barrier_cluster(stages.sums_room(0), 0);
+#pragma unroll
+    for (int g = 0; g < GROUPS; ++g) {
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; ++b) {
+            float leaves[4];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const float low = sums[b][4 * g + e], high = sums[b][4 * (GROUPS + g) + e];
+                leaves[e] = rank == 0 ? high : low;
+                kept[b][4 * g + e] = rank == 0 ? low : high;
+            }
+            if (!share.has(g)) continue;
+            st_async_shared_cluster_mbarrier_complete_tx_bytes_v4_f32(to + ((g - share.begin()) * S::BLOCKS + b) * 2048, leaves[0], leaves[1], leaves[2],
+                                                                      leaves[3], full);
+        }
+    }
+    move_down<4>(kept, share.begin());
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; ++b) {
+#pragma unroll
+        for (int i = 0; i < 4 * MOST; ++i) few[b][i] = kept[b][i];
+    }
+    wait_barrier_cluster(stages.sums_full(0, group), 0);
+#pragma unroll
+    for (int g = 0; g < MOST; ++g) {
+        if (g >= share.count()) continue;
+#pragma unroll
+        for (int b = 0; b < S::BLOCKS; ++b) add_shared_part(few[b], g, mine + (g * S::BLOCKS + b) * 2048);
+    }
+    // Both blocks of each other couple.
+    add_arriving<MOST>(few, share.count(), 2 * (share.couples() - 1), [&](int sender) {
+        const int couple = sender / 2 + (sender / 2 >= share.index());
+        return share.template place<S::BLOCKS>(workspace.sums, couple, sender % 2, group, rank, share.begin() - (couple < share.index() ? share.left_out() : 0));
+    });
+}
+
+// As `multiply_and_store` (pipeline/stream_k_loop.cuh), for a block of a couple, which has one segment and a share of its tile.
+template <class S, class Multiplier, class Store>
+__device__ __forceinline__ void multiply_in_couple(Multiplier& multiplier, const Segment& segment, const CoupleShare<S::TOKENS / 16>& share,
+                                                   const Workspace& workspace, u32 group, Store store) {
+    constexpr int HALF = S::TOKENS / 2, MOST = (HALF / 8 + 1) / 2;  // groups of a share that is not all of them
     const int rank = static_cast<int>(cluster_ctarank()), from = rank * HALF;
-    const auto work = work_of_block();
-    const int couples = grid_blocks() / static_cast<int>(COUPLE);
-    const Workspace of_rank{workspace.sums + static_cast<i64>(rank) * couples * WORKSPACE_SUMS<S::BLOCKS * REGISTERS>,
-                            workspace.counters + rank * couples * WORKSPACE_GROUPS};
-    int begin = from, end = from + HALF;
-    const bool shared = segment.end - segment.begin < work.chunks;
-    Sharers sharers{};
-    if (shared) {
-        sharers = work.sharers(segment.tile);
-        const Share share(sharers, GROUPS);
-        leave_sums(kept, of_rank, segment.begin == 0, work.team(), sharers.first, static_cast<int>(group), 1 + group, share);
-        await_sums(of_rank, sharers, static_cast<int>(group), 1 + group);
-        add_other_parts(kept, of_rank, sharers, static_cast<int>(group), share);
-        begin = from + 8 * share.begin;
-        end = from + 8 * share.end;
+    float sums[S::BLOCKS][S::TOKENS / 2];
+    multiplier.template multiply<S::TOKENS>(sums, segment);
+#pragma unroll
+    for (int b = 0; b < S::BLOCKS; ++b) wgmma_results(sums[b]);
+    if (share.couples() == 1) {
+        float kept[S::BLOCKS][HALF / 2];
+        hand_over_sums<S>(multiplier.stages, group, sums, kept);
+        add_handed_sums<S>(multiplier.stages, group, kept);
+        store(Count<HALF>(), segment.tile, from, from, from + HALF, kept);
+        return;
     }
-    store(Count<HALF>(), segment.tile, from, begin, end, kept);
-    if (shared) depart_from_sums(of_rank, sharers, static_cast<int>(group));
+    float few[S::BLOCKS][4 * MOST];
+    exchange_in_couples<S, MOST>(multiplier.stages, share, workspace, group, sums, few);
+    const int begin = from + 8 * share.begin();
+    store(Count<8 * MOST>(), segment.tile, begin, begin, from + 8 * share.end(), few);
 }

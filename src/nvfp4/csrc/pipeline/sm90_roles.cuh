@@ -121,7 +121,9 @@ __device__ __forceinline__ void load_weights(const Stages<S>& stages, Work work,
             // What follows from it is computed anew for each chunk, where registers are few.
             if constexpr (S::RESIDENT == 2) asm volatile("" : "+r"(o.units));
             const u32 stage = place.stage();
-            wait_barrier(stages.chunk_empty(stage), place.parity() ^ 1);
+            // Of the last one codes of activations have to be read first.
+            const bool waits = S::CODES_WAIT && stage == S::CHUNKS - 1;
+            wait_barrier(stages.chunk_empty(stage), waits ? place.parity() : place.parity() ^ 1);
             const int along = work.along_k(chunk);
             if ((PARTS & PART_CODES) && threadIdx.x % 32 == 0) load_weight_codes(stages, stage, o, along);
             if ((PARTS & PART_SCALES) && S::WEIGHT_LAYOUT == SCALES_LINEAR) load_linear_scales(stages, stage, o, along);
@@ -234,7 +236,7 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Work
             const u32 tile = place.first_tile() + i + turn;
             wait_barrier(stages.tile_empty(tile), place.tile_parity() ^ 1);
             if (S::TOKENS % 32 == 0 || row < S::TOKENS) {
-                decoder.decode(stage * S::TILE_BYTES, stage * S::RAW_SCALES_BYTES, i + turn, (place.first_tile() + i) * S::TILE_BYTES);
+                decoder.write(decoder.read(stage * S::TILE_BYTES, stage * S::RAW_SCALES_BYTES, i + turn), (place.first_tile() + i) * S::TILE_BYTES);
             }
             publish_tile(stages.tile_full(tile));
         }
@@ -242,42 +244,56 @@ __device__ __forceinline__ void decode_tiles(const Stages<S>& stages, const Work
     }
 }
 
-// The tiles of a chunk that the block begins with, number `stage`, by the multipliers, before they have anything to multiply. Warp `warp` of them;
+// The tiles of the `begun` chunks that the block begins with, by the multipliers, before they have anything to multiply. Warp `warp` of them;
 // `width` is that of the tiles.
 template <class S>
-__device__ __forceinline__ void begin_tiles(const Stages<S>& stages, u32 stage, u32 warp, u32 width) {
+__device__ __forceinline__ void begin_tiles(const Stages<S>& stages_of_block, u32 begun, u32 warp, u32 width) {
     // In parts: of 32 rows, one for each lane; or halves of tiles, which must be whole eights of rows, or steps of widths.
     constexpr u32 EACH = S::NVFP4 ? S::DECODERS : S::VARIABLE ? S::TOKENS / WIDTH_STEP : S::TOKENS % 16 == 0 ? 2 : 1;
     constexpr u32 PARTS = CHUNK * EACH, WARPS = 4 * S::MULTIPLIERS;
-    wait_barrier(stages.raw_full(stage), 0);
-    // Codes of a second chunk lie in the rows of its last tile, which is decoded when the others have been.
-    const bool last_waits = S::NVFP4 && S::BEGUN == 2 && stage == 1;
-    constexpr u32 OTHERS = (CHUNK - 1) * EACH;
-    const auto decode = [&](u32 row, u32 unit) {
-        RowDecoder(stages.tile(stage * CHUNK), stages.raw_tile(stage), stages.raw_scales(stage), row).decode(0, 0, unit, unit * S::TILE_BYTES);
-    };
+    // Kept in a register, which there are enough of yet: the compiler would find it anew for every part.
+    Stages<S> stages = stages_of_block;
+    asm volatile("" : "+r"(stages.base));
 #pragma unroll
-    for (u32 first = 0; first < PARTS; first += WARPS) {
-        const u32 part = first + warp, unit = part / EACH, inside = part % EACH;
-        if (PARTS % WARPS != 0 && part >= PARTS) continue;
+    for (u32 stage = 0; stage < S::BEGUN; ++stage) {
+        if (stage >= begun) break;
+        const u32 turn = (warp + stage * (PARTS % WARPS)) % WARPS;  // who had less to do has more of the next chunk
+        if (PARTS >= WARPS || turn < PARTS) wait_barrier(stages.raw_full(stage), 0);
+        constexpr u32 ROUNDS = (PARTS + WARPS - 1) / WARPS;
+        RowDecoder::Raw raw[ROUNDS];  // of NVFP4: all that is read before the first is written
+        const auto each = [&](auto make) {
+#pragma unroll
+            for (u32 round = 0; round < ROUNDS; ++round) {
+                const u32 part = round * WARPS + turn, unit = part / EACH, inside = part % EACH;
+                if (PARTS % WARPS != 0 && part >= PARTS) continue;
+                make(raw[round], unit, inside);
+            }
+        };
         if constexpr (S::NVFP4) {
-            const u32 row = inside * 32 + threadIdx.x % 32;
-            if (last_waits && part >= OTHERS) continue;
-            if ((S::VARIABLE || S::TOKENS % 32 != 0) && row >= width) continue;
-            decode(row, unit);
+            const auto decoder = [&](u32 inside) {
+                return RowDecoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), inside * 32 + threadIdx.x % 32);
+            };
+            const auto has = [&](u32 inside) { return (!S::VARIABLE && S::TOKENS % 32 == 0) || inside * 32 + threadIdx.x % 32 < width; };
+            each([&](RowDecoder::Raw& row, u32 unit, u32 inside) {
+                if (has(inside)) row = decoder(inside).read(stages.raw_tile(stage) - stages.raw_tile(0), stage * S::RAW_SCALES_BYTES, unit);
+            });
+            each([&](const RowDecoder::Raw& row, u32 unit, u32 inside) {
+                if (has(inside)) decoder(inside).write(row, (stage * CHUNK + unit) * S::TILE_BYTES);
+            });
         } else {
-            if (S::VARIABLE && inside * WIDTH_STEP >= width) continue;
-            arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
+            each([&](const RowDecoder::Raw&, u32 unit, u32 inside) {
+                if (S::VARIABLE && inside * WIDTH_STEP >= width) return;
+                arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
+            });
         }
     }
-    if (last_waits) {
-        barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
-        const u32 row = warp * 32 + threadIdx.x % 32;
-        if (row < width) decode(row, CHUNK - 1);
+    if constexpr (S::CODES_WAIT) {
+        __syncwarp();
+        if (elect_sync()) mbarrier_arrive_shared_b64(stages.chunk_empty(S::CHUNKS - 1));
     }
     fence_proxy_async_shared_cta();
     barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);
-    if (threadIdx.x < CHUNK) mbarrier_arrive_shared_b64(stages.tile_full(stage * CHUNK + threadIdx.x));
+    if (threadIdx.x < begun * CHUNK) mbarrier_arrive_shared_b64(stages.tile_full(threadIdx.x));
 }
 
 // One multiplier warpgroup's way through the rings.
@@ -524,11 +540,12 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     Segment first{};
     Operands<S::PARTS> first_operands{};
     u32 begun = 0;  // chunks that the block begins with
-    if constexpr (S::BEGINS) {
+    if constexpr (S::BEGINS || S::COUPLED) {
         auto all = work();
         if (all.next(first)) begun = static_cast<u32>(min(first.end - first.begin, S::BEGUN));
-        if (begun > 0 && kept_role == 0) first_operands = operands(first.tile);
     }
+    if (S::BEGINS && begun > 0 && kept_role == 0) first_operands = operands(first.tile);
+    const auto of_couples = couple_share<S>(work(), first.tile);
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
     if constexpr (S::COUPLED) barrier_cluster_wait_acquire();  // the barriers of the other block are there
@@ -562,16 +579,11 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     } else {
         setmaxnreg_inc_sync_aligned<S::MULTIPLY_REGISTERS>();
         const int group = static_cast<int>((S::RESIDENT == 2 ? find_warp() : kept_warp) / 4);
-        if constexpr (S::BEGINS) {
-#pragma unroll 1
-            for (u32 i = 0; i < S::BEGUN; ++i) {
-                if (i < begun) begin_tiles(stages, i, kept_warp, static_cast<u32>(width_of(first.tile)));
-            }
-        }
-        if constexpr (S::COUPLED) {
-            if (threadIdx.x == 0 && exchanges(work())) offer_room(stages);
-        }
         Multiplier<S> multiplier(stages);
+        if constexpr (S::BEGINS) begin_tiles(stages, begun, kept_warp, static_cast<u32>(width_of(first.tile)));
+        if constexpr (S::COUPLED) {
+            if (threadIdx.x == 0 && exchanges(work())) offer_room(stages, of_couples);
+        }
         const auto multiply = [&](auto work_of_block) {
             multiply_and_store<S::BLOCKS, S::TOKENS, S::BLOCKS == 2 ? 2 : 3>(multiplier, work_of_block, workspace, group,
                                                      [&](auto count, int tile, int from, int begin, int end, auto& sum) {
@@ -583,7 +595,7 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                 store(count, tile, from, begin, end, sum, group);
             });
         } else if constexpr (S::COUPLED) {
-            multiply_in_couple<S>(multiplier, work, workspace, static_cast<u32>(group), [&](auto count, int tile, int from, int begin, int end, auto& sum) {
+            multiply_in_couple<S>(multiplier, first, of_couples, workspace, static_cast<u32>(group), [&](auto count, int tile, int from, int begin, int end, auto& sum) {
                 store(count, tile, from, begin, end, sum, group);
             });
         } else if constexpr (S::VARIABLE) {

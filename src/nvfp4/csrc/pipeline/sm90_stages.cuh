@@ -46,8 +46,10 @@ struct Shape {
     static constexpr bool HELPED = HELPED_;
     // Of a warpgroup, and a block of weights, in the ring.
     static constexpr int HELP_TILES = COUPLED ? 1 : 2;
-    // Couples, for which a chunk takes half as long as it is deep, begin with the tiles of two.
+    // Couples, for which a chunk takes half as long as it is deep, begin with the tiles of two. NVFP4 codes of the second one lie where the last
+    // stage of weights will be, whose loader waits for their readers.
     static constexpr int BEGUN = !BEGINS ? 0 : COUPLED && TILES == 2 * CHUNK ? 2 : 1;
+    static constexpr bool CODES_WAIT = NVFP4 && BEGUN == 2;
     // The product is the accumulator times FACTOR, a power of two.
     static constexpr int EXPONENT = BF16 ? DECODED_EXPONENT_BF16 : (NVFP4 ? 2 : 1) * DECODED_EXPONENT_F16;
     static constexpr float FACTOR = 1u << -EXPONENT;
@@ -102,6 +104,7 @@ struct Shape {
     static_assert(!PAIRED || (BLOCKS == 1 && WEIGHT_LAYOUT == SCALES_LINEAR), "a tile of scales is of 128 rows of one matrix");
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
     static_assert(!BEGINS || (TOGETHER && RESIDENT == 1 && TILE_BYTES <= STAGING_BYTES), "nothing is staged before the first chunk is decoded");
+    static_assert(!CODES_WAIT || TILE_BYTES <= CODES_BYTES, "codes of activations where a stage of weights will be");
     static_assert(RESIDENT == 1 || (RESIDENT == 2 && TOGETHER && TOKENS <= 24), "registers");
     static_assert(!COUPLED || (!VARIABLE && STAGED_BYTES == STAGING_GROUP_BYTES && TOKENS % 16 == 0 && HANDS <= 2), "halves of tiles that are handed over");
     static_assert(!HELPED || (TOGETHER && TILES == 2 * CHUNK && !VARIABLE && RESIDENT == 1), "sums of a helper fill half of the ring of tiles, or all of it");
@@ -114,9 +117,8 @@ struct Stages {
     u32 base;  // 1024-byte aligned
 
     __device__ __forceinline__ u32 tile(u32 stage) const { return base + S::TILE + stage * S::TILE_BYTES; }
-    // Of a second chunk that a block begins with: where the last of its tiles will be.
     __device__ __forceinline__ u32 raw_tile(u32 stage) const {
-        return S::BEGUN == 2 && stage == 1 ? tile(S::TILES - 1) : base + S::RAW_TILE + stage * S::TILE_BYTES;
+        return S::CODES_WAIT && stage == 1 ? codes(S::CHUNKS - 1) : base + S::RAW_TILE + stage * S::TILE_BYTES;
     }
     __device__ __forceinline__ u32 raw_scales(u32 stage) const { return base + S::RAW_SCALES + stage * S::RAW_SCALES_BYTES; }
     __device__ __forceinline__ u32 codes(u32 stage) const { return base + S::CODES + stage * S::CODES_BYTES; }
@@ -169,7 +171,7 @@ struct Stages {
                 const u32 count = min(S::HANDED - static_cast<int>(hand) * S::STAGED, S::STAGED);
                 for (u32 group = 0; group < S::MULTIPLIERS; ++group) {
                     mbarrier_init_shared_b64(sums_full(hand, group), 1);
-                    mbarrier_arrive_expect_tx_shared_b64(sums_full(hand, group), count * 128 * 16);
+                    if (hand > 0) mbarrier_arrive_expect_tx_shared_b64(sums_full(hand, group), count * 128 * 16);
                 }
             }
         }
