@@ -24,9 +24,10 @@ from nvfp4.executors.launch import Launch
 from nvfp4.executors.scratch import Scratch
 from nvfp4.problem import Format, Op, Problem
 
-KEPT = "counters"  # are not as they were found
+KEPT = "counters"  # or sums are not as they were found
 COUPLES, ROLES, STAGES = "pipeline/sm90_couples.cuh", "pipeline/sm90_roles.cuh", "pipeline/sm90_stages.cuh"
 HELPERS, LISTED = "pipeline/sm90_helpers.cuh", "pipeline/listed_tiles.cuh"
+ARRIVING = "pipeline/arriving_sums.cuh"
 ACTIVATIONS = "pipeline/sm90_activations.cuh"
 
 DECODE, DECODE_STAGES = "pipeline/sm90_decode.cuh", "pipeline/sm90_decode_stages.cuh"
@@ -99,8 +100,8 @@ MUTANTS = (
     Mutant("room before all tiles are read", STAGES, "hand == 0 ? 1 : 4 * S::MULTIPLIERS", "1", "race|mbarrier"),
     Mutant("fewer bytes expected", STAGES, "count * 128 * 16);", "count * 128 * 16 - 16);", "race|mbarrier|deadlock"),
     Mutant("more bytes expected", STAGES, "count * 128 * 16);", "count * 128 * 16 + 16);", "deadlock"),
-    Mutant("the same half kept", COUPLES, "= rank == 0 ? low : high;", "= low;", WRONG),
-    Mutant("the same half handed over", COUPLES, "= rank == 0 ? high : low;", "= high;", WRONG),
+    Mutant("the same half kept", COUPLES, "= rank == 0 ? low[e] : high[e];", "= low[e];", WRONG),
+    Mutant("the same half handed over", COUPLES, "= rank == 0 ? high[e] : low[e];", "= high[e];", WRONG),
     Mutant(
         "the same chunks",
         COUPLES,
@@ -108,13 +109,55 @@ MUTANTS = (
         "static_cast<int>(COUPLE) * chunk",
         WRONG,
     ),
-    Mutant("codes under a tile that is made", ROLES, "if (last_waits && part >= OTHERS) continue;", "", "race"),
     Mutant(
-        "nobody waits for codes to be read",
+        "weights over codes of activations",
         ROLES,
-        "if (last_waits) {\n        barrier_sync(1 + S::MULTIPLIERS, 128 * S::MULTIPLIERS);",
-        "if (last_waits) {",
-        "race",
+        "waits ? place.parity() : place.parity() ^ 1",
+        "place.parity() ^ 1",
+        "race|deadlock",
+    ),
+    Mutant(
+        "nobody says that codes of activations are read",
+        ROLES,
+        "if (elect_sync()) mbarrier_arrive_shared_b64(stages.chunk_empty(S::CHUNKS - 1));",
+        "",
+        "deadlock|race",
+    ),
+    Mutant("the same chunk begun twice", ROLES, "stage * S::RAW_SCALES_BYTES, unit);", "0, unit);", WRONG),
+    Mutant(
+        "sums that have not arrived",
+        ARRIVING,
+        "} while (__any_sync(0xFFFFFFFFu, missing));",
+        "} while (false);",
+        WRONG,
+        "shared",
+    ),
+    Mutant(
+        "sums left where they were",
+        ARRIVING,
+        "st_relaxed_gpu_global_v4_b32(at[i] + part * 128, {0, 0, 0, 0});",
+        "",
+        KEPT,
+        "shared",
+    ),
+    Mutant(
+        "shared sums of the same half", COUPLES, "sums[b] + 4 * (half * GROUPS + g)", "sums[b] + 4 * g", WRONG, "shared"
+    ),
+    Mutant(
+        "one block's sums of another couple",
+        COUPLES,
+        "couple, sender % 2, group, rank",
+        "couple, 0, group, rank",
+        "wrong|spin|race",
+        "shared",
+    ),
+    Mutant(
+        "as many bytes as couples expect that are alone",
+        COUPLES,
+        "S::BLOCKS * share.count();",
+        "min(S::HANDED, S::STAGED);",
+        "deadlock",
+        "shared",
     ),
     Mutant("nothing, helped", HELPERS, "bool helps;", "bool helps ;", "^$", "helped"),
     Mutant(
@@ -204,15 +247,6 @@ MUTANTS = (
         "race|uninit|mbarrier|barrier",
     ),
     Mutant("counter of shares kept", ROLES, "if constexpr (S::TOGETHER) share.depart();", "", KEPT),
-    Mutant(
-        "counter of sums kept",
-        COUPLES,
-        "if (shared) depart_from_sums(of_rank, sharers, static_cast<int>(group));",
-        "",
-        KEPT,
-        "shared",
-    ),
-    Mutant("the other rank's sums", COUPLES, "static_cast<i64>(rank) * couples", "0 * couples", "race|wrong", "shared"),
     Mutant(
         "nothing, as they lie", DECODE, "const u32 now = tile.index,", "const u32 now = tile.index + 0,", "^$", "lying"
     ),
@@ -339,12 +373,14 @@ def test_mutants_are_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> 
     make(mutant, monkeypatch)
     case = CASES[mutant.case]
     made, outputs = poison_outputs(inputs.make(case.problem, "uniform", 0))
-    extra = case.needs(made).allocate(torch.device("cpu"))
+    scratch = case.needs(made)
+    extra = scratch.allocate(torch.device("cpu"))
     launches = marked(case.launches(made, extra), MUTANTS.index(mutant))
     try:
         emulated.emulate(launches, seed=0, checks=STRICT)
         found = "" if judge(case.problem, made, outputs).ok else WRONG
-        found = found or (KEPT if extra[1].any() else "")
+        zeros = [kept for piece, kept in zip(scratch.pieces, extra, strict=True) if piece.zeroed]
+        found = found or (KEPT if any(kept.any() for kept in zeros) else "")
     except LaunchError as error:
         found = str(error)
     assert re.search(mutant.finding, found, re.IGNORECASE), f"{mutant.name}: {found[:2000] or 'nothing was found'}"

@@ -3,8 +3,9 @@
 Kept memory belongs to one queue and one thread. Kernels of a queue follow each other, so the next call of the thread
 may overwrite what the one before used; another thread could queue its kernels between the two launches of a call. What
 is captured in a graph gets memory of its own, because the graph may be replayed in any queue, beside any other work:
-of the graph's pool, but for zeros. Those are a few bytes that all calls of a captured queue share, made when nothing is
-captured, so that no kernel of the graph waits for memory to be set.
+of the graph's pool, but for zeros. Those are counters, and sums that say themselves that they have arrived, up to some
+megabytes that all calls of a captured queue share, made when nothing is captured, so that no kernel of the graph waits
+for memory to be set.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Piece:
 
     Attributes:
         shape, dtype: Of the tensor.
-        zeroed: Zeros, int32, that launches leave as they find them; other memory is not initialised.
+        zeroed: Zeros that launches leave as they find them; other memory is not initialised.
     """
 
     shape: tuple[int, ...]

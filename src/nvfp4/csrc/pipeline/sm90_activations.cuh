@@ -52,7 +52,7 @@ struct Activations {
     }
 };
 
-// A block's share of `halves`, dealt out thread by thread. `locate(index)` makes `index` one of a matrix, and returns that. INDEXED: there is
+// A block's share of `halves`, dealt out warp by warp. `locate(index)` makes `index` one of a matrix, and returns that. INDEXED: there is
 // one matrix, and row i of the operand is row rows[i] of it, or its first or last one, so that no value leads outside. For all threads of
 // the block.
 template <bool NVFP4, int LAYOUT, bool INDEXED, class Locate>
@@ -66,7 +66,8 @@ struct ActivationShare {
 
     // Found when it is used: no register keeps it until then.
     __device__ __forceinline__ u32* counter() const { return counters + WORKSPACE_GROUPS * grid_blocks(); }
-    static __device__ __forceinline__ u32 first() { return blockIdx.x * blockDim.x + threadIdx.x; }
+    // Warps of all blocks in turn, so that each block has as many with something to do.
+    static __device__ __forceinline__ u32 first() { return (threadIdx.x / 32 * grid_blocks() + blockIdx.x) * 32 + threadIdx.x % 32; }
     static __device__ __forceinline__ u32 step() { return grid_blocks() * blockDim.x; }
 
     // Before activations may be read: brings the first of them into L2, which is right whoever writes them yet. INDEXED: which rows these

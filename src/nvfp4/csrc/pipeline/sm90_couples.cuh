@@ -55,7 +55,7 @@ struct CoupleShare {
     // Groups of a half that a block has no room for where it leaves the others: its own, if all have equally many.
     __device__ __forceinline__ int left_out() const { return packed >> 24 ? count() : 0; }
 
-    // Where the block of that rank in couple `index` of the tile leaves group `group` of half `half` for another one: fours of EACH weight block.
+    // Where the block of a rank in a couple of the tile leaves a group of a half of the tokens for another block: a four of each of EACH weight blocks.
     template <int EACH>
     __device__ __forceinline__ u32x4* place(float* sums, int couple, int rank, u32 warpgroup, int half, int group) const {
         const int room = GROUPS - left_out(), block = (CoupledStreamK::team() - index() + couple) * static_cast<int>(COUPLE) + rank;
@@ -92,6 +92,15 @@ __device__ __forceinline__ void offer_room(const Stages<S>& stages, const Share&
     mbarrier_arrive_shared_cluster_b64(mapa_shared_cluster_u32(stages.sums_room(0), cluster_ctarank() ^ 1));
 }
 
+// Of four sums of either half of the tokens, those that leave, and those that the block of this rank keeps.
+__device__ __forceinline__ void divide(u32 rank, const float* low, const float* high, float (&leaves)[4], float* kept) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        leaves[e] = rank == 0 ? high[e] : low[e];
+        kept[e] = rank == 0 ? low[e] : high[e];
+    }
+}
+
 // Hands over the sums of the other block's tokens; `kept` are those of this block's. For warpgroup `group`. Tiles of the last chunk, in both blocks,
 // were from `free` on, if others are still in use.
 template <class S>
@@ -106,12 +115,7 @@ __device__ __forceinline__ void hand_over_sums(const Stages<S>& stages, u32 grou
         const int hand = i / S::STAGED, block = i % S::BLOCKS, first = i / S::BLOCKS * 4;
         if (i % S::STAGED == 0) wait_barrier_cluster(stages.sums_room(hand), 0);
         float leaves[4];
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            const float low = sums[block][first + e], high = sums[block][HALF + first + e];
-            leaves[e] = rank == 0 ? high : low;
-            kept[block][first + e] = rank == 0 ? low : high;
-        }
+        divide(rank, sums[block] + first, sums[block] + HALF + first, leaves, kept[block] + first);
         st_async_shared_cluster_mbarrier_complete_tx_bytes_v4_f32(mapa_shared_cluster_u32(stages.handed(i, group, thread, free), other), leaves[0], leaves[1],
                                                                   leaves[2], leaves[3],
                                                                   mapa_shared_cluster_u32(stages.sums_full(hand, group), other));
@@ -159,12 +163,7 @@ __device__ __forceinline__ void exchange_in_couples(const Stages<S>& stages, con
 #pragma unroll
         for (int b = 0; b < S::BLOCKS; ++b) {
             float leaves[4];
-#pragma unroll
-            for (int e = 0; e < 4; ++e) {
-                const float low = sums[b][4 * g + e], high = sums[b][4 * (GROUPS + g) + e];
-                leaves[e] = rank == 0 ? high : low;
-                kept[b][4 * g + e] = rank == 0 ? low : high;
-            }
+            divide(static_cast<u32>(rank), sums[b] + 4 * g, sums[b] + 4 * (GROUPS + g), leaves, kept[b] + 4 * g);
             if (!share.has(g)) continue;
             st_async_shared_cluster_mbarrier_complete_tx_bytes_v4_f32(to + ((g - share.begin()) * S::BLOCKS + b) * 2048, leaves[0], leaves[1], leaves[2],
                                                                       leaves[3], full);
