@@ -43,7 +43,7 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
         sums = Piece((tiles * plan.blocks * plan.tokens * 128,), torch.float32)
         pieces = [sums, Piece((plan.grid * _WARPGROUPS + 1 + tiles,), torch.int32, zeroed=True)]
     elif plan.coupled:
-        # Fours of sums that each block leaves for its tile's other couples (`CoupleShare` in csrc/pipeline/sm90_couples.cuh).
+        # Fours that a block leaves for its tile's other couples (`CoupleShare`, csrc/pipeline/sm90_couples.cuh).
         groups, couples = plan.tokens // 16, plan.grid // (plan.team * tiles_of(plan, problem))
         left_out = groups // couples if groups % couples == 0 else 0
         fours = plan.grid * plan.blocks * _WARPGROUPS * 128 * 2 * (groups - left_out)
