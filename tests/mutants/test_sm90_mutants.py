@@ -343,7 +343,7 @@ MUTANTS = (
     Mutant(
         "a cut tile stored without its end",
         ROLES,
-        "fetch_help<N, S>(workspace, place(), group, sums[0]);",
+        "fetch_help<N, S>(workspace, place_of_entry(noted.word), group, sums[0]);",
         "",
         "wrong|counters",
         "cut",
@@ -362,6 +362,14 @@ MUTANTS = (
         "leave_counter(counter, 1, S::MULTIPLIERS)",
         "leave_counter(counter, 1, 7)",
         KEPT,
+        "cut",
+    ),
+    Mutant(
+        "a note of another tile",
+        ROLES,
+        "const TileNote noted = note(turn);",
+        "const TileNote noted = note(0);",
+        "wrong|race|livelock",
         "cut",
     ),
     Mutant("another lane's bytes", "decode/memory_order.cuh", "% 4 * 0x11 + 0x40", "% 2 * 0x11 + 0x40", WRONG, "lying"),

@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -61,6 +61,11 @@ MAX_GRID = 144
 _TILE_BITS, _CHUNK_BITS = 11, 6  # of an entry of the order (`ListedTiles` in csrc/pipeline/listed_tiles.cuh)
 MAX_ORDER = 1 << _TILE_BITS
 """Tiles of one launch, and parts of some, that blocks are told: their numbers are parameters."""
+
+MAX_NOTED = 48
+"""Tiles of a list, and parts of some, of one block, which keeps notes of them in shared memory (`TileNote` there)."""
+
+_NOTES_BYTES = 32 * (MAX_NOTED + 1) + 16
 
 WHOLE_TILE = (1 << _CHUNK_BITS) - 1
 """In place of a number of stages of weights: to the end of K. With more than there are numbers for, no tile is cut."""
@@ -152,7 +157,8 @@ class GemmPlan:
         if self.coupled:
             barriers += 24 * ceil_div(self.blocks * self.tokens, 64)
         barriers += 16 if self.own or self.narrowest else 0
-        return activations + weights + staging + barriers + ALIGNMENT_BYTES
+        notes = _NOTES_BYTES if self.narrowest else 0
+        return activations + weights + staging + barriers + notes + ALIGNMENT_BYTES
 
     def describe(self) -> str:
         """One line for people."""
@@ -385,6 +391,11 @@ class TileList:
     order: tuple[TilePart, ...]
     time: float
 
+    @property
+    def most(self) -> int:
+        """Tiles, and parts of some, of the block that has most."""
+        return max(end - start for start, end in pairwise(self.starts))
+
 
 @functools.lru_cache(maxsize=64)
 def tile_list(plan: GemmPlan, problem: Problem, groups: tuple[tuple[int, int, int], ...]) -> TileList:
@@ -491,7 +502,8 @@ def _varied(capability: Capability, problem: Problem, most: int) -> Iterator[Gem
 def _list_time(plan: GemmPlan, problem: Problem) -> float:
     """Microseconds of a list of groups beside what every launch takes."""
     present = tuple([size for size in problem.groups if size[0] and size[1]])
-    return sum(tile_list(plan, problem, present[i : i + MAX_LISTED]).time for i in range(0, len(present), MAX_LISTED))
+    lists = [tile_list(plan, problem, present[i : i + MAX_LISTED]) for i in range(0, len(present), MAX_LISTED)]
+    return sum(each.time if each.most <= MAX_NOTED else math.inf for each in lists)
 
 
 _STACK_WIDTHS = (8, 16, 24, 32, 48, 64, 80, 96, 112, 128)  # few, because rows change from call to call

@@ -15,7 +15,7 @@
 //
 // In the list form groups may have tiles of their own widths, as the host knows their sizes; whole ones, which it deals out (listed_tiles.cuh).
 //
-// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, all registers of an SM: RESIDENT blocks an SM.
+// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, and 32 * (NOTED + 1) + 16 for tiles of their own widths, all registers of an SM: RESIDENT blocks an SM.
 #include "epilogue/silu.cuh"
 #include "epilogue/tile_store.cuh"
 #include "pipeline/listed_tiles.cuh"
@@ -136,11 +136,21 @@ __device__ __forceinline__ StreamK deal(const Table& table, int groups, int k) {
     return StreamK(table.first_tile[groups], chunks_of(k));
 }
 
+// What multipliers know of a block's tiles, in shared memory, where they have widths of their own; `find(entry)` finds it.
+template <class Find>
+struct Notes {
+    TileNote* notes;  // [NOTED + 1]
+    Find find;
+
+    __device__ __forceinline__ void make(int turn) const { notes[turn] = find(turn); }
+    __device__ __forceinline__ const TileNote& operator()(u32 turn) const { return notes[turn]; }
+};
+
 // The roles, once the table is there. `work()` deals out segments, `width(group)` are the rows of A in a group's tiles, `operands(index)`
 // describes a tile; `store(count, index, scales, from, begin, end, sum, warpgroup)` finishes it; `scales(group)` are those of a group.
-template <class Work, class Width, class Describe, class Share, class ScalesOf, class Store>
+template <class Work, class Width, class Describe, class Share, class ScalesOf, class Store, class Notes = NoNotes>
 __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table, int groups, Work work, Width width, const Workspace& workspace,
-                                    Describe operands, const Share& share, ScalesOf scales, Store store) {
+                                    Describe operands, const Share& share, ScalesOf scales, Store store, Notes notes = {}) {
     const auto index_of = [&](int tile, int group) { return find(table, tile, group, width(group)); };
     const auto width_of = [&](int tile) {
         // The same for the warp, as the compiler should know.
@@ -151,8 +161,13 @@ __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table,
     Scales known_scales{};
     run_roles<S, A_LAYOUT, EARLY_WEIGHTS>(
         stages, work, workspace, [&](int tile) { return operands(index_of(tile, table.group_of(tile, groups))); }, share,
-        [&](auto count, int tile, int from, int begin, int end, auto& sum, int warpgroup) {
-            if constexpr (S::ROOMY) {
+        [&](auto count, const auto& tile, int from, int begin, int end, auto& sum, int warpgroup) {
+            if constexpr (S::VARIABLE) {
+                const int group = static_cast<int>(tile.group & 0xFFFF);
+                if (group != known) known_scales = scales(group);
+                known = group;
+                store(count, TileIndex{group, tile.row, tile.token, tile.token_end}, known_scales, from, begin, end, sum, warpgroup, tile.out, tile.columns);
+            } else if constexpr (S::ROOMY) {
                 if (known < 0 || tile < table.first_tile[known] || tile >= table.first_tile[known + 1]) {
                     known = table.group_of(tile, groups);
                     known_scales = scales(known);
@@ -163,7 +178,7 @@ __device__ __forceinline__ void run(const Stages<S>& stages, const Table& table,
                 store(count, index_of(tile, group), scales(group), from, begin, end, sum, warpgroup);
             }
         },
-        width_of);
+        width_of, notes);
 }
 
 // Sums of a tile to `out` [.., columns].
@@ -195,9 +210,15 @@ extern __shared__ u8 shared_memory[];
 
 __device__ __forceinline__ Stages<S> stages_of_block() { return {(shared_address(shared_memory) + 1023u) & ~1023u}; }
 
-__device__ __forceinline__ Table table_of_block(const Stages<S>& stages) {
-    return Table(reinterpret_cast<int*>(shared_memory + (stages.base - shared_address(shared_memory)) + S::SHARED_BYTES));
+// Behind the stages: notes, if there are any, then the table.
+constexpr int NOTES = (S::SHARED_BYTES + 15) / 16 * 16;
+constexpr int TABLE = S::VARIABLE ? NOTES + (NOTED + 1) * static_cast<int>(sizeof(TileNote)) : S::SHARED_BYTES;
+
+__device__ __forceinline__ u8* behind_stages(const Stages<S>& stages, int offset) {
+    return shared_memory + (stages.base - shared_address(shared_memory)) + offset;
 }
+__device__ __forceinline__ Table table_of_block(const Stages<S>& stages) { return Table(reinterpret_cast<int*>(behind_stages(stages, TABLE))); }
+__device__ __forceinline__ TileNote* notes_of_block(const Stages<S>& stages) { return reinterpret_cast<TileNote*>(behind_stages(stages, NOTES)); }
 
 #if !PLAN_STACKED  // parameters have no room for as many groups as a stack may have
 
@@ -256,9 +277,14 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
     const auto scales = [&](int g) {
         return Scales::make(a_tensor_scale.value[g], [&](int j) { return tensor_scale(b_tensor_scale.value[g * MATRICES + j], 0, 0); });
     };
-    const auto store = [&](auto count, const TileIndex& index, const Scales& factors, int from, int begin, int end, auto& sum, int warpgroup) {
-        const int g = index.group;
-        store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g], factors);
+    const auto store = [&](auto count, const TileIndex& index, const Scales& factors, int from, int begin, int end, auto& sum, int warpgroup,
+                           auto... known) {
+        if constexpr (sizeof...(known) > 0) {  // where it goes
+            store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, known..., factors);
+        } else {
+            const int g = index.group;
+            store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g], factors);
+        }
     };
     const auto halves_of = [&](int g) { return static_cast<u32>(m.value[g]) * (k.value[g] / UNIT) * HALVES; };
     u32 halves = 0;
@@ -276,7 +302,23 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
         return deal(table, groups, largest_k);
 #endif
     };
-    run(stages, table, groups, work, width, Workspace{sums, counters}, operands, share, scales, store);
+#if PLAN_NARROWEST < PLAN_TOKENS
+    const auto note = [&](int turn) {
+        TileNote made{NO_ENTRY};
+        const ListedTiles listed = work();
+        if (listed.entry + turn < listed.end) {
+            const u32 word = listed.word(listed.entry + turn);
+            const int tile = segment_of_entry(word, 0).tile, g = table.group_of(tile, groups), rows = width(g);
+            const TileIndex index = find(table, tile, g, rows);
+            made = {word, static_cast<u32>(g | rows << 16), index.row, index.token, index.token_end, n.value[g], out.value[g]};
+        }
+        return made;
+    };
+    const Notes<decltype(note)> notes{notes_of_block(stages), note};
+#else
+    const NoNotes notes;
+#endif
+    run(stages, table, groups, work, width, Workspace{sums, counters}, operands, share, scales, store, notes);
 }
 
 #else

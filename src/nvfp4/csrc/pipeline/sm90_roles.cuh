@@ -21,6 +21,7 @@
 #include "decode/wgmma_operand.cuh"
 #include "epilogue/tile_store.cuh"
 #include "mma/wgmma.cuh"
+#include "pipeline/listed_tiles.cuh"
 #include "pipeline/sm90_activations.cuh"
 #include "pipeline/sm90_arrangers.cuh"
 #include "pipeline/sm90_couples.cuh"
@@ -465,6 +466,9 @@ struct SameWidth {
     __device__ __forceinline__ int operator()(int) const { return S::TOKENS; }
 };
 
+// Of tiles of many widths: `make(turn)` finds what is known of the block's entry `turn`, which `note(turn)` gives.
+struct NoNotes {};
+
 // A tile of `width` rows of activations, which are at least N, or a part of it. Each width has code of its own. `finish(constant N, segment, sums)`
 // does the rest.
 template <int N, class S, class Finish>
@@ -480,29 +484,27 @@ __device__ __forceinline__ void multiply_tile(Multiplier<S>& multiplier, const S
     finish(Count<N>(), segment, sums);
 }
 
-// Tiles of many widths, one after another: see `run_roles`.
-template <class S, class Work, class Width, class Store>
-__device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work work, const Workspace& workspace, u32 group, Width width_of, Store store) {
-    for (int turn = 0;; ++turn) {
-        Segment segment;
-        bool whole;
-        {
-            const auto listed = work();
-            if (listed.entry + turn >= listed.end) break;
-            segment = listed.segment(listed.entry + turn);
-            whole = segment.end - segment.begin == listed.chunks;
-        }
-        const auto place = [&] { return work().place(work().entry + turn); };
-        multiply_tile<S::NARROWEST>(multiplier, segment, width_of(segment.tile), [&](auto count, const Segment& part, auto& sums) {
+// Tiles of many widths, one after another: see `run_roles`. `note(turn)` is the TileNote of each (pipeline/listed_tiles.cuh).
+template <class S, class Work, class Notes, class Store>
+__device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work work, const Workspace& workspace, u32 group, Notes note, Store store) {
+    for (u32 turn = 0;; ++turn) {
+        // The same for the warp, as the compiler should know.
+        const u32 word = __shfl_sync(0xFFFFFFFFu, note(turn).word, 0);
+        if (word == NO_ENTRY) break;
+        const Segment segment = segment_of_entry(word, work().chunks);
+        const bool whole = segment.end - segment.begin == work().chunks;
+        const int width = __shfl_sync(0xFFFFFFFFu, note(turn).width(), 0);
+        multiply_tile<S::NARROWEST>(multiplier, segment, width, [&](auto count, const Segment& part, auto& sums) {
             constexpr int N = decltype(count)::VALUE;
+            const TileNote noted = note(turn);
             if (!whole) {
                 if (part.begin > 0) {
-                    leave_for_owner<N>(multiplier.stages, workspace, place(), static_cast<u32>(turn), group, sums);
+                    leave_for_owner<N>(multiplier.stages, workspace, place_of_entry(noted.word), turn, group, sums);
                     return;
                 }
-                fetch_help<N, S>(workspace, place(), group, sums[0]);
+                fetch_help<N, S>(workspace, place_of_entry(noted.word), group, sums[0]);
             }
-            store(count, part.tile, sums);
+            store(count, noted, sums);
         });
     }
 }
@@ -517,10 +519,11 @@ __device__ __forceinline__ void begin_block(const Stages<S>& stages) {
 
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
 // the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh),
-// with the warpgroup behind; `width_of(tile)` are a tile's rows of activations.
-template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store, class Width = SameWidth<S>>
+// with the warpgroup behind; `width_of(tile)` are a tile's rows of activations, and `note` is what multipliers know of tiles of many widths, whose
+// place among a block's tiles is given to `store` in place of the tile.
+template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store, class Width = SameWidth<S>, class Notes = NoNotes>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
-                                          const Share& share, Store store, Width width_of = {}) {
+                                          const Share& share, Store store, Width width_of = {}, Notes note = {}) {
     // The same for the warp, as the compiler should know; not kept, where registers are few.
     const auto find_warp = [] { return __shfl_sync(0xFFFFFFFFu, threadIdx.x / 32, 0); };
     const u32 kept_warp = find_warp(), kept_role = kept_warp - S::LOADER / 32;
@@ -537,6 +540,10 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     constexpr u32 FIRST = S::TOGETHER && !S::BEGINS ? S::CHUNKS : 1;
     if (EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.prefetch();
+    // Read when the block has met at a barrier, behind its share.
+    if constexpr (S::VARIABLE) {
+        if (threadIdx.x <= NOTED) note.make(static_cast<int>(threadIdx.x));
+    }
     Segment first{};
     Operands<S::PARTS> first_operands{};
     u32 begun = 0;  // chunks that the block begins with
@@ -599,8 +606,8 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
                 store(count, tile, from, begin, end, sum, group);
             });
         } else if constexpr (S::VARIABLE) {
-            multiply_listed(multiplier, work, workspace, static_cast<u32>(group), width_of, [&](auto count, int tile, auto& sum) {
-                store(count, tile, 0, 0, decltype(count)::VALUE, sum, group);
+            multiply_listed(multiplier, work, workspace, static_cast<u32>(group), note, [&](auto count, const TileNote& noted, auto& sum) {
+                store(count, noted, 0, 0, decltype(count)::VALUE, sum, group);
             });
         } else if constexpr (S::ROOMY) {
             const StreamK once = work();
