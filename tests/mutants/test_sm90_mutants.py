@@ -367,8 +367,8 @@ MUTANTS = (
     Mutant(
         "a note of another tile",
         ROLES,
-        "const TileNote noted = note(turn);",
-        "const TileNote noted = note(0);",
+        "const TileNote& noted = note(turn);",
+        "const TileNote& noted = note(0);",
         "wrong|race|livelock",
         "cut",
     ),

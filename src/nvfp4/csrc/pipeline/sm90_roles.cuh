@@ -496,7 +496,7 @@ __device__ __forceinline__ void multiply_listed(Multiplier<S>& multiplier, Work 
         const int width = __shfl_sync(0xFFFFFFFFu, note(turn).width(), 0);
         multiply_tile<S::NARROWEST>(multiplier, segment, width, [&](auto count, const Segment& part, auto& sums) {
             constexpr int N = decltype(count)::VALUE;
-            const TileNote noted = note(turn);
+            const TileNote& noted = note(turn);
             if (!whole) {
                 if (part.begin > 0) {
                     leave_for_owner<N>(multiplier.stages, workspace, place_of_entry(noted.word), turn, group, sums);

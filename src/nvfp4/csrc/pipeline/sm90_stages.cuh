@@ -100,7 +100,6 @@ struct Shape {
     static_assert(BLOCKS == 1 || BLOCKS == 2, "BLOCKS");
     static_assert(NARROWEST >= 8 && NARROWEST <= TOKENS && (TOKENS - NARROWEST) % WIDTH_STEP == 0, "widths of tiles");
     static_assert(!VARIABLE || TOKENS % WIDTH_STEP == 0, "what a block begins with is made in steps of widths");
-    static_assert(!VARIABLE || BEGINS, "what is known of tiles is found before a block begins with its own");
     static_assert(!VARIABLE || TOGETHER, "all tiles that a block makes for itself are of the same width");
     static_assert(!PAIRED || (BLOCKS == 1 && WEIGHT_LAYOUT == SCALES_LINEAR), "a tile of scales is of 128 rows of one matrix");
     static_assert(TURNS >= 1, "a row of a tile of NVFP4 for each lane of the arrangers");
