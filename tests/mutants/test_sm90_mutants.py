@@ -94,7 +94,6 @@ class Mutant(Change):
 WAIT = "if (i % S::STAGED == 0) wait_barrier_cluster(stages.{}, 0);"
 MUTANTS = (
     Mutant("nothing", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$"),
-    Mutant("nothing, shared", COUPLES, "rank ^ 1, thread", "rank ^ 1u, thread", "^$", "shared"),
     Mutant("no wait for sums", COUPLES, WAIT.format("sums_full(hand, group)"), "", "race|uninit"),
     Mutant("no wait for room", COUPLES, WAIT.format("sums_room(hand)"), "", "race"),
     Mutant("room before all tiles are read", STAGES, "hand == 0 ? 1 : 4 * S::MULTIPLIERS", "1", "race|mbarrier"),
@@ -159,7 +158,6 @@ MUTANTS = (
         "deadlock",
         "shared",
     ),
-    Mutant("nothing, helped", HELPERS, "bool helps;", "bool helps ;", "^$", "helped"),
     Mutant(
         "sums before they are left",
         HELPERS,
@@ -202,7 +200,6 @@ MUTANTS = (
         "race|uninit",
         "helped",
     ),
-    Mutant("nothing, doubled", HELPERS, "bool helps;", "bool helps ;", "^$", "doubled"),
     Mutant(
         "sums of both blocks in the same place",
         HELPERS,
@@ -285,7 +282,6 @@ MUTANTS = (
     ),
     Mutant("no turn given", DECODE, "if (goes_first()) barrier_arrive(TURN, S::MULTIPLIERS);", "", "deadlock", "lying"),
     Mutant("a turn without giving tiles back", DECODE, "if (!first) release(before);", "", "deadlock", "lying"),
-    Mutant("nothing, halved", HALVES, "constexpr u32 HANDED = 4,", "constexpr u32 HANDED = 5,", "^$", "halved"),
     Mutant(
         "no wait for the other half",
         HALVES,
