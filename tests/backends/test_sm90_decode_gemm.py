@@ -67,7 +67,8 @@ def test_large_products_have_wide_tiles_and_few_tokens_shares_of_k():
     assert (few.tokens, few.whole) == (64, False)
 
 
-# bf16 takes more instructions than fp16, and fp32 results more registers: of fp16 results a narrow and a wide tile will do.
+# bf16 takes more instructions than fp16, and fp32 results more registers: a narrow and a wide tile of fp16 results will
+# do.
 FORMS = [
     (a, out, tokens) for a, out in ((BF16, "bf16"), (FP16, "fp32")) for tokens in (32, 64, 112, 128, 144, 208, 256)
 ]
