@@ -163,7 +163,8 @@ HELPED = [
     (Problem(Op.DUAL_GEMM, 100, 72, 1536, a=LINEAR, b=LINEAR, out_dtype="fp32"), (56, 5, False, 4, 1)),
     (Problem(Op.DUAL_GEMM, 64, 136, 1280, a=BF16, b=LINEAR), (64, 8, True, 2, 1)),
     (Problem(Op.GEMM, 121, 264, 1024, a=LINEAR, b=TILED, out_dtype="bf16"), (128, 3, False, 2, 2)),
-    (Problem(Op.GEMM, 50, 700, 1536, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (56, 8, False, 1, 2)),
+    # Three tiles of a helper, each of fewer stages of weights than it loads at first.
+    (Problem(Op.GEMM, 50, 700, 1536, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (56, 8, False, 5, 2)),
     (Problem(Op.DUAL_GEMM, 100, 136, 1536, a=LINEAR, b=TILED), (104, 3, False, 4, 2)),
 ]
 

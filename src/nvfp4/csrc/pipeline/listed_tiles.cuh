@@ -33,7 +33,7 @@ struct ListedTiles {
     const int* order;
     int chunks;
     int entry, end;
-    int position = 0;  // chunks of the first entry that are passed over: less than it has, or all
+    int position = 0;  // chunks that are passed over
 
     // Loaded anew each time: the compiler would keep it in registers that multipliers lack.
     __device__ __forceinline__ ListedTiles(const int* order_of_tiles, const int* starts, int chunks_of_tile)
@@ -58,12 +58,12 @@ struct ListedTiles {
     __device__ __forceinline__ int along_k(int chunk) const { return chunk; }
 
     __device__ __forceinline__ bool next(Segment& taken) {
-        if (entry >= end) return false;
-        taken = segment(entry++);
-        if (position == taken.end - taken.begin) {
+        while (true) {
             if (entry >= end) return false;
             taken = segment(entry++);
-            position = 0;
+            const int has = taken.end - taken.begin;
+            if (position < has) break;
+            position -= has;
         }
         taken.begin += position;
         position = 0;

@@ -60,10 +60,10 @@ struct HelpedTiles {
         return helps && number < tiles;
     }
 
-    // The position may have been set before, to a chunk of the first tile or to its end.
+    // The position may have been set before, to any chunk: stages of weights that are loaded first may be more than a helper has of a tile.
     __device__ __forceinline__ bool next(Segment& taken) {
         if (position >= last) return false;
-        turn += position == static_cast<int>((turn + 1) * each);
+        while (position >= static_cast<int>((turn + 1) * each)) ++turn;
         taken = segment(turn);
         taken.begin += position - static_cast<int>(turn * each);
         position += taken.end - taken.begin;
