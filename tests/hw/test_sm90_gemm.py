@@ -237,6 +237,17 @@ def test_shared_tiles_on_the_gpu(problem, plan, distribution):
     repeated(problem, replace(plan, arch=what.arch), "gaussian", "cuda")
 
 
+@pytest.mark.parametrize(("blocks", "couples", "stages"), [(2, False, 3), (1, False, 4), (1, True, 2)])
+def test_helpers_however_much_is_left_to_them(blocks, couples, stages):
+    """Of five tiles one to five a helper, and of a tile fewer stages of weights than are loaded first, as many, or more."""
+    tiles, team = 5, 2 if couples else 1
+    for chunks, own, helpers in ((6, 5, 2), (6, 4, 1), (5, 1, 3), (7, 3, 4)):  # stages of a tile, and of its owner
+        problem = Problem(Op.GEMM, 16, 128 * blocks * tiles, 256 * chunks * team, a=BF16, b=LINEAR, out_dtype="bf16")
+        grid = team * (tiles + helpers)
+        plan = GemmPlan(FEW.arch, 16, blocks, stages, 8, grid, begins=blocks == 1, coupled=couples, own=own)
+        repeated(problem, plan, inputs.NAMES[chunks % len(inputs.NAMES)], "cpu")
+
+
 def decoded_plan(shape: tuple[int, ...], whole: bool, grid: int, arch: str) -> DecodePlan:
     tokens, share, tiles, chunks = shape
     return DecodePlan(arch, tokens, share, whole, tiles, chunks, grid * share)
