@@ -239,7 +239,7 @@ def test_shared_tiles_on_the_gpu(problem, plan, distribution):
 
 @pytest.mark.parametrize(("blocks", "couples", "stages"), [(2, False, 3), (1, False, 4), (1, True, 2)])
 def test_helpers_however_much_is_left_to_them(blocks, couples, stages):
-    """Of five tiles one to five a helper, and of a tile fewer stages of weights than are loaded first, as many, or more."""
+    """Of five tiles one to five a helper, of each fewer stages of weights than are loaded first, as many, or more."""
     tiles, team = 5, 2 if couples else 1
     for chunks, own, helpers in ((6, 5, 2), (6, 4, 1), (5, 1, 3), (7, 3, 4)):  # stages of a tile, and of its owner
         problem = Problem(Op.GEMM, 16, 128 * blocks * tiles, 256 * chunks * team, a=BF16, b=LINEAR, out_dtype="bf16")
