@@ -1,8 +1,9 @@
 // Couples: the two blocks of a cluster multiply the same tile, each every other chunk of it along K, and hand each other the sums of half of
 // its tokens through their shared memory. So two blocks share a tile without a trip through L2, at which both would wait.
 //
-// Each block finishes TOKENS / 2 tokens, of block `rank` of the cluster those from rank * TOKENS / 2 on. If several couples share a tile, the blocks
-// of one rank share these tokens by way of device memory (pipeline/arriving_sums.cuh). A couple's range lies within one tile.
+// Each block finishes TOKENS / 2 tokens, of block `rank` of the cluster those from rank * TOKENS / 2 on. If several couples share a tile, each of their
+// blocks finishes a part of these, and what blocks of other couples finish is left for them in device memory (pipeline/arriving_sums.cuh). A couple's
+// range lies within one tile.
 //
 // What is handed over lies where results are staged later, which is free as soon as the first tiles are made, and, of more than that, where
 // tiles of activations were, which is free when all of them are multiplied.
