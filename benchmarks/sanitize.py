@@ -87,7 +87,7 @@ PROBLEMS: tuple[Problem, ...] = (
 
 SHARED: tuple[tuple[Problem, int], ...] = (
     # For Hopper, and plans for so many multiprocessors: couples and blocks with helpers, lists with cut tiles, helpers
-    # for two blocks of weights, whole tiles and then halves.
+    # for two blocks of weights, whole tiles and then halves, couples that share a tile, helpers with little of many.
     (Problem(Op.GEMM, 60, 640, 8192, 1, LINEAR, LINEAR, "fp16"), 16),
     (Problem(Op.GEMM, 60, 390, 2624, 1, LINEAR, LINEAR, "fp16"), 7),
     (Problem(Op.DUAL_GEMM, 60, 195, 2560, 1, BF16, LINEAR, "bf16"), 7),
@@ -97,6 +97,9 @@ SHARED: tuple[tuple[Problem, int], ...] = (
     ),
     (Problem(Op.GEMM, 60, 760, 2048, 1, LINEAR, LINEAR, "bf16"), 5),
     (Problem(Op.GEMM, 200, 760, 2048, 1, BF16, LINEAR, "bf16"), 4),
+    (Problem(Op.GEMM, 60, 256, 4096, 1, LINEAR, LINEAR, "fp16"), 8),
+    (Problem(Op.GEMM, 40, 250, 4096, 1, BF16, LINEAR, "fp32"), 8),
+    (Problem(Op.GEMM, 60, 1272, 4096, 1, LINEAR, LINEAR, "bf16"), 6),
 )
 
 
