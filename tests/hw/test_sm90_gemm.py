@@ -11,7 +11,7 @@ from nvfp4.backends.sm90 import BACKEND
 from nvfp4.backends.sm90.decode_gemm import DecodePlan
 from nvfp4.backends.sm90.plan import GemmPlan, staged_plan, tile_list, tokens_of
 from nvfp4.check import inputs
-from nvfp4.check.run import fuzz, poison_outputs
+from nvfp4.check.run import fuzz, of_models, poison_outputs
 from nvfp4.check.verdict import Verdict, judge
 from nvfp4.device import Capability, capability, known
 from nvfp4.problem import Format, Op, Problem
@@ -331,12 +331,13 @@ def test_on_the_gpu(problem):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("drawn", [fuzz, of_models])
 @pytest.mark.parametrize("op", [Op.GEMM, Op.DUAL_GEMM, Op.GROUP_GEMM, Op.GROUP_DUAL_GEMM])
-def test_fuzzed_on_the_gpu(op):
+def test_drawn_on_the_gpu(op, drawn):
     what = capability("cuda")
     ran = 0
     for seed in range(20):
-        case = fuzz(op, seed)
+        case = drawn(op, seed)
         if BACKEND.refuse(what, case.problem):
             continue
         verdict = run(case.problem, case.distribution, seed, "cuda", what)

@@ -185,6 +185,17 @@ def _sizes(rng: random.Random, largest: int) -> int:
     return min(max(1, size), largest)
 
 
+def _formats(op: Op, rng: random.Random) -> tuple[Format, Format]:
+    """Formats and layouts of A and B."""
+    kinds, scaled = rng.choice(_KINDS[op]), rng.random() < 0.4
+    layouts = [rng.choice(("linear", "tiled")) for _ in kinds]
+    a, b = (
+        Format(kind, layout, scaled) if kind == "nvfp4" else Format(kind, "", False)
+        for kind, layout in zip(kinds, layouts, strict=True)
+    )
+    return a, b
+
+
 def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Case:
     """The case that `seed` stands for: random ragged sizes, formats, layouts and data.
 
@@ -195,14 +206,7 @@ def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Cas
         largest_k: Bound of K in elements.
     """
     rng = random.Random(f"{op}:{seed}")
-    kind_a, kind_b = rng.choice(_KINDS[op])
-
-    def form(kind: str, layout: str, scaled: bool) -> Format:
-        return Format(kind, layout, scaled) if kind == "nvfp4" else Format(kind, "", False)
-
-    scaled = rng.random() < 0.4
-    a = form(kind_a, rng.choice(("linear", "tiled")), scaled)
-    b = form(kind_b, rng.choice(("linear", "tiled")), scaled)
+    a, b = _formats(op, rng)
     k = 16 * _sizes(rng, largest_k // 16)
     out_dtype = rng.choice(("fp16", "bf16", "fp32"))
     distribution = rng.choice(inputs.NAMES)
@@ -228,3 +232,39 @@ def fuzz(op: Op, seed: int, *, largest: int = 384, largest_k: int = 2048) -> Cas
         if rng.random() < 0.5:  # more rows than the operand has, or fewer
             problem = replace(problem, tokens=_sizes(rng, largest))
     return Case(problem, distribution, seed)
+
+
+# N and K of layers, from the sizes that the models' configurations give: Llama 3.1 8B and 70B, Qwen2.5 7B, 14B and 32B,
+# and of DeepSeek-V3 the dense layers and an expert.
+_LAYERS = (
+    *((6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)),
+    *((10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)),
+    *((4608, 3584), (3584, 3584), (37888, 3584), (3584, 18944)),
+    *((7168, 5120), (5120, 5120), (27648, 5120), (5120, 13824), (5120, 27648)),
+    *((36864, 7168), (7168, 18432), (4096, 7168), (7168, 2048)),
+)
+_EXPERT = ((4096, 7168), (7168, 2048))
+
+
+def of_models(op: Op, seed: int) -> Case:
+    """The case that `seed` stands for, of the size of a model's layer: large enough for every plan that is made of one.
+
+    Args:
+        op: The operation.
+        seed: Any integer; the same one is the same case on every machine.
+    """
+    rng = random.Random(f"models:{op}:{seed}")
+    a, b = _formats(op, rng)
+    out_dtype, distribution = rng.choice(("fp16", "bf16", "fp32")), rng.choice(inputs.NAMES)
+    n, k = rng.choice(_EXPERT if op.grouped else _LAYERS)
+    m = rng.choice((1, 3, 8, 16, 24, 48, 64, 96, 128, 256, 384, 640))
+    if op is Op.GEMV:
+        return Case(Problem(op, n, rng.choice((1, 2, 4, 8, 16)), k, 1, a, b, out_dtype), distribution, seed)
+    if not op.grouped:
+        n = n // op.matrices
+        return Case(Problem(op, m, n, k, 1, a, b, out_dtype), distribution, seed)
+    if rng.random() < 0.5:
+        groups = tuple((rng.choice((0, 16, 40, 64, 96, 130, 200, 256)), n, k) for _ in range(rng.randint(2, 8)))
+        m = sum(rows for rows, _, _ in groups)
+        return Case(Problem(op, m, n, k, 1, a, b, out_dtype, groups=groups), distribution, seed)
+    return Case(Problem(op, m, n, k, 1, a, b, out_dtype, stacked=rng.choice((4, 16, 32))), distribution, seed)

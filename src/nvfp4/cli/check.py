@@ -1,4 +1,4 @@
-"""`nvfp4 check`: fuzzed shapes, formats and data against the exact reference."""
+"""`nvfp4 check`: shapes, formats and data, fuzzed or of models, against the exact reference."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from rich.table import Table
 from nvfp4 import backends
 from nvfp4.check.inputs import NAMES
 from nvfp4.check.pool import run_cases
-from nvfp4.check.run import Case, Outcome, Target, fuzz
+from nvfp4.check.run import Case, Outcome, Target, fuzz, of_models
 from nvfp4.cli import output
 from nvfp4.contest.tasks import benchmarks_of, task_of
 from nvfp4.errors import InputError
 
 _TABLE = "official"
+_DRAWN = ("fuzz", "models")  # by seeds
 
 
 def _cases(
     ops: list[str] | None, seeds: int, seed: int | None, shapes: str, data: list[str], size: tuple[int, int]
 ) -> list[Case]:
     chosen = output.operations(ops)
-    if shapes == "fuzz":
+    if shapes in _DRAWN:
         wanted = range(seeds) if seed is None else range(seed, seed + 1)
-        cases = [fuzz(op, s, largest=size[0], largest_k=size[1]) for s in wanted for op in chosen]
+        drawn = [(op, s) for s in wanted for op in chosen]
+        if shapes == "fuzz":
+            cases = [fuzz(op, s, largest=size[0], largest_k=size[1]) for op, s in drawn]
+        else:
+            cases = [of_models(op, s) for op, s in drawn]
         if data:
             cases = [Case(case.problem, name, case.seed) for case in cases for name in data]
         return cases
     if shapes not in ("tests", "benchmarks", _TABLE):
-        raise InputError("nvfp4 check", "--shapes", "fuzz, tests, benchmarks or official", shapes, "Name one of them.")
+        wanted_shapes = "fuzz, models, tests, benchmarks or official"
+        raise InputError("nvfp4 check", "--shapes", wanted_shapes, shapes, "Name one of them.")
     cases = []
     for op in chosen:
         if not benchmarks_of(op):
@@ -45,13 +51,15 @@ def _cases(
     return cases
 
 
-def _command(outcome: Outcome, target: Target, size: tuple[int, int], *, fuzzed: bool) -> str:
+def _command(outcome: Outcome, target: Target, size: tuple[int, int], shapes: str) -> str:
     """The command that repeats one case."""
     parts = ["nvfp4 check", f"--op {outcome.case.problem.op}", f"--data {outcome.case.distribution}"]
     parts += [f"--backend {outcome.backend}"] if outcome.backend else []
     parts += [f"--emulate {target.arch}"] if target.arch else [f"--device {target.device}"]
-    if fuzzed:
+    if shapes == "fuzz":
         parts += [f"--seed {outcome.case.seed}", f"--size {size[0]},{size[1]}"]
+    elif shapes == "models":
+        parts += [f"--seed {outcome.case.seed}", "--shapes models"]
     else:
         parts += [f"--shapes {_TABLE}"]
     return " ".join(parts)
@@ -64,7 +72,10 @@ def check(
     ] = None,
     seeds: Annotated[int, typer.Option(help="How many fuzzed cases of each operation.")] = 20,
     seed: Annotated[int | None, typer.Option(help="Only this fuzzed case.")] = None,
-    shapes: Annotated[str, typer.Option(help="fuzz, or the contest's: tests, benchmarks, official (both).")] = "fuzz",
+    shapes: Annotated[
+        str,
+        typer.Option(help="fuzz, models (layers: for a GPU), or the contest's: tests, benchmarks, official (both)."),
+    ] = "fuzz",
     data: Annotated[list[str] | None, typer.Option(help=f"Data: 'all', or some of {', '.join(NAMES)}.")] = None,
     size: Annotated[str, typer.Option(help="Largest M and N, and largest K, of fuzzed cases.")] = "384,2048",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -105,7 +116,7 @@ def check(
         {
             "case": str(outcome.case),
             "verdict": str(outcome.verdict),
-            "command": _command(outcome, target, bounds, fuzzed=shapes == "fuzz"),
+            "command": _command(outcome, target, bounds, shapes),
         }
         for target, outcome in outcomes
         if outcome.verdict is not None and not outcome.ok
