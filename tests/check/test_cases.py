@@ -29,7 +29,7 @@ def features(problem: Problem) -> set[str]:
         several = tiles > plan.grid - team * tiles
         found.add(f"helpers of {'couples' if plan.coupled else f'{plan.blocks} blocks'}")
         if several and plan.blocks == 2 and left < plan.chunks:
-            found.add("helpers with less of each of their tiles than is loaded first")
+            found.add("helpers with less of each of their tiles than there is room for")
     elif plan.coupled:
         found.add("couples that share a tile" if plan.grid > team * tiles else "couples")
     elif not problem.groups and not problem.stacked and tiles % plan.grid:
@@ -48,7 +48,7 @@ def test_the_cases_of_models_have_every_way_to_share_work():
         "helpers of couples",
         "helpers of 1 blocks",
         "helpers of 2 blocks",
-        "helpers with less of each of their tiles than is loaded first",
+        "helpers with less of each of their tiles than there is room for",
         "couples",
         "couples that share a tile",
         "ranges of 1 blocks",

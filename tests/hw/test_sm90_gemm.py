@@ -163,7 +163,7 @@ HELPED = [
     (Problem(Op.DUAL_GEMM, 100, 72, 1536, a=LINEAR, b=LINEAR, out_dtype="fp32"), (56, 5, False, 4, 1)),
     (Problem(Op.DUAL_GEMM, 64, 136, 1280, a=BF16, b=LINEAR), (64, 8, True, 2, 1)),
     (Problem(Op.GEMM, 121, 264, 1024, a=LINEAR, b=TILED, out_dtype="bf16"), (128, 3, False, 2, 2)),
-    # Three tiles of a helper, each of fewer stages of weights than it loads at first.
+    # Three tiles of a helper, each of fewer stages of weights than there is room for.
     (Problem(Op.GEMM, 50, 700, 1536, l=2, a=BF16, b=SCALED, out_dtype="fp32"), (56, 8, False, 5, 2)),
     (Problem(Op.DUAL_GEMM, 100, 136, 1536, a=LINEAR, b=TILED), (104, 3, False, 4, 2)),
 ]
@@ -239,7 +239,7 @@ def test_shared_tiles_on_the_gpu(problem, plan, distribution):
 
 @pytest.mark.parametrize(("blocks", "couples", "stages"), [(2, False, 3), (1, False, 4), (1, True, 2)])
 def test_helpers_however_much_is_left_to_them(blocks, couples, stages):
-    """Of five tiles one to five a helper, of each fewer stages of weights than are loaded first, as many, or more."""
+    """Of five tiles one to five a helper, of each fewer stages of weights than there is room for, as many, or more."""
     tiles, team = 5, 2 if couples else 1
     for chunks, own, helpers in ((6, 5, 2), (6, 4, 1), (5, 1, 3), (7, 3, 4)):  # stages of a tile, and of its owner
         problem = Problem(Op.GEMM, 16, 128 * blocks * tiles, 256 * chunks * team, a=BF16, b=LINEAR, out_dtype="bf16")

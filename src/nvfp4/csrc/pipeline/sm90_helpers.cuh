@@ -60,10 +60,10 @@ struct HelpedTiles {
         return helps && number < tiles;
     }
 
-    // The position may have been set before, to any chunk: stages of weights that are loaded first may be more than a helper has of a tile.
+    // The position may have been set before, to a chunk of the first tile or to its end. (To any chunk would take a loop, for which there are no registers.)
     __device__ __forceinline__ bool next(Segment& taken) {
         if (position >= last) return false;
-        while (position >= static_cast<int>((turn + 1) * each)) ++turn;
+        turn += position == static_cast<int>((turn + 1) * each);
         taken = segment(turn);
         taken.begin += position - static_cast<int>(turn * each);
         position += taken.end - taken.begin;

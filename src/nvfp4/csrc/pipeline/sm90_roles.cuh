@@ -537,7 +537,8 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         }
     };
     // Chunks of weights, at most so many as there is room for at once; more would keep the first activations waiting.
-    constexpr u32 FIRST = S::TOGETHER && !S::BEGINS ? S::CHUNKS : 1;
+    // A helper may have no more of its first tile.
+    constexpr u32 FIRST = S::TOGETHER && !S::BEGINS && !S::HELPED ? S::CHUNKS : 1;
     if (EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.prefetch();
     // Read when the block has met at a barrier, behind its share.
