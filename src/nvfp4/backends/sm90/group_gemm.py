@@ -9,7 +9,16 @@ import torch
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel
-from nvfp4.backends.sm90.plan import MAX_GRID, MAX_LISTED, THREADS, GemmPlan, capacity, table_bytes, tile_list
+from nvfp4.backends.sm90.plan import (
+    MAX_GRID,
+    MAX_LISTED,
+    MAX_NOTED,
+    THREADS,
+    GemmPlan,
+    capacity,
+    table_bytes,
+    tile_list,
+)
 from nvfp4.executors.launch import Kernel, Launch, Pointer, PointerArray, Scalar, ScalarArray, TensorMapArray
 from nvfp4.problem import Problem
 
@@ -85,6 +94,7 @@ def _own_tiles(
 ) -> tuple[ScalarArray, ...]:
     """Rows of A in the tiles of each group, and the tiles of each block."""
     tiles = tile_list(plan, problem, sizes)
+    assert tiles.most <= MAX_NOTED, "a block would lose tiles; no such plan is chosen"
     widths = tuple(plan.width(m) for m, _, _ in sizes)
     return (
         ScalarArray("i32", widths, room),

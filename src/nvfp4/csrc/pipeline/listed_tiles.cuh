@@ -24,8 +24,9 @@ struct alignas(16) TileNote {
 
     __device__ __forceinline__ int width() const { return static_cast<int>(group >> 16); }
 };
+static_assert(sizeof(TileNote) == 32, "_NOTES_BYTES in backends/sm90/plan.py");
 constexpr u32 NO_ENTRY = 0xFFFFFFFFu;
-constexpr int NOTED = 48;  // entries of a block, at most
+constexpr int NOTED = 48;  // entries of a block, at most (MAX_NOTED there)
 
 // Of this block: entries order[i] for i from starts[block] on, up to starts[block + 1], of tiles of `chunks` along K. First the ends of other blocks'
 // tiles, so that their sums are there long before they are asked for.

@@ -519,8 +519,8 @@ __device__ __forceinline__ void begin_block(const Stages<S>& stages) {
 
 // What follows in a kernel once its barriers are there: the roles. `operands(tile)` describes a tile, `share` is this block's of making
 // the operand of activations (pipeline/sm90_activations.cuh), `store` is as for `multiply_and_store` (pipeline/stream_k_loop.cuh),
-// with the warpgroup behind; `width_of(tile)` are a tile's rows of activations, and `note` is what multipliers know of tiles of many widths, whose
-// place among a block's tiles is given to `store` in place of the tile.
+// with the warpgroup behind; `width_of(tile)` are a tile's rows of activations. Of tiles of many widths `note(turn)` is what multipliers know, and what
+// `store` is given in place of the tile.
 template <class S, int A_LAYOUT, bool EARLY_WEIGHTS, class Work, class Describe, class Share, class Store, class Width = SameWidth<S>, class Notes = NoNotes>
 __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, const Workspace& workspace, Describe operands,
                                           const Share& share, Store store, Width width_of = {}, Notes note = {}) {
