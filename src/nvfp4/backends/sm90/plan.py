@@ -182,9 +182,10 @@ def capacity(groups: int) -> int:
 
 
 def table_bytes(problem: Problem) -> int:
-    """Shared memory of the table of groups, if there are groups."""
-    groups = problem.stacked or min(len(problem.groups), MAX_LISTED)
-    return 12 * capacity(groups) + 16 if groups else 0
+    """Shared memory of the table of groups, if there are groups (`Table` in csrc/kernels/sm90_group_gemm.cu)."""
+    if problem.stacked:
+        return 12 * capacity(problem.stacked) + 16
+    return 48 * capacity(min(len(problem.groups), MAX_LISTED)) + 32 if problem.groups else 0
 
 
 def tokens_of(rows: int, most: int = MAX_TOKENS) -> int:

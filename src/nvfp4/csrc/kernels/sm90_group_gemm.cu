@@ -15,7 +15,7 @@
 //
 // In the list form groups may have tiles of their own widths, as the host knows their sizes; whole ones, which it deals out (listed_tiles.cuh).
 //
-// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 + 1024 of dynamic shared memory, and 32 * (NOTED + 1) + 16 for tiles of their own widths, all registers of an SM: RESIDENT blocks an SM.
+// Resources: Shape::SHARED_BYTES + 12 * CAPACITY + 16 (of a list 48 * CAPACITY + 32) + 1024 of dynamic shared memory, and 32 * (NOTED + 1) + 16 for tiles of their own widths, all registers of an SM: RESIDENT blocks an SM.
 #include "epilogue/silu.cuh"
 #include "epilogue/tile_store.cuh"
 #include "pipeline/listed_tiles.cuh"
@@ -56,42 +56,50 @@ struct Table {
     int* first_tile;  // [groups + 1]
     int* row;         // first row in A and C
     int* row_end;
+    int* first_half;  // [groups + 1], of a list: of the halves of units of activations
+    Activations* activations;  // [groups], of a list: 16-byte aligned
 
     __device__ __forceinline__ explicit Table(int* memory)
-        : first_tile(memory), row(memory + CAPACITY + 1), row_end(memory + 2 * CAPACITY + 1) {}
+        : first_tile(memory), row(memory + CAPACITY + 1), row_end(row + CAPACITY), first_half(row_end + CAPACITY),
+          activations(reinterpret_cast<Activations*>(memory + (4 * CAPACITY + 2 + 3) / 4 * 4)) {}
 
-    // By one warp. `rows(g, begin, end)` gives the rows of group g, `width(g)` those of its tiles, `columns(g)` its tiles along N.
-    template <class Rows, class Width, class Columns>
-    __device__ __forceinline__ void fill(int groups, Rows rows, Width width, Columns columns) const {
+    // firsts[g] = what groups before g have, firsts[groups] what all have. By one warp.
+    template <class Has>
+    static __device__ __forceinline__ void add_up(int* firsts, int groups, Has has) {
         const int lane = threadIdx.x % 32;
         int before = 0;
         for (int base = 0; base < groups; base += 32) {
-            const int g = base + lane;
-            int begin = 0, end = 0;
-            if (g < groups) rows(g, begin, end);
-            const int tiles = g < groups ? (end - begin + width(g) - 1) / width(g) * columns(g) : 0;
-            int sum = tiles;
+            const int g = base + lane, own = g < groups ? has(g) : 0;
+            int sum = own;
 #pragma unroll
             for (int step = 1; step < 32; step *= 2) {
                 const int other = __shfl_up_sync(0xFFFFFFFFu, sum, step);
                 sum += lane >= step ? other : 0;
             }
-            if (g < groups) {
-                first_tile[g] = before + sum - tiles;
-                row[g] = begin;
-                row_end[g] = end;
-            }
+            if (g < groups) firsts[g] = before + sum - own;
             before += __shfl_sync(0xFFFFFFFFu, sum, 31);
         }
-        if (lane == 0) first_tile[groups] = before;
+        if (lane == 0) firsts[groups] = before;
     }
 
-    // The last group that begins at or before `tile`; empty groups begin where the next one does.
-    __device__ __forceinline__ int group_of(int tile, int groups) const {
+    // By one warp. `rows(g, begin, end)` gives the rows of group g, `width(g)` those of its tiles, `columns(g)` its tiles along N.
+    template <class Rows, class Width, class Columns>
+    __device__ __forceinline__ void fill(int groups, Rows rows, Width width, Columns columns) const {
+        add_up(first_tile, groups, [&](int g) {
+            int begin, end;
+            rows(g, begin, end);
+            row[g] = begin;
+            row_end[g] = end;
+            return (end - begin + width(g) - 1) / width(g) * columns(g);
+        });
+    }
+
+    // The last group whose first one is `number` or before it; empty groups begin where the next one does.
+    static __device__ __forceinline__ int group_of(const int* firsts, int number, int groups) {
         int low = 0, high = groups;
         while (high - low > 1) {
             const int middle = (low + high) / 2;
-            if (first_tile[middle] <= tile) {
+            if (firsts[middle] <= number) {
                 low = middle;
             } else {
                 high = middle;
@@ -99,6 +107,7 @@ struct Table {
         }
         return low;
     }
+    __device__ __forceinline__ int group_of(int tile, int groups) const { return group_of(first_tile, tile, groups); }
 };
 
 struct TileIndex {
@@ -212,7 +221,7 @@ __device__ __forceinline__ Stages<S> stages_of_block() { return {(shared_address
 
 // Behind the stages: notes, if there are any, then the table.
 constexpr int NOTES = (S::SHARED_BYTES + 15) / 16 * 16;
-constexpr int TABLE = S::VARIABLE ? NOTES + (NOTED + 1) * static_cast<int>(sizeof(TileNote)) : S::SHARED_BYTES;
+constexpr int TABLE = NOTES + (S::VARIABLE ? (NOTED + 1) * static_cast<int>(sizeof(TileNote)) : 0);
 
 __device__ __forceinline__ u8* behind_stages(const Stages<S>& stages, int offset) {
     return shared_memory + (stages.base - shared_address(shared_memory)) + offset;
@@ -244,16 +253,22 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
 #else
     const auto width = [](int) { return TOKENS; };
 #endif
-    if (threadIdx.x == 0) stages.init();
-    if (threadIdx.x < 32) {
-        const auto rows = [&](int g, int& begin, int& end) { begin = 0, end = m.value[g]; };
-        table.fill(groups, rows, width, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
-    }
-    __syncthreads();
     const auto activations_of = [&](int g) {
         return Activations{a_data.value[g], a_scales.value[g], operand.value[g], static_cast<u32>(m.value[g]),
                            static_cast<u32>(k.value[g] / UNIT)};
     };
+    if (threadIdx.x == 0) stages.init();
+    if (threadIdx.x < 32) {
+        const auto rows = [&](int g, int& begin, int& end) { begin = 0, end = m.value[g]; };
+        table.fill(groups, rows, width, [&](int g) { return (n.value[g] + ROWS - 1) / ROWS; });
+    } else if (S::TOGETHER && threadIdx.x < 64) {
+        // In shared memory: each lane looks up several groups, and constants that not all lanes of a warp ask for are slow.
+        Table::add_up(table.first_half, groups, [&](int g) {
+            table.activations[g] = activations_of(g);
+            return m.value[g] * (k.value[g] / UNIT) * static_cast<int>(HALVES);
+        });
+    }
+    __syncthreads();
     const auto operands = [&](const TileIndex& index) {
         const int g = index.group;
         Operands<S::PARTS> o;
@@ -286,15 +301,12 @@ extern "C" __global__ void __launch_bounds__(S::THREADS, S::RESIDENT)
             store_rows<decltype(count)::VALUE>(stages, index, from, begin, end, sum, warpgroup, out.value[g], n.value[g], factors);
         }
     };
-    const auto halves_of = [&](int g) { return static_cast<u32>(m.value[g]) * (k.value[g] / UNIT) * HALVES; };
-    u32 halves = 0;
-    for (int g = 0; g < groups; ++g) halves += halves_of(g);
     const auto locate = [&](u32& index) {
-        int g = 0;
-        for (u32 size; index >= (size = halves_of(g)); ++g) index -= size;
-        return activations_of(g);
+        const int g = Table::group_of(table.first_half, static_cast<int>(index), groups);
+        index -= table.first_half[g];
+        return table.activations[g];
     };
-    const auto share = activation_share<S::NVFP4, A_LAYOUT>(halves, counters, locate);
+    const auto share = activation_share<S::NVFP4, A_LAYOUT>(S::TOGETHER ? table.first_half[groups] : 0, counters, locate);
     const auto work = [&] {
 #if PLAN_NARROWEST < PLAN_TOKENS
         return ListedTiles(order.value, starts.value, chunks_of(largest_k));

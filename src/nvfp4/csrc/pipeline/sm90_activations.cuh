@@ -20,7 +20,7 @@ constexpr u32 HALVES = 2;  // of a unit: of each of its four blocks the first or
 
 // A matrix, or several of the same sizes one behind another: data [matrices, rows, K/2] (codes) or [matrices, rows, K] (16-bit values),
 // out [matrices, rows, K].
-struct Activations {
+struct alignas(16) Activations {
     const u8* data;
     const u8* scales;  // of NVFP4
     u8* out;
@@ -130,7 +130,8 @@ struct ActivationShare {
     }
 
     __device__ __forceinline__ void write_decoded(u32 base) const {
-        u32 words[BATCH][4] = {}, scale[BATCH] = {}, found[BATCH];
+        u32x4 codes[BATCH] = {};
+        u32 scale[BATCH] = {}, found[BATCH];
         u8* to[BATCH];
         look_up(base, found);
         const u32 distance = step();
@@ -143,15 +144,18 @@ struct ActivationShare {
             to[i] = x.out + static_cast<u64>(index) * 64;
             const u32 from = INDEXED ? found[i] : index;
             scale[i] = ld_global_b32(x.template scale<LAYOUT>(from));
-#pragma unroll
-            for (u32 block = 0; block < 4; ++block) words[i][block] = ld_global_b32(x.eights<EIGHT>(from) + 2 * EIGHT * block);
+            // Of the unit's 32 bytes the first ones or the others: of two blocks, but both eights.
+            codes[i] = ld_global_v4_b32(x.data + static_cast<u64>(from) * 16);
         }
 #pragma unroll
         for (u32 i = 0; i < BATCH; ++i) {
             if (none_of_warp(base + i * distance)) break;
-            const bool there = base + i * distance < halves;
-            store_half(there, INDEXED ? place(base + i * distance) : to[i], decode_piece<0>(words[i], scale[i]),
-                       decode_piece<1>(words[i], scale[i]), decode_piece<2>(words[i], scale[i]), decode_piece<3>(words[i], scale[i]));
+            const bool there = base + i * distance < halves, odd = threadIdx.x % 2 != 0;
+            const u32x4& own = codes[i];
+            const u32 first = exchange(odd ? own.x : own.y), second = exchange(odd ? own.z : own.w);
+            const u32 words[4] = {odd ? first : own.x, odd ? second : own.z, odd ? own.y : first, odd ? own.w : second};
+            store_half(there, INDEXED ? place(base + i * distance) : to[i], decode_piece<0>(words, scale[i]), decode_piece<1>(words, scale[i]),
+                       decode_piece<2>(words, scale[i]), decode_piece<3>(words, scale[i]));
         }
     }
 
@@ -200,10 +204,8 @@ struct ActivationShare {
     static __device__ __forceinline__ u32x4 select(bool first, const u32x4& a, const u32x4& b) {
         return {first ? a.x : b.x, first ? a.y : b.y, first ? a.z : b.z, first ? a.w : b.w};
     }
-    static __device__ __forceinline__ u32x4 exchange(const u32x4& v) {
-        return {__shfl_xor_sync(0xFFFFFFFFu, v.x, 1), __shfl_xor_sync(0xFFFFFFFFu, v.y, 1), __shfl_xor_sync(0xFFFFFFFFu, v.z, 1),
-                __shfl_xor_sync(0xFFFFFFFFu, v.w, 1)};
-    }
+    static __device__ __forceinline__ u32 exchange(u32 word) { return __shfl_xor_sync(0xFFFFFFFFu, word, 1); }
+    static __device__ __forceinline__ u32x4 exchange(const u32x4& v) { return {exchange(v.x), exchange(v.y), exchange(v.z), exchange(v.w)}; }
 
     // Returns when the shares of all blocks may be read by the copy engine. For one thread of each block.
     __device__ __forceinline__ void await() const {

@@ -255,37 +255,20 @@ __device__ __forceinline__ void begin_tiles(const Stages<S>& stages_of_block, u3
     // Kept in a register, which there are enough of yet: the compiler would find it anew for every part.
     Stages<S> stages = stages_of_block;
     asm volatile("" : "+r"(stages.base));
-#pragma unroll
-    for (u32 stage = 0; stage < S::BEGUN; ++stage) {
-        if (stage >= begun) break;
-        const u32 turn = (warp + stage * (PARTS % WARPS)) % WARPS;  // who had less to do has more of the next chunk
-        if (PARTS >= WARPS || turn < PARTS) wait_barrier(stages.raw_full(stage), 0);
-        constexpr u32 ROUNDS = (PARTS + WARPS - 1) / WARPS;
-        RowDecoder::Raw raw[ROUNDS];  // of NVFP4: all that is read before the first is written
-        const auto each = [&](auto make) {
-#pragma unroll
-            for (u32 round = 0; round < ROUNDS; ++round) {
-                const u32 part = round * WARPS + turn, unit = part / EACH, inside = part % EACH;
-                if (PARTS % WARPS != 0 && part >= PARTS) continue;
-                make(raw[round], unit, inside);
-            }
-        };
+    const u32 always = warp % EACH;  // the part of its tile, if all parts of a warp are the same
+    // Not unrolled: code that runs for the first time in a launch takes two to three cycles an instruction, as it has to be fetched.
+#pragma unroll 1
+    for (u32 part = warp; part < begun * PARTS; part += WARPS) {
+        const u32 stage = part / PARTS, unit = part % PARTS / EACH, inside = WARPS % EACH == 0 ? always : part % EACH;
+        wait_barrier(stages.raw_full(stage), 0);
         if constexpr (S::NVFP4) {
-            const auto decoder = [&](u32 inside) {
-                return RowDecoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), inside * 32 + threadIdx.x % 32);
-            };
-            const auto has = [&](u32 inside) { return (!S::VARIABLE && S::TOKENS % 32 == 0) || inside * 32 + threadIdx.x % 32 < width; };
-            each([&](RowDecoder::Raw& row, u32 unit, u32 inside) {
-                if (has(inside)) row = decoder(inside).read(stages.raw_tile(stage) - stages.raw_tile(0), stage * S::RAW_SCALES_BYTES, unit);
-            });
-            each([&](const RowDecoder::Raw& row, u32 unit, u32 inside) {
-                if (has(inside)) decoder(inside).write(row, (stage * CHUNK + unit) * S::TILE_BYTES);
-            });
+            const u32 row = inside * 32 + threadIdx.x % 32;
+            if ((S::VARIABLE || S::TOKENS % 32 != 0) && row >= width) continue;
+            const RowDecoder decoder(stages.tile(0), stages.raw_tile(0), stages.raw_scales(0), row);
+            decoder.write(decoder.read(stages.raw_tile(stage) - stages.raw_tile(0), stage * S::RAW_SCALES_BYTES, unit), (stage * CHUNK + unit) * S::TILE_BYTES);
         } else {
-            each([&](const RowDecoder::Raw&, u32 unit, u32 inside) {
-                if (S::VARIABLE && inside * WIDTH_STEP >= width) return;
-                arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
-            });
+            if (S::VARIABLE && inside * WIDTH_STEP >= width) continue;
+            arrange_tile<S::TOKENS / EACH>(stages.tile(stage * CHUNK + unit) + inside * (S::TILE_BYTES / EACH));
         }
     }
     if constexpr (S::CODES_WAIT) {
