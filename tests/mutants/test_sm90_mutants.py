@@ -122,7 +122,26 @@ MUTANTS = (
         "",
         "deadlock|race",
     ),
-    Mutant("the same chunk begun twice", ROLES, "stage * S::RAW_SCALES_BYTES, unit);", "0, unit);", WRONG),
+    Mutant("the same chunk begun twice", ROLES, "stage * S::RAW_SCALES_BYTES, unit),", "0, unit),", WRONG),
+    Mutant(
+        "the same part of a tile for all couples",
+        COUPLES,
+        "position = index * deal.each;",
+        "position = 0;",
+        WRONG,
+        "shared",
+    ),
+    Mutant(
+        "one block has met less",
+        ROLES,
+        "    if constexpr (S::TOGETHER) __syncthreads();\n",
+        "",
+        "race",
+        "helped",
+    ),
+    Mutant(
+        "words of two blocks mixed up", ACTIVATIONS, "exchange(odd ? own.x : own.y)", "exchange(own.y)", WRONG, "helped"
+    ),
     Mutant(
         "sums that have not arrived",
         ARRIVING,
@@ -327,6 +346,14 @@ MUTANTS = (
     Mutant("handed sums read too soon", HALVES, "barrier_sync(HANDED, THREADS);", "", "race|uninit|deadlock", "halved"),
     Mutant("the same half of the tokens", HALVES, "half * (S::TILE_BYTES / 16)", "0", WRONG, "halved"),
     Mutant("both finish the same rows", HALVES, "half, half_of_block<S>());", "half, group);", "race|wrong", "halved"),
+    Mutant(
+        "activations of the first group for all",
+        "kernels/sm90_group_gemm.cu",
+        "return table.activations[g];",
+        "return table.activations[0];",
+        "wrong|race|bounds",
+        "cut",
+    ),
     Mutant("nothing, cut", LISTED, "int entry, end;", "int entry, end ;", "^$", "cut"),
     Mutant(
         "no wait for a cut tile's end",

@@ -10,7 +10,7 @@ from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel, reciprocal
-from nvfp4.backends.sm90.plan import THREADS, GemmPlan, chunks_along_k, tiles_of
+from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan, chunks_along_k, tiles_of
 from nvfp4.executors.launch import Launch, Pointer, Scalar, ScalarArray
 from nvfp4.problem import Op, Problem
 
@@ -64,13 +64,15 @@ def launches(
 
 
 def _deal(plan: GemmPlan, problem: Problem) -> ScalarArray:
-    """`StreamKDeal`, or `HelpedDeal` (csrc/pipeline/sm90_helpers.cuh)."""
+    """`StreamKDeal` or `HelpedDeal` (csrc/pipeline/sm90_helpers.cuh), or `CouplesDeal` (csrc/pipeline/sm90_couples.cuh)."""
     chunks, tiles, team = chunks_along_k(problem), tiles_of(plan, problem), plan.team
     values: tuple[int, ...]
     if plan.own:
         helpers = plan.grid - team * tiles
         values = (tiles, plan.own, chunks - team * plan.own, *divmod(tiles, helpers))
+    elif plan.coupled:
+        couples = plan.grid // (COUPLE * tiles)
+        values = (ceil_div(chunks, COUPLE) // couples, couples, reciprocal(couples))
     else:
-        chunks = ceil_div(chunks, team)
-        values = (*divmod(tiles * chunks, plan.grid // team), reciprocal(chunks))
+        values = (*divmod(tiles * chunks, plan.grid), reciprocal(chunks))
     return ScalarArray("u32", values, len(values))

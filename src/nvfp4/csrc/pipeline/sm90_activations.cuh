@@ -99,10 +99,9 @@ struct ActivationShare {
                 write_permuted(base);
             }
         }
-        __syncthreads();
     }
 
-    // Says that the share is written: for one thread, which that takes a microsecond.
+    // Says that the share is written, when the block has met: for one thread, which that takes a microsecond.
     __device__ __forceinline__ void arrive() const { red_release_gpu_global_add_u32(counter(), 1); }
 
     // Whether no lane of the warp has a half of its own, where this one's would be `index`.

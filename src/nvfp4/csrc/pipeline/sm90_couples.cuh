@@ -20,29 +20,51 @@
 
 constexpr u32 COUPLE = 2;  // blocks
 
-// Chunks of a couple's tile, of which each block has one: of K, the last one padded with zeros.
-template <class S>
-__device__ __forceinline__ int chunks_of_block(int k) {
-    return S::COUPLED ? (chunks_of(k) + 1) / 2 : chunks_of(k);
-}
+// As the host says of it: every tile has so many couples, which have equally many chunks of it.
+struct CouplesDeal {
+    int each, couples;
+    u32 reciprocal;  // of `couples`: 2^32 / couples, rounded up
 
-// Stream-K between couples.
-struct CoupledStreamK : DealtStreamK<COUPLE, true> {
-    using DealtStreamK::DealtStreamK;
+    __device__ __forceinline__ int divided(int number) const {
+        return couples == 1 ? number : static_cast<int>(__umulhi(static_cast<u32>(number), reciprocal));
+    }
+};
 
+// The part of a tile that a couple has. Found with hardly an instruction: everything else waits for it.
+struct CoupledTiles {
+    CouplesDeal deal;
+    int tile, index;     // which of its couples this is
+    int position, last;  // chunks
+
+    __device__ __forceinline__ explicit CoupledTiles(const CouplesDeal& dealt) : deal(dealt) {
+        tile = deal.divided(team());
+        index = team() - tile * deal.couples;
+        position = index * deal.each;
+        last = position + deal.each;
+    }
+
+    static __device__ __forceinline__ int team() { return static_cast<int>(blockIdx.x / COUPLE); }
     __device__ __forceinline__ int along_k(int chunk) const { return static_cast<int>(COUPLE) * chunk + static_cast<int>(cluster_ctarank()); }
+
+    __device__ __forceinline__ bool next(Segment& segment) {
+        if (position >= last) return false;
+        segment = {tile, position, last};
+        position = last;
+        return true;
+    }
 };
 
 // Which of its tile's couples a block belongs to, and which tokens of its half it finishes, in groups of eight of GROUPS. In one register, as it is found
-// before there is anything to multiply: that takes divisions.
+// before there is anything to multiply.
 template <int GROUPS>
 struct CoupleShare {
     u32 packed;
 
-    __device__ __forceinline__ CoupleShare(const CoupledStreamK& work, int tile) {
-        const Sharers all = work.sharers(tile);
-        const Share share(all, GROUPS);
-        packed = static_cast<u32>(all.index | all.count << 8 | share.begin << 16 | share.end << 20 | (GROUPS % all.count == 0) << 24);
+    __device__ __forceinline__ explicit CoupleShare(const CoupledTiles& work) {
+        const CouplesDeal& deal = work.deal;
+        const int begin = deal.divided(GROUPS * work.index), end = deal.divided(GROUPS * (work.index + 1));
+        const bool even = deal.divided(GROUPS) * deal.couples == GROUPS;
+        packed = static_cast<u32>(work.index | deal.couples << 8 | begin << 16 | end << 20 | even << 24);
         asm volatile("" : "+r"(packed));
     }
 
@@ -59,7 +81,7 @@ struct CoupleShare {
     // Where the block of a rank in a couple of the tile leaves a group of a half of the tokens for another block: a four of each of EACH weight blocks.
     template <int EACH>
     __device__ __forceinline__ u32x4* place(float* sums, int couple, int rank, u32 warpgroup, int half, int group) const {
-        const int room = GROUPS - left_out(), block = (CoupledStreamK::team() - index() + couple) * static_cast<int>(COUPLE) + rank;
+        const int room = GROUPS - left_out(), block = (CoupledTiles::team() - index() + couple) * static_cast<int>(COUPLE) + rank;
         const int before = ((block * WORKSPACE_GROUPS + static_cast<int>(warpgroup)) * 2 + half) * room + group;
         return reinterpret_cast<u32x4*>(sums) + static_cast<i64>(before) * (EACH * 128) + threadIdx.x % 128;
     }
@@ -68,9 +90,9 @@ struct CoupleShare {
 // The same where work is dealt out otherwise.
 struct NoShare {};
 template <class S, class Work>
-__device__ __forceinline__ auto couple_share(const Work& work, int tile) {
+__device__ __forceinline__ auto couple_share(const Work& work) {
     if constexpr (S::COUPLED && !S::HELPED) {
-        return CoupleShare<S::TOKENS / 16>(work, tile);
+        return CoupleShare<S::TOKENS / 16>(work);
     } else {
         return NoShare{};
     }

@@ -76,7 +76,7 @@ template <int TEAM>
 __device__ __forceinline__ bool exchanges(const HelpedTiles<TEAM>& work) {
     return !work.helps;
 }
-__device__ __forceinline__ bool exchanges(const CoupledStreamK&) { return true; }
+__device__ __forceinline__ bool exchanges(const CoupledTiles&) { return true; }
 
 // Of each tile the sums of its helper: of a weight block and a warpgroup TOKENS / 8 fours of each thread, 128 apart; and a counter, which is zero
 // before the launch and after it. Counters lie behind that of activations (pipeline/sm90_activations.cuh).
@@ -213,19 +213,9 @@ __device__ __forceinline__ void multiply_helped(Multiplier& multiplier, Work wor
     }
 }
 
-// Work without helpers.
-template <bool COUPLED>
-struct StreamKOf {
-    using Type = DealtStreamK<1, true>;
-};
-template <>
-struct StreamKOf<true> {
-    using Type = CoupledStreamK;
-};
-
 // How work is dealt out: as the host says of it, and what a block makes of that anew each time it asks, as there are no registers to keep it.
 struct StreamKDeal {
-    int each, extra;  // chunks of a block or couple, and how many have one more
+    int each, extra;  // chunks of a block, and how many have one more
     u32 reciprocal;   // divides by the chunks of a tile
 };
 template <class S, bool HELPED = S::HELPED, bool COUPLED = S::COUPLED>
@@ -237,12 +227,21 @@ struct Dealing {
         return Work(deal);
     }
 };
-template <class S, bool COUPLED>
-struct Dealing<S, false, COUPLED> {
+template <class S>
+struct Dealing<S, false, false> {
     using Deal = StreamKDeal;
-    using Work = typename StreamKOf<COUPLED>::Type;
+    using Work = DealtStreamK<1, true>;
     static __device__ __forceinline__ Work work(Deal deal, int k) {
         asm volatile("" : "+r"(deal.each), "+r"(deal.extra), "+r"(k));
-        return Work({deal.each, deal.extra}, chunks_of_block<S>(k), deal.reciprocal);
+        return Work({deal.each, deal.extra}, chunks_of(k), deal.reciprocal);
+    }
+};
+template <class S>
+struct Dealing<S, false, true> {
+    using Deal = CouplesDeal;
+    using Work = CoupledTiles;
+    static __device__ __forceinline__ Work work(Deal deal, int) {
+        asm volatile("" : "+r"(deal.each), "+r"(deal.couples));
+        return Work(deal);
     }
 };

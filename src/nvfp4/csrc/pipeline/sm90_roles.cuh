@@ -536,7 +536,6 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
         if (all.next(first)) begun = static_cast<u32>(min(first.end - first.begin, S::BEGUN));
     }
     if (S::BEGINS && begun > 0 && kept_role == 0) first_operands = operands(first.tile);
-    const auto of_couples = couple_share<S>(work(), first.tile);
     griddepcontrol_wait();
     griddepcontrol_launch_dependents();
     if constexpr (S::COUPLED) barrier_cluster_wait_acquire();  // the barriers of the other block are there
@@ -548,6 +547,8 @@ __device__ __forceinline__ void run_roles(const Stages<S>& stages, Work work, co
     }
     if (!EARLY_WEIGHTS) load(0, FIRST);
     if constexpr (S::TOGETHER) share.write();
+    const auto of_couples = couple_share<S>(work());
+    if constexpr (S::TOGETHER) __syncthreads();
     if (threadIdx.x >= S::LOADER) {
         setmaxnreg_dec_sync_aligned<S::LOAD_REGISTERS>();
         // Behind that, as multipliers wait for the registers of all warps here.
