@@ -64,7 +64,7 @@ def launches(
 
 
 def _deal(plan: GemmPlan, problem: Problem) -> ScalarArray:
-    """`StreamKDeal` or `HelpedDeal` (csrc/pipeline/sm90_helpers.cuh), or `CouplesDeal` (csrc/pipeline/sm90_couples.cuh)."""
+    """`StreamKDeal` or `HelpedDeal` (csrc/pipeline/sm90_helpers.cuh), `CouplesDeal` (sm90_couples.cuh there)."""
     chunks, tiles, team = chunks_along_k(problem), tiles_of(plan, problem), plan.team
     values: tuple[int, ...]
     if plan.own:
