@@ -12,8 +12,8 @@ from nvfp4.backends.sm100.constants import Cluster, Schedule
 from . import sm100_plans
 from .sm100_plans import SHARED, family
 
-# Compiling takes longer than running: 20 kernels, ten problems each.
-FAMILIES, SIZES = 20, 10
+# Compiling takes longer than running: 20 kernels, six problems each.
+FAMILIES, SIZES = 20, 6
 
 
 @pytest.mark.parametrize("seed", range(FAMILIES))

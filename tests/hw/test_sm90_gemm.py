@@ -98,7 +98,7 @@ def test_emulated_however_the_work_is_cut(grid):
     "problem",
     [
         Problem(Op.GEMM, 13, 130, 832, l=2, a=SCALED, b=TILED),
-        Problem(Op.GEMM, 100, 130, 1088, a=BF16, b=LINEAR, out_dtype="bf16"),
+        Problem(Op.GEMM, 60, 130, 832, a=BF16, b=LINEAR, out_dtype="bf16"),
         Problem(Op.DUAL_GEMM, 50, 130, 832, a=LINEAR, b=TILED),
         Problem(Op.GROUP_DUAL_GEMM, 21, 64, 832, a=LINEAR, b=LINEAR, groups=((16, 64, 832), (5, 40, 320))),
     ],
