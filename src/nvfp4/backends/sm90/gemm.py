@@ -10,7 +10,7 @@ from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import parts
 from nvfp4.backends.sm80.constants import ceil_div
 from nvfp4.backends.sm90.launching import activation_maps, code_map, gemm_kernel, reciprocal
-from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan, chunks_along_k, tiles_of
+from nvfp4.backends.sm90.plan import COUPLE, THREADS, GemmPlan, chunks_along_k, couples_of, tiles_of
 from nvfp4.executors.launch import Launch, Pointer, Scalar, ScalarArray
 from nvfp4.problem import Op, Problem
 
@@ -71,7 +71,7 @@ def _deal(plan: GemmPlan, problem: Problem) -> ScalarArray:
         helpers = plan.grid - team * tiles
         values = (tiles, plan.own, chunks - team * plan.own, *divmod(tiles, helpers))
     elif plan.coupled:
-        couples = plan.grid // (COUPLE * tiles)
+        couples = couples_of(plan, problem)
         values = (ceil_div(chunks, COUPLE) // couples, couples, reciprocal(couples))
     else:
         values = (*divmod(tiles * chunks, plan.grid), reciprocal(chunks))

@@ -9,7 +9,7 @@ import torch
 from nvfp4.backends.base import Operands
 from nvfp4.backends.operands import Parts
 from nvfp4.backends.sm80.constants import OUT, SCALES, ceil_div
-from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, tiles_of
+from nvfp4.backends.sm90.plan import CHUNK, UNIT, GemmPlan, couples_of, tiles_of
 from nvfp4.executors.launch import Kernel, TensorMap, TensorMapArray
 from nvfp4.executors.scratch import Piece, Scratch
 from nvfp4.problem import Problem
@@ -44,7 +44,7 @@ def needs(plan: GemmPlan, problem: Problem, operands: Operands) -> Scratch:
         pieces = [sums, Piece((plan.grid * _WARPGROUPS + 1 + tiles,), torch.int32, zeroed=True)]
     elif plan.coupled:
         # Fours that a block leaves for its tile's other couples (`CoupleShare`, csrc/pipeline/sm90_couples.cuh).
-        groups, couples = plan.tokens // 16, plan.grid // (plan.team * tiles_of(plan, problem))
+        groups, couples = plan.tokens // 16, couples_of(plan, problem)
         left_out = groups // couples if groups % couples == 0 else 0
         fours = plan.grid * plan.blocks * _WARPGROUPS * 128 * 2 * (groups - left_out)
         pieces = [

@@ -349,6 +349,11 @@ def tiles_of(plan: GemmPlan, problem: Problem) -> int:
     return max(1, tokens) * max(1, ceil_div(problem.n, plan.rows(problem)))
 
 
+def couples_of(plan: GemmPlan, problem: Problem) -> int:
+    """Couples of blocks that share each tile, of a plan of couples."""
+    return plan.grid // (COUPLE * tiles_of(plan, problem))
+
+
 def estimate(plan: GemmPlan, problem: Problem) -> float:
     """Microseconds on an H200; of a stack those by which plans differ."""
     if plan.narrowest:
