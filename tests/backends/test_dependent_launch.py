@@ -54,6 +54,7 @@ def listing(launch: Launch, tmp_path: Path) -> list[sass.Instruction]:
     return sass.instructions(sass.listing(tmp_path / "kernel.cubin", tool))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("problem", VECTORS + PRODUCTS, ids=str)
 @pytest.mark.parametrize(
     ("backend", "capability"), [(SM80, HOPPER), (SM90, HOPPER), (SM100, BLACKWELL)], ids=["sm80", "sm90", "sm100"]

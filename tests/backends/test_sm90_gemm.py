@@ -224,6 +224,7 @@ def test_two_blocks_a_multiprocessor_are_right_in_the_emulator(op, kind, out, to
     assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), inputs.make(problem, "gaussian", 3))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("op", "kind", "out", "tokens", "blocks", "tiles", "grid", "sizes"),
     [
@@ -344,6 +345,7 @@ def test_tiles_as_wide_as_their_groups_are_right_in_the_emulator(
     assert_right(problem, plan, inputs.make(problem, "gaussian", 9))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("layout", ["linear", "tiled"])
 @pytest.mark.parametrize(
     ("problem", "tokens", "tiles", "grid"),
@@ -372,6 +374,7 @@ def test_blocks_that_decode_their_own_tiles_are_right_in_the_emulator(problem, t
     assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), inputs.make(problem, "gaussian", 6))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("op", "n", "k", "blocks", "grid", "out"),
     [
@@ -398,6 +401,7 @@ def test_tiles_of_many_blocks_are_right_in_the_emulator(op, n, k, blocks, grid, 
     assert_right(problem, replace(BACKEND.plan(HOPPER, problem), **shape), inputs.make(problem, "gaussian", 7))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("op", "kind", "out", "tokens", "tiles", "grid", "begins", "makes", "narrowest", "sizes"),
     [
@@ -500,6 +504,7 @@ def test_an_empty_result_takes_no_launch():
         assert BACKEND.launches(BACKEND.plan(HOPPER, empty), empty, inputs.make(empty)) == ()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("problem", COMPILED, ids=str)
 def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem, tmp_path):
     """ptxas reports spills, and says so when it has to wait for each wgmma (C7510 to C7514)."""

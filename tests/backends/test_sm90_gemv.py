@@ -183,6 +183,7 @@ MMAS = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("i", range(len(MMAS)))
 def test_mma_plans_in_the_emulator(i):
     what, values = MMAS[i]

@@ -16,6 +16,7 @@ from .sm100_plans import SHARED, family
 FAMILIES, SIZES = 20, 6
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("seed", range(FAMILIES))
 def test_plans_and_shapes(seed: int) -> None:
     chosen = family(seed)

@@ -223,6 +223,7 @@ SHARING = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("problem", "plan", "distribution"), SHARING)
 def test_shared_tiles_in_the_emulator(problem, plan, distribution):
     repeated(problem, plan, distribution, "cpu")
@@ -259,6 +260,7 @@ DEALT = [(*each, grid, False) for each in DECODED for grid in (1, 2, 3)]
 DEALT += [(*each, grid, True) for each in DECODED[1::2] for grid in (1, 2, 3)]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("problem", "shape", "grid", "whole"), DEALT, ids=str)
 def test_activations_as_they_lie_in_the_emulator(problem, shape, grid, whole):
     """With each distribution in turn."""
@@ -282,6 +284,7 @@ def late(rounds: int, sharers: int, device: str, what: Capability) -> None:
     assert verdict.ok, verdict
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("rounds", "sharers"), LATE)
 def test_whole_tiles_first_and_the_rest_shared(rounds, sharers):
     late(rounds, sharers, "cpu", FEW)

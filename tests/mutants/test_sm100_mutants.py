@@ -506,6 +506,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     return mutant
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("changed", BROKEN, ids=lambda mutant: mutant.name, indirect=True)
 def test_mutants_are_caught(changed: Mutant) -> None:
     found = outcome(changed, 0)
