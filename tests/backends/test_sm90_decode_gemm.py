@@ -75,7 +75,7 @@ FORMS = [
 FORMS += [(FP16, "fp16", tokens) for tokens in (64, 256)]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)  # of twice 16, so that both operations have forms of their own
 @pytest.mark.parametrize(("a", "out", "tokens"), FORMS)
 @pytest.mark.parametrize("op", [Op.GEMM, Op.DUAL_GEMM])
 def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(op, a, out, tokens, tmp_path):

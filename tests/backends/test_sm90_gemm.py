@@ -504,7 +504,7 @@ def test_an_empty_result_takes_no_launch():
         assert BACKEND.launches(BACKEND.plan(HOPPER, empty), empty, inputs.make(empty)) == ()
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("problem", COMPILED, ids=str)
 def test_kernels_keep_to_registers_and_the_matrix_unit_is_not_serialized(problem, tmp_path):
     """ptxas reports spills, and says so when it has to wait for each wgmma (C7510 to C7514)."""

@@ -275,7 +275,7 @@ def _time(plan: GemmPlan, problem: Problem, tiles: int, chunks: int) -> float:
         start = _START + (0.0 if plan.begins else _TOGETHER)
         return start + max(plan.own * chunk, helping) + _HELPED + storing
     if plan.coupled:
-        parts = plan.grid // (COUPLE * tiles)
+        parts = couples_of(plan, problem)
         chunks = ceil_div(chunks, COUPLE)
         loop = chunks // parts * CHUNK * _unit_time(plan.blocks, plan.tokens, problem.a.kind, plan.makes)
         handing = _COUPLED + (0.0 if parts == 1 else _COUPLES * (1.0 + size))
